@@ -1,0 +1,153 @@
+"""The frozen records that leave the store; pages, the command line and the API see these and no row.
+
+Times are UTC seconds since the epoch (float). Ids are 32 lower-case hex digits, ordered by creation time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class JobState(str, Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINALIZING = "finalizing"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    BLOCKED = "blocked"
+    PAUSED = "paused"
+
+    @property
+    def ended(self) -> bool:
+        """True for the states a job never leaves by itself."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: str
+    name: str
+    created_at: float
+    clips: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One queued unit of work as it stands now."""
+
+    id: str
+    owner: str
+    project_id: str
+    kind: str
+    """'generate' today; later kinds share the table."""
+    state: JobState
+    request: dict[str, Any]
+    """`GenerationRequest.to_json()`, seed resolved."""
+    rank: float
+    """Waiting jobs run in rising rank; moving a job changes it."""
+    attempt: int
+    max_attempts: int
+    stage: str | None
+    """load, encode, sample, decode, verify; None before the first."""
+    step: int
+    steps: int
+    eta_seconds: float | None
+    """Seconds to the end, measured by the running worker; None when not known."""
+    progress_at: float | None
+    resumed_from: int | None
+    """Step at which the latest attempt went on from a checkpoint."""
+    status_seq: int
+    """Grows with every change of the row; a page that has seen it need not redraw."""
+    preview_seq: int
+    """Grows with every new preview; 0 means there is none."""
+    error_code: str | None
+    error: str | None
+    """For people; plain text, never markup."""
+    notes: tuple[str, ...]
+    clip_id: str | None
+    made_from: str | None
+    """Clip this job was remixed from."""
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One line of a job's append-only log."""
+
+    job_id: str
+    at: float
+    what: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A finished video file with all that made it."""
+
+    id: str
+    owner: str
+    project_id: str
+    job_id: str
+    name: str
+    """The user's title; starts as the prompt's first words."""
+    prompt: str
+    model: str
+    seed: int
+    file: str
+    """Path of the mp4 below the media folder, e.g. '2026-11/20261120-213045_pocket_s7_ab12cd34.mp4'."""
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    frames: int
+    fps: float
+    recipe: dict[str, Any]
+    """What is also in the mp4 and the sidecar: request, plan, versions, seconds per stage."""
+    favourite: bool
+    made_from: str | None
+    """Parent clip, if this one was remixed from another."""
+    created_at: float
+    trashed_at: float | None = None
+    missing: bool = False
+    """The file is not where the row says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipQuery:
+    """What the gallery shows. `words`: every one must occur in the prompt or the name (case-insensitive, literal)."""
+
+    words: str = ""
+    project_id: str | None = None
+    model: str | None = None
+    favourites_only: bool = False
+    trashed: bool = False
+    page: int = 1
+    page_size: int = 24
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPage:
+    clips: tuple[Clip, ...]
+    page: int
+    pages: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a request would cost here, before anything runs."""
+
+    seconds: float | None
+    """Wall seconds for the whole job, None when there is nothing to go by."""
+    memory_bytes: int
+    basis: str
+    """Where the figure comes from, for people: 'from 12 clips made on this machine' or 'rough: nothing measured yet'."""
+    notes: tuple[str, ...] = field(default=())
+    """The plan's notes ('26 frames -> 25: this model needs 8k+1')."""
+    queued_ahead: int = 0

@@ -1,0 +1,1 @@
+"""The durable queue: legal job states, claiming under a lease, the worker process and its supervisor."""

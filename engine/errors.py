@@ -1,0 +1,80 @@
+"""The one error tree of the engine.
+
+    SprocketError                 base; `.code` is stable, the text is for people
+      InvalidRequest              a field of the request is wrong (says field, value, limit, way out)
+      CannotFit                   legal, but this machine has not the memory or disk for it
+      ModelNotFound               no such checkpoint on this machine
+      ModelInvalid                a checkpoint is there, but broken, foreign or unsafe
+      OutputRejected              frames were made, but they are not a video (NaN, black, frozen)
+      CheckpointMismatch          a saved sampling state belongs to another job, model or version
+      StorageBlocked              the disk is full or read-only; the work can go on when it is not
+      Cancelled                   the owner asked to stop
+
+A message says what was wrong with the numbers, and what to do.  `Cancelled` is control flow, not a failure.
+"""
+
+from __future__ import annotations
+
+
+class SprocketError(Exception):
+    """Base of every error a person may be shown."""
+
+    code = "error"
+
+
+class InvalidRequest(SprocketError):
+    """One field of a request is wrong.
+
+    `field` is the request field (or command-line option) by name; the message names the value, the limit and the
+    way out. `suggestion` is a legal value for the same field where one is known.
+    """
+
+    code = "invalid_request"
+
+    def __init__(self, field: str, message: str, *, suggestion: object = None) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+        self.suggestion = suggestion
+
+
+class CannotFit(SprocketError):
+    """The request is legal but larger than this machine; the message says by how much and what would fit."""
+
+    code = "cannot_fit"
+
+
+class ModelNotFound(SprocketError):
+    """No checkpoint of that name is on this machine."""
+
+    code = "model_missing"
+
+
+class ModelInvalid(SprocketError):
+    """A checkpoint folder is damaged, unsafe (pickled) or of an architecture this engine does not run."""
+
+    code = "model_invalid"
+
+
+class OutputRejected(SprocketError):
+    """The finished frames failed the health check; the job fails instead of showing a broken clip as a success."""
+
+    code = "output_rejected"
+
+
+class CheckpointMismatch(SprocketError):
+    """A saved sampling state does not belong to this plan; sampling starts from step 0."""
+
+    code = "checkpoint_mismatch"
+
+
+class StorageBlocked(SprocketError):
+    """Nothing can be written (ENOSPC, EDQUOT, EROFS). The job waits as `blocked`; nothing is lost."""
+
+    code = "disk"
+
+
+class Cancelled(SprocketError):
+    """The owner asked to stop."""
+
+    code = "cancelled"

@@ -1,0 +1,80 @@
+"""What a running job says, in order: stages with their steps and previews in between, then exactly one `ClipWritten`.
+
+Frozen and free of torch, so that a worker can write them to a row and a page can read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+class Stage(str, Enum):
+    """The stages of one generation, in the order they happen."""
+
+    LOAD = "load"
+    ENCODE = "encode"
+    SAMPLE = "sample"
+    DECODE = "decode"
+    VERIFY = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """`step` of `steps` within `stage` is done (sample: denoising steps; decode: frames)."""
+
+    stage: Stage
+    step: int
+    steps: int
+    eta_seconds: float | None
+    """Seconds to the end of the whole job, measured on this run; None before there is anything to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Sampling goes on from a checkpoint: steps before `step` were done by an earlier attempt."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The predicted clean video so far, all frames, small: a film strip as WebP bytes."""
+
+    step: int
+    webp: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClipWritten:
+    """The finished, verified, not yet published file."""
+
+    part: Path
+    """The file under its temporary name; publishing renames it."""
+    poster_webp: bytes
+    sha256: str
+    size_bytes: int
+    frames: int
+    width: int
+    height: int
+    fps: float
+    seconds: dict[str, float]
+    """Wall seconds by stage name ('load', 'encode', 'sample', 'decode', 'verify')."""
+    peak_bytes: int
+    """Highest memory of the process (CPU: resident set; CUDA: allocator peak)."""
+
+
+Event = StageStarted | StepDone | Resumed | CheckpointSaved | Preview | ClipWritten

@@ -1,0 +1,141 @@
+"""What the user asked for: one frozen, JSON-able value.
+
+A `GenerationRequest` checks only what holds for every model (types, finiteness, hard limits). What depends on a
+checkpoint (frame rule, size rule, prompt tokens) is checked by `engine.plan.plan`. `None` means "the model's own
+default"; the plan has no `None` left. Same resolved request + same machine = same pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import InvalidRequest
+
+SCHEMA_VERSION = 1
+MAX_PROMPT_CHARS = 2000
+MAX_STEPS = 200
+MAX_GUIDANCE = 30.0
+MAX_SIDE = 4096
+MAX_FRAMES = 1025
+MAX_SEED = 2**63 - 1
+SCHEDULERS = ("dpm", "ddim")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """One wish for one clip.
+
+    Raises `InvalidRequest` on construction; text is normalised to NFC, outer white space is removed.
+    """
+
+    prompt: str
+    """What to show, 1 to 2,000 characters. Required."""
+    negative: str = ""
+    """What to steer away from, 0 to 2,000 characters."""
+    model: str = "pocket"
+    """A name from the catalogue, or a local folder in diffusers layout."""
+    seed: int | None = None
+    """0 to 2^63 - 1. None: drawn once, when the job is submitted."""
+    frames: int | None = None
+    """Video frames; each model has a rule (8k + 1 for CogVideoX 1.0). None: the model's native count."""
+    width: int | None = None
+    """Pixels, 16 to 4,096. None: the model's native width."""
+    height: int | None = None
+    """Pixels, 16 to 4,096. None: the model's native height."""
+    steps: int | None = None
+    """Denoising steps, 1 to 200. None: the model's recommendation."""
+    guidance: float | None = None
+    """Classifier-free guidance scale, 0 to 30; 1 or less turns guidance off. None: the model's recommendation."""
+    scheduler: str | None = None
+    """'dpm' or 'ddim'. None: the checkpoint's own."""
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def __post_init__(self) -> None:
+        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen: the one way in)
+        set_field("prompt", _text("prompt", self.prompt))
+        set_field("negative", _text("negative", self.negative))
+        if not self.prompt:
+            raise InvalidRequest("prompt", "is empty. Describe what the video should show, for example "
+                                           "'a red ball bounces over a meadow'.")
+        set_field("model", _text("model", self.model))
+        if not self.model:
+            raise InvalidRequest("model", "is empty. Choose one that `sprocket models list` prints; 'pocket' ships with Sprocket.")
+        _whole("seed", self.seed, 0, MAX_SEED, "2^63 - 1")
+        _whole("frames", self.frames, 1, MAX_FRAMES)
+        _whole("width", self.width, 16, MAX_SIDE)
+        _whole("height", self.height, 16, MAX_SIDE)
+        _whole("steps", self.steps, 1, MAX_STEPS)
+        set_field("guidance", _real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise InvalidRequest("scheduler", f"{_shown(self.scheduler)} is not known. Use one of {', '.join(SCHEDULERS)}, "
+                                              "or leave it out for the model's own.")
+        if self.schema_version != SCHEMA_VERSION:
+            raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
+                                                   f"this one reads {SCHEMA_VERSION}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON types only. `from_mapping(to_json())` is the identity."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
+        """A request out of untrusted values (raw API, a recipe in a dropped file).
+
+        Raises `InvalidRequest` for an unknown field, a wrong type or a value out of range. Nothing is coerced:
+        "25" is not 25, True is not 1.
+        """
+        if not isinstance(values, Mapping):
+            raise InvalidRequest("request", f"must be an object of named fields, not {type(values).__name__}.")
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InvalidRequest(_shown(name), f"is not a request field. Known fields: {', '.join(sorted(known))}.")
+        if "prompt" not in values:
+            raise InvalidRequest("prompt", "is missing. A prompt alone is enough for a request.")
+        return cls(**values)
+
+
+def _shown(value: object, limit: int = 60) -> str:
+    """A value as it may stand in a message: quoted, short, never multi-line."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(name, f"must be text, not {type(value).__name__} ({_shown(value)}).")
+    if len(value) > MAX_PROMPT_CHARS:
+        raise InvalidRequest(name, f"has {len(value):,} characters; the limit is {MAX_PROMPT_CHARS:,}. Shorten it.")
+    for position, char in enumerate(value):
+        category = unicodedata.category(char)
+        if category == "Cs":
+            raise InvalidRequest(name, f"holds half of a character (a lone surrogate, U+{ord(char):04X}) at position "
+                                       f"{position}, which no file can store. Type that character again.")
+        if category == "Cc" and char not in "\n\r\t":
+            raise InvalidRequest(name, f"holds a control character (U+{ord(char):04X}) at position {position}. Remove it.")
+    return unicodedata.normalize("NFC", value).strip()
+
+
+def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(name, f"must be a whole number, not {_shown(value)}. Use {low} to {high_shown or format(high, ',')}.")
+    if not low <= value <= high:
+        raise InvalidRequest(name, f"is {_shown(value)}; allowed is {low} to {high_shown or format(high, ',')}.",
+                             suggestion=min(max(value, low), high))
+
+
+def _real(name: str, value: object, low: float, high: float) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidRequest(name, f"must be a number, not {_shown(value)}. Use {low:g} to {high:g}.")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise InvalidRequest(name, f"is {_shown(value)}; allowed is {low:g} to {high:g}.")
+    return float(value)
