@@ -1,0 +1,41 @@
+# make demo | run | test | check | pocket | bench      (PYTHON=python3.12 to choose an interpreter)
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.10 python3 python,$(if $(shell $(p) -c 'import sys; print(int((3,10) <= sys.version_info[:2] <= (3,12)))' 2>/dev/null | grep 1),$(p))) python3)
+VENV := .venv/bin
+SPROCKET := $(VENV)/sprocket
+
+.PHONY: install demo run test check pocket bench screenshots clean
+
+install:
+	@$(PYTHON) scripts/install.py
+
+demo: install
+	@$(SPROCKET) generate --prompt "a red ball bounces over a green meadow"
+
+run: install
+	@$(SPROCKET) serve
+
+test:
+	@$(PYTHON) scripts/install.py --extra test
+	@$(VENV)/python scripts/chromium.py
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check:
+	@$(PYTHON) scripts/install.py --extra test --extra check
+	@$(VENV)/ruff check .
+	@$(VENV)/mypy
+
+pocket:
+	@$(PYTHON) scripts/install.py --extra pocket
+	@$(VENV)/python -m training.pocket $(ARGS)
+
+bench:
+	@$(PYTHON) scripts/install.py --extra test
+	@$(VENV)/python -m bench $(ARGS)
+
+screenshots:
+	@$(PYTHON) scripts/install.py --extra test
+	@$(VENV)/python scripts/chromium.py
+	@$(VENV)/python -m bench.screenshots $(ARGS)
+
+clean:
+	@rm -rf .venv build *.egg-info
