@@ -1,0 +1,1 @@
+"""Files: writing, checking, publishing, metadata. Import the files."""

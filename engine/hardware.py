@@ -1,0 +1,110 @@
+"""What this machine has, asked without torch: memory, cores, bf16, and an NVIDIA GPU if torch can use it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MIB = 2**20
+QUERY = "index,name,memory.total,memory.free,compute_cap"
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """The one device work runs on."""
+
+    device: str
+    """'cpu' or 'cuda:N'."""
+    name: str
+    """For people, e.g. 'AMD EPYC 9575F' or 'NVIDIA H200'."""
+    total_bytes: int
+    """Memory of the device."""
+    free_bytes: int
+    """Of it, free now."""
+    cores: int
+    """Processor cores this process may use."""
+    bf16: bool
+    """True where bfloat16 arithmetic is native, and so faster than float32."""
+
+
+def detect() -> Hardware:
+    """The GPU with most free memory if torch was built for it, else the processor. Takes milliseconds, never raises."""
+    gpus = _gpus() if _torch_has_cuda() else []
+    return max(gpus, key=lambda gpu: gpu.free_bytes) if gpus else _cpu()
+
+
+def _cpu() -> Hardware:
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    limit, used = _cgroup_memory()
+    if limit is not None:  # a container may have less than the machine
+        total, free = min(total, limit), min(free, max(limit - used, 0))
+    info = _read(Path("/proc/cpuinfo"))
+    model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", info, re.MULTILINE)
+    words = set(flags.group(1).split()) if flags else set()
+    return Hardware(device="cpu", name=model.group(1).strip() if model else platform.processor() or "processor",
+                    total_bytes=total, free_bytes=free, cores=_cores(), bf16=any(f in words for f in BF16_FLAGS))
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        return os.cpu_count() or 1
+
+
+def _cgroup_memory() -> tuple[int | None, int]:
+    """(limit, used) in bytes of this control group; limit None where there is none. File cache counts as free."""
+    limit = _read(Path("/sys/fs/cgroup/memory.max")).strip()
+    if not limit.isdigit():
+        return None, 0
+    used = _read(Path("/sys/fs/cgroup/memory.current")).strip()
+    cache = re.search(r"^inactive_file (\d+)$", _read(Path("/sys/fs/cgroup/memory.stat")), re.MULTILINE)
+    return int(limit), max(0, int(used or 0) - (int(cache.group(1)) if cache else 0))
+
+
+def _torch_has_cuda() -> bool:
+    """Read off torch's version file: importing torch to ask would cost seconds and a GPU context."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.origin:
+        return False
+    line = re.search(r"^cuda\b.*=\s*(.+)$", _read(Path(found.origin).parent / "version.py"), re.MULTILINE)
+    return line is not None and line.group(1).strip() != "None"
+
+
+def _gpus() -> list[Hardware]:
+    try:
+        asked = subprocess.run(["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
+                               capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == QUERY.count(",")]
+    seen = _visible(len(rows))
+    gpus = []
+    for index, name, total, free, capability in rows:
+        if index in seen and total.isdigit() and free.isdigit():
+            gpus.append(Hardware(device=f"cuda:{seen.index(index)}", name=name, total_bytes=int(total) * MIB,
+                                 free_bytes=int(free) * MIB, cores=_cores(), bf16=float(capability) >= 8.0))
+    return gpus
+
+
+def _visible(count: int) -> list[str]:
+    """Indices as torch numbers them: CUDA_VISIBLE_DEVICES hides and reorders. UUIDs there mean: leave it to the CPU."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(count)] if wanted is None else [w.strip() for w in wanted.split(",") if w.strip()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,49 @@
+"""Owns the loaded model between jobs, so that the second clip starts at once."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+from engine.plan import Plan
+
+if TYPE_CHECKING:
+    from engine.models.cogvideox import CogVideoX
+    from engine.preview import LatentColours
+
+
+class ModelCache:
+    """Holds at most one model: two would not fit where it matters."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, ...] | None = None
+        self._model: CogVideoX | None = None
+        self._colours: LatentColours | None = None
+
+    def get(self, plan: Plan) -> CogVideoX:
+        """The model `plan` asks for, loaded now if the held one is another. Raises `ModelInvalid`."""
+        key = (str(plan.spec.path), plan.spec.fingerprint, plan.dtype, plan.device, plan.residency)
+        if self._model is None or key != self._key:
+            self.close()  # before loading, or both would be in memory
+            from engine.models.cogvideox import CogVideoX  # seconds of imports, and torch
+
+            self._model = CogVideoX(plan.spec, dtype=plan.dtype, device=plan.device, staged=plan.residency == "staged")
+            self._key = key
+        return self._model
+
+    def colours(self, plan: Plan) -> LatentColours:
+        """The latent-to-RGB map of the held model: the one it ships with, else one fitted now, once."""
+        model = self.get(plan)
+        if self._colours is None:
+            from engine.preview import LatentColours
+
+            self._colours = (LatentColours.read(plan.spec.path / "latent_rgb.json", plan.spec.latent_channels)
+                             or LatentColours.fit(model.vae, plan.spec.scaling_factor))
+        return self._colours
+
+    def close(self) -> None:
+        """Let the weights go. The cache can be used again after."""
+        if self._model is not None:
+            self._model.close()
+        self._model = self._key = self._colours = None
+        gc.collect()

@@ -1,0 +1,196 @@
+"""CogVideoX 1.0 and 1.5, text to video: diffusers' modules behind the `VideoModel` protocol.
+
+Follows `CogVideoXPipeline` number for number; where it is faster, it is so without changing a bit (tests compare).
+Paper: https://arxiv.org/abs/2408.06072
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
+from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+from transformers import T5Tokenizer
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+from engine.errors import InvalidRequest, ModelInvalid, OutputRejected
+from engine.models.vae_decode import decode_chunks, speed_up
+from engine.sample import Stepper
+from engine.spec import ModelSpec
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class CogVideoX:
+    """One loaded checkpoint. Owns its weights; `close()` lets them go."""
+
+    def __init__(self, spec: ModelSpec, *, dtype: str, device: str, staged: bool = False) -> None:
+        """Load `spec` in `dtype` on `device`. Raises `ModelInvalid` for missing, misshapen or non-finite weights.
+
+        `staged`: each component is on the device only while it works.
+        """
+        self.spec, self.dtype, self.device, self.staged = spec, DTYPES[dtype], torch.device(device), staged
+        self.tokenizer = T5Tokenizer.from_pretrained(spec.path / "tokenizer", local_files_only=True)
+        self.text_encoder = self._load(T5EncoderModel, "text_encoder")
+        self.transformer = self._load(CogVideoXTransformer3DModel, "transformer")
+        self.vae = self._load(AutoencoderKLCogVideoX, "vae")
+        speed_up(self.vae.decoder)
+        self._rotary: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+        self._no_text: Tensor | None = None
+
+    def close(self) -> None:
+        """Drop the weights; the object must not be used after."""
+        del self.text_encoder, self.transformer, self.vae
+        self._rotary = self._no_text = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self, kind: Any, part: str) -> Any:
+        folder = self.spec.path / part
+        try:
+            module, info = kind.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True,
+                                                output_loading_info=True)
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+            raise ModelInvalid(f"{folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). "
+                               "Fetch the model again.") from error
+        for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if names := sorted(str(key) for key in info.get(what) or ()):
+                raise ModelInvalid(f"{folder} has {len(names)} {what.replace('_', ' ')} ({', '.join(names[:3])}): its "
+                                   "weights do not belong to its config. Fetch the model again.")
+        for name, weight in module.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise ModelInvalid(f"{folder} holds NaN or infinity in {name}: the file is damaged or its training went "
+                                   "wrong. Fetch the model again.")
+        module = module.eval().requires_grad_(False)
+        return module if self.staged else module.to(self.device)
+
+    def _on_device(self, part: str) -> Any:
+        """The component, moved to the device first where weights are staged."""
+        if self.staged:
+            for other in {"text_encoder", "transformer", "vae"} - {part}:
+                getattr(self, other).to("cpu")
+            getattr(self, part).to(self.device)
+        return getattr(self, part)
+
+    def encode(self, prompt: str, negative: str | None) -> Tensor:
+        """(1 or 2, max_text_tokens, text_width): negative first, then the prompt; only the prompt for None.
+
+        Raises `InvalidRequest` if either has more tokens than the model reads; nothing is cut off silently.
+        """
+        if negative is None:
+            return self._encode_one("prompt", prompt)
+        if negative:
+            without = self._encode_one("negative", negative)
+        else:
+            # Nearly every request leaves it empty, and its encoding never changes.
+            if self._no_text is None:
+                self._no_text = self._encode_one("negative", "")
+            without = self._no_text
+        return torch.cat([without, self._encode_one("prompt", prompt)])
+
+    @torch.inference_mode()
+    def _encode_one(self, field: str, text: str) -> Tensor:
+        limit = self.spec.max_text_tokens
+        count = len(self.tokenizer(text, add_special_tokens=True).input_ids)
+        if count > limit:
+            raise InvalidRequest(field, f"has {count} tokens; {self.spec.name} reads {limit}. Shorten it.")
+        ids = self.tokenizer([text], padding="max_length", max_length=limit, truncation=True, add_special_tokens=True,
+                             return_tensors="pt").input_ids
+        return self._on_device("text_encoder")(ids.to(self.device))[0].to(self.dtype)
+
+    def initial_latents(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Pure noise; both schedulers start at standard deviation 1."""
+        return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """float32 (rows of text, frames, channels, height, width): the velocity of `latents` at `timestep`."""
+        batch = latents if len(text) == 1 else torch.cat([latents] * len(text))
+        transformer = self._on_device("transformer")
+        velocity = transformer(hidden_states=batch, encoder_hidden_states=text, timestep=timestep.expand(len(text)),
+                               image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0]
+        return velocity.float()
+
+    def _rotary_table(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines (video tokens, head width) for latents of this shape; kept for the next step."""
+        if self.spec.position == "sincos":
+            return None
+        if self._rotary is None or self._rotary[0] != tuple(shape):
+            self._rotary = (tuple(shape), self._new_rotary_table(shape))
+        return self._rotary[1]
+
+    def _new_rotary_table(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        config, patch, patch_t = self.transformer.config, self.spec.patch_size, self.spec.patch_size_t
+        frames, height, width = shape[1], shape[3] // patch, shape[4] // patch
+        native = (config.sample_height // patch, config.sample_width // patch)
+        common = {"embed_dim": config.attention_head_dim, "grid_size": (height, width), "device": self.device}
+        if patch_t is not None:
+            return get_3d_rotary_pos_embed(**common, crops_coords=None, temporal_size=(frames + patch_t - 1) // patch_t,
+                                           grid_type="slice", max_size=native)
+        return get_3d_rotary_pos_embed(**common, crops_coords=_crop((height, width), native), temporal_size=frames)
+
+    def scheduler(self, name: str, steps: int) -> Stepper:
+        """'dpm' or 'ddim' with the checkpoint's own noise schedule, set to `steps` steps."""
+        kind = CogVideoXDPMScheduler if name == "dpm" else CogVideoXDDIMScheduler
+        scheduler = kind.from_pretrained(self.spec.path / "scheduler", local_files_only=True)
+        scheduler.set_timesteps(steps, device=self.device)
+        return DpmSteps(scheduler) if name == "dpm" else DdimSteps(scheduler)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
+        """Chunks (frames, height, width, 3) uint8 on the CPU. `latents` without padding frames."""
+        scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
+        for chunk in decode_chunks(self._on_device("vae"), scaled, tile):
+            if not torch.isfinite(chunk).all():
+                raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
+                                     "of the VAE, or guidance far above this model's own.")
+            # The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
+            unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
+            yield (unit * 255).round().to(torch.uint8).cpu()
+
+
+class DpmSteps:
+    """DPM-Solver++ (SDE, second order) as in the CogVideoX release: draws noise twice a step."""
+
+    def __init__(self, scheduler: CogVideoXDPMScheduler) -> None:
+        self.scheduler, self.timesteps = scheduler, scheduler.timesteps
+
+    def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
+             generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        back = self.timesteps[index - 1] if index > 0 else None
+        return self.scheduler.step(velocity, clean_before, self.timesteps[index], back, latents, generator=generator,
+                                   return_dict=False)
+
+
+class DdimSteps:
+    """DDIM with eta 0: draws no noise after the start and needs no history."""
+
+    def __init__(self, scheduler: CogVideoXDDIMScheduler) -> None:
+        self.scheduler, self.timesteps = scheduler, scheduler.timesteps
+
+    def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
+             generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.scheduler.step(velocity, self.timesteps[index], latents, eta=0.0, generator=generator,
+                                   return_dict=False)
+
+
+def _crop(size: tuple[int, int], native: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(top, left), (bottom, right) of the native grid that a grid of `size` covers: same shape, fitted, centred.
+
+    As `get_resize_crop_region_for_grid` in diffusers' pipeline, whose module would load every pipeline's imports.
+    """
+    (height, width), (full_height, full_width) = size, native
+    if height / width > full_height / full_width:
+        fitted = (full_height, round(full_height / height * width))
+    else:
+        fitted = (round(full_width / width * height), full_width)
+    top, left = round((full_height - fitted[0]) / 2.0), round((full_width - fitted[1]) / 2.0)
+    return (top, left), (top + fitted[0], left + fitted[1])
+

@@ -1,0 +1,195 @@
+"""One plan to one verified file, as a generator of events. The only door into torch for the rest of the program.
+
+    load -> encode -> sample (previews, checkpoints) -> decode (streaming into the writer) -> verify -> ClipWritten
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+from engine.checkpoint import fingerprint, newest_checkpoint, save_checkpoint
+from engine.errors import Cancelled, CannotFit, OutputRejected
+from engine.events import (
+    CheckpointSaved,
+    ClipWritten,
+    Event,
+    Preview,
+    Resumed,
+    Stage,
+    StageStarted,
+    StepDone,
+)
+from engine.models.cache import ModelCache
+from engine.plan import Plan
+from engine.sample import SampleState, VideoModel, sample
+from engine.video.publish import storage_errors
+from engine.video.writer import ClipWriter
+
+RECENT_STEPS = 8
+
+
+def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
+        cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0,
+        preview_seconds: float = 1.0) -> Iterator[Event]:
+    """Make the clip of `plan` in the file `part`; the last event is its one `ClipWritten`.
+
+    `workspace`: this job's own folder for checkpoints; one left there by an earlier attempt at the same plan is gone on
+    from. `recipe`: `build_recipe(plan)`, written into the file. `cancelled` is asked before every step and chunk.
+    `checkpoint_seconds`, `preview_seconds`: least time between two of them; a checkpoint is always written before
+    decoding. Closing the generator stops the work.
+
+    Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens),
+    `CannotFit` (the memory went after planning). `part` does not exist then; the checkpoints do.
+    """
+    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds)
+    try:
+        with storage_errors(workspace):
+            workspace.mkdir(parents=True, exist_ok=True)
+            model, text = yield from job.prepare()
+            state = yield from job.denoise(model, text)
+            yield from job.write(model, state)
+    except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
+        if not _out_of_memory(error):
+            raise
+        raise CannotFit(f"the memory ran out ({plan.predicted_bytes / 1e9:.1f} GB were expected to do). Close other "
+                        "programs, or ask for fewer frames or a smaller size.") from error
+
+
+class _Job:
+    """The state of one run: its clock and its arguments."""
+
+    def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
+                 cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> None:
+        self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
+        self.cancelled, self.checkpoint_seconds, self.preview_seconds = cancelled, checkpoint_seconds, preview_seconds
+        self.seconds = {stage.value: 0.0 for stage in Stage}
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Counts the wall time of the block under `stage`, and does not start it once the job is cancelled."""
+        self.stop_if_cancelled()
+        start, before = time.perf_counter(), self.seconds[stage.value]
+        try:
+            yield
+        finally:
+            self.seconds[stage.value] = before + time.perf_counter() - start
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancelled():
+            raise Cancelled("stopped on request.")
+
+    def prepare(self) -> Generator[Event, None, tuple[VideoModel, torch.Tensor]]:
+        """The loaded model and the encoded text."""
+        yield StageStarted(Stage.LOAD)
+        with self.stage(Stage.LOAD):
+            model = self.models.get(self.plan)
+            if model.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(model.device)
+        yield StageStarted(Stage.ENCODE)
+        with self.stage(Stage.ENCODE):
+            text = model.encode(self.plan.prompt, self.plan.negative if self.plan.guided else None)
+        return model, text
+
+    def denoise(self, model: Any, text: torch.Tensor) -> Generator[Event, None, SampleState]:
+        """The state after the last step, from a checkpoint or from noise; saved to disk either way."""
+        plan, mark = self.plan, fingerprint(self.plan)
+        # Noise is drawn on the processor whatever the device, so a seed means the same clip everywhere.
+        generator = torch.Generator("cpu").manual_seed(plan.seed)
+        yield StageStarted(Stage.SAMPLE)
+        saved = newest_checkpoint(self.workspace, mark, plan.latent_shape, model.device, plan.steps)
+        if saved is None:
+            state = SampleState(0, model.initial_latents(plan.latent_shape, generator), None)
+        else:
+            state = saved.state
+            generator.set_state(saved.generator)
+            self.seconds[Stage.SAMPLE.value] = saved.seconds
+            yield Resumed(state.step, plan.steps)
+        previewed, checkpointed, durations = float("-inf"), time.monotonic(), []
+        steps = sample(model, model.scheduler(plan.scheduler, plan.steps), text, state, plan.guidance, generator)
+        while state.step < plan.steps:
+            begun = time.perf_counter()
+            with self.stage(Stage.SAMPLE):
+                state = next(steps)
+                _check_finite(state, plan)
+            durations.append(time.perf_counter() - begun)
+            yield StepDone(Stage.SAMPLE, state.step, plan.steps, self.eta_sampling(state.step, durations))
+            now, last = time.monotonic(), state.step == plan.steps
+            if last or now - checkpointed >= self.checkpoint_seconds:
+                path = save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
+                checkpointed = time.monotonic()
+                yield CheckpointSaved(state.step, path)
+            if now - previewed >= self.preview_seconds and state.clean is not None and not last:
+                previewed = now
+                yield Preview(state.step, self.models.colours(plan).strip(state.clean[0, plan.latent_padding:]))
+        return state
+
+    def write(self, model: VideoModel, state: SampleState) -> Generator[Event, None, None]:
+        """Decode into the writer, check, and say so."""
+        plan = self.plan
+        yield StageStarted(Stage.DECODE)
+        with ClipWriter(self.part, width=plan.width, height=plan.height, fps=plan.fps, frames=plan.frames,
+                        recipe=self.recipe) as writer:
+            chunks, done = model.decode(state.latents[:, plan.latent_padding:], plan.tile), 0
+            while done < plan.frames:
+                with self.stage(Stage.DECODE):
+                    frames = next(chunks, None)
+                    if frames is None:
+                        break
+                    writer.write(frames.numpy())
+                done += len(frames)
+                each = self.seconds[Stage.DECODE.value] / done
+                yield StepDone(Stage.DECODE, done, plan.frames, each * (plan.frames - done))
+            yield StageStarted(Stage.VERIFY)
+            with self.stage(Stage.VERIFY):
+                writer.finish()
+                digest = _sha256(self.part)
+        yield ClipWritten(self.part, writer.poster, digest, self.part.stat().st_size, plan.frames, plan.width, plan.height,
+                          plan.fps, dict(self.seconds), _peak_bytes(plan.device))
+
+    def eta_sampling(self, step: int, durations: list[float]) -> float:
+        """Seconds to the end: the remaining steps at the recent pace, and decoding at the same arithmetic speed."""
+        work = self.plan.work
+        each = median(durations[-RECENT_STEPS:])
+        return each * (self.plan.steps - step) + each * self.plan.steps * work["decode"] / work["sample"]
+
+
+def _check_finite(state: SampleState, plan: Plan) -> None:
+    if not torch.isfinite(state.latents).all():
+        raise OutputRejected(f"step {state.step} of {plan.steps} gave numbers that are not finite (NaN). Likely cause: "
+                             f"damaged weights, or guidance {plan.guidance:g} far above this model's "
+                             f"{plan.spec.recommended_guidance:g}.")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # On the processor torch has no class of its own for it, only this text.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _peak_bytes(device: str) -> int:
+    """Highest resident set of this process, or of torch's allocator on a GPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(torch.device(device))
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

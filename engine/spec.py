@@ -1,0 +1,240 @@
+"""Facts of one checkpoint, read from its own config files and safetensors headers. No weight is loaded, no torch.
+
+    folder (diffusers layout) --read_spec--> ModelSpec
+
+Everything a plan needs to know about a model stands in `ModelSpec`; nothing else in the engine asks for a model's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelInvalid, ModelNotFound
+from engine.models.weights import WeightFile, component_weights
+
+COMPONENTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
+CLASSES = {
+    "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
+    "text_encoder": ("T5EncoderModel",),
+    "vae": ("AutoencoderKLCogVideoX",),
+    "transformer": ("CogVideoXTransformer3DModel",),
+    "scheduler": ("CogVideoXDPMScheduler", "CogVideoXDDIMScheduler"),
+}
+CONFIG_FILES = {
+    "tokenizer": "tokenizer_config.json", "text_encoder": "config.json", "vae": "config.json",
+    "transformer": "config.json", "scheduler": "scheduler_config.json",
+}
+WEIGHTED = ("text_encoder", "vae", "transformer")
+SCHEDULER_NAMES = {"CogVideoXDPMScheduler": "dpm", "CogVideoXDDIMScheduler": "ddim"}
+MAX_CONFIG_BYTES = 4 * 2**20
+SAMPLE_BLOCKS = 64
+SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """One text-to-video checkpoint."""
+
+    name: str
+    """What people call it: the folder's name, or the catalogue's."""
+    path: Path
+    """The folder in diffusers layout."""
+    family: str
+    """'cogvideox' or 'cogvideox-1.5'."""
+    fingerprint: str
+    """40 hex digits over configs, headers and samples of the weights: another training has another fingerprint."""
+    revision: str | None
+    """Commit of the hub repository, where the folder is a hub snapshot."""
+    native_width: int
+    native_height: int
+    native_frames: int
+    fps: float
+    max_frames: int
+    max_width: int
+    max_height: int
+    fixed_size: bool
+    """True where only the native width and height run (learned positions)."""
+    frame_step: int
+    """Frames must be `frame_step * k + 1`."""
+    size_multiple: int
+    """Width and height must be multiples of this many pixels."""
+    spatial_scale: int
+    """Pixels per latent, each way."""
+    temporal_scale: int
+    """Frames per latent frame (after the first)."""
+    patch_size: int
+    patch_size_t: int | None
+    """Latent frames per patch (CogVideoX 1.5); None for 1.0."""
+    latent_channels: int
+    max_text_tokens: int
+    position: str
+    """'rope', 'sincos' or 'learned'."""
+    scaling_factor: float
+    invert_scale_latents: bool
+    scheduler: str
+    """'dpm' or 'ddim': the checkpoint's own."""
+    train_timesteps: int
+    recommended_steps: int
+    recommended_guidance: float
+    layers: int
+    width: int
+    """Channels of the transformer's residual stream."""
+    heads: int
+    vae_channels: tuple[int, ...]
+    vae_layers: int
+    text_width: int
+    stored_dtype: str
+    """Of the transformer's weights as stored: 'bf16', 'fp16' or 'fp32'."""
+    component_bytes: Mapping[str, int]
+    """Bytes of weights as stored, by component."""
+    component_parameters: Mapping[str, int]
+    """Numbers in the weights, by component."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.component_parameters.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, JSON types only."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return values | {"path": str(self.path), "vae_channels": list(self.vae_channels),
+                         "component_bytes": dict(self.component_bytes),
+                         "component_parameters": dict(self.component_parameters)}
+
+
+def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
+    """The spec of the checkpoint in `folder`.
+
+    Reads a few KB of JSON, the headers and 64 small samples of each weight file.
+    Raises `ModelNotFound` if there is no such folder, `ModelInvalid` for anything this engine must not or cannot run:
+    missing files, pickled weights, foreign classes, damaged headers, values out of range.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelNotFound(f"there is no model folder {folder}. `sprocket models list` prints what is installed.")
+    index = read_json(folder / "model_index.json", folder)
+    _check_classes(index, folder)
+    configs = {part: read_json(folder / part / CONFIG_FILES[part], folder) for part in COMPONENTS}
+    weights = {part: component_weights(folder / part) for part in WEIGHTED}
+    extra = read_json(folder / "sprocket.json", folder) if (folder / "sprocket.json").exists() else {}
+    try:
+        return _build(folder, name or folder.name, index, configs, weights, extra)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError, AttributeError) as error:
+        raise ModelInvalid(f"{folder}: a config lacks a value or holds a wrong one ({type(error).__name__}: {error}). "
+                           "Fetch the model again.") from error
+
+
+def read_json(path: Path, folder: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises `ModelInvalid` if it is missing, huge, not JSON or not an object."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ModelInvalid(f"{path} has {path.stat().st_size:,} bytes; a config has at most {MAX_CONFIG_BYTES:,}.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelInvalid(f"{folder} lacks {path.relative_to(folder)}, so it is no complete model in diffusers "
+                           "layout. Fetch the model again, or choose another folder.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelInvalid(f"{path} cannot be read as JSON ({error}). Fetch the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelInvalid(f"{path} holds a {type(value).__name__}, not an object of settings. Fetch the model again.")
+    return value
+
+
+def _check_classes(index: Mapping[str, Any], folder: Path) -> None:
+    kind = index.get("_class_name")
+    if kind != "CogVideoXPipeline":
+        raise ModelInvalid(f"{folder} is a {str(kind)[:60]}; this version of Sprocket runs text-to-video models of the "
+                           "class CogVideoXPipeline.")
+    for part in COMPONENTS:
+        entry = index.get(part)
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if found not in CLASSES[part]:
+            raise ModelInvalid(f"{folder}: {part} is {str(found)[:60]}; only {' or '.join(CLASSES[part])} is run. "
+                               "Code that comes with a model is never executed.")
+
+
+def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]],
+           weights: Mapping[str, tuple[WeightFile, ...]], extra: Mapping[str, Any]) -> ModelSpec:
+    dit, vae, text, sched = (configs[part] for part in ("transformer", "vae", "text_encoder", "scheduler"))
+    wish = extra.get("recommended", {})
+    spatial = 2 ** (len(vae["block_out_channels"]) - 1)
+    temporal = int(vae.get("temporal_compression_ratio", 4))
+    patch, patch_t = int(dit["patch_size"]), dit.get("patch_size_t")
+    if dit["in_channels"] != vae["latent_channels"]:
+        raise ModelInvalid(f"{folder}: the transformer takes {dit['in_channels']} channels, the VAE makes "
+                           f"{vae['latent_channels']}; this looks like an image-to-video model, which this version "
+                           "does not run.")
+    position = ("learned" if dit.get("use_learned_positional_embeddings")
+                else "rope" if dit.get("use_rotary_positional_embeddings") else "sincos")
+    width, height = int(dit["sample_width"]) * spatial, int(dit["sample_height"]) * spatial
+    # 1.5 slices its rotary table out of a grid of the native size, so nothing larger runs.
+    bounded = patch_t is not None or position == "learned"
+    step = 2 * temporal
+    frames = int(wish.get("num_frames") or dit["sample_frames"])
+    frames -= (frames - 1) % step
+    own = SCHEDULER_NAMES[index["scheduler"][1]]
+    return ModelSpec(
+        name=name, path=folder, family="cogvideox-1.5" if patch_t else "cogvideox",
+        fingerprint=_fingerprint(folder, weights), revision=_revision(folder),
+        native_width=_positive(wish.get("width") or width), native_height=_positive(wish.get("height") or height),
+        native_frames=_positive(frames), fps=_fps(wish.get("fps") or (16 if patch_t else 8)),
+        max_frames=_positive(extra.get("max_frames") or max(frames, 161 if patch_t else 49)),
+        max_width=width if bounded else 4096, max_height=height if bounded else 4096, fixed_size=position == "learned",
+        frame_step=step, size_multiple=spatial * patch, spatial_scale=spatial, temporal_scale=temporal,
+        patch_size=patch, patch_size_t=None if patch_t is None else int(patch_t),
+        latent_channels=int(vae["latent_channels"]), max_text_tokens=_positive(dit["max_text_seq_length"]),
+        position=position, scaling_factor=float(vae["scaling_factor"]),
+        invert_scale_latents=bool(vae.get("invert_scale_latents", False)),
+        scheduler=own, train_timesteps=_positive(sched.get("num_train_timesteps", 1000)),
+        recommended_steps=_positive(wish.get("num_inference_steps") or 50),
+        recommended_guidance=float(wish.get("guidance_scale") or 6.0),
+        layers=_positive(dit["num_layers"]), heads=_positive(dit["num_attention_heads"]),
+        width=int(dit["num_attention_heads"]) * int(dit["attention_head_dim"]),
+        vae_channels=tuple(int(c) for c in vae["block_out_channels"]), vae_layers=_positive(vae["layers_per_block"]),
+        text_width=_positive(text["d_model"]), stored_dtype=weights["transformer"][0].dtype,
+        component_bytes={part: sum(w.data_bytes for w in files) for part, files in weights.items()},
+        component_parameters={part: sum(w.parameters for w in files) for part, files in weights.items()},
+    )
+
+
+def _positive(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+        raise ValueError(f"{value!r} is not a whole number above 0")
+    return value
+
+
+def _fps(value: Any) -> float:
+    if not 1 <= float(value) <= 120:
+        raise ValueError(f"{value!r} frames per second; 1 to 120 is allowed")
+    return float(value)
+
+
+def _revision(folder: Path) -> str | None:
+    """The commit, where `folder` is `.../snapshots/<commit>` of the hub's cache."""
+    return folder.name if folder.parent.name == "snapshots" and len(folder.name) == 40 else None
+
+
+def _fingerprint(folder: Path, weights: Mapping[str, tuple[WeightFile, ...]]) -> str:
+    """sha256 (first 40 hex) of every config, every header and `SAMPLE_BLOCKS` even samples of every weight file.
+
+    Two trainings of one architecture have equal headers and sizes, hence the samples. Reading 20 GB to be sure would
+    take longer than many a clip.
+    """
+    digest = hashlib.sha256()
+    for part in COMPONENTS:
+        digest.update((folder / part / CONFIG_FILES[part]).read_bytes())
+    for part in WEIGHTED:
+        for weight in weights[part]:
+            digest.update(f"{part}/{weight.path.name}:{weight.size}".encode())
+            with weight.path.open("rb") as file:
+                digest.update(file.read(weight.header_bytes))
+                for block in range(SAMPLE_BLOCKS):
+                    file.seek(weight.header_bytes + weight.data_bytes * block // SAMPLE_BLOCKS)
+                    digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:40]
