@@ -1,0 +1,105 @@
+"""`sprocket doctor`: looks at this machine the way a job will, and says what is missing and what to do.
+
+Imports neither torch nor diffusers: versions are read from the installed packages' metadata.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sqlite3
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.settings import Settings
+from engine.errors import SprocketError
+from engine.hardware import detect
+from engine.models.catalogue import installed
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "gradio", "sqlalchemy", "av", "huggingface_hub")
+GIB = 2**30
+LOW_DISK = 2 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination. `ok` is None for plain information."""
+
+    what: str
+    ok: bool | None
+    detail: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings, in the order a person wants to read them. Changes nothing on disk but a probe file."""
+    return [*_software(), _hardware(), *_data_dir(settings), _database(settings), _encoder(), *_models(settings)]
+
+
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    """`{"ok": ..., "findings": [...]}`; ok is False when any finding is bad."""
+    return {"ok": all(f.ok is not False for f in findings), "findings": [asdict(f) for f in findings]}
+
+
+def _software() -> list[Finding]:
+    python_fits = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    found = [Finding("python", python_fits, platform.python_version() + ("" if python_fits else ": use 3.10, 3.11 or 3.12"))]
+    for name in PACKAGES:
+        try:
+            found.append(Finding(name, True, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Finding(name, False, "is not installed: run `make install` again"))
+    return found
+
+
+def _hardware() -> Finding:
+    machine = detect()
+    return Finding("device", True, f"{machine.name} ({machine.device}), {machine.total_bytes / GIB:.1f} GiB memory, "
+                                   f"{machine.free_bytes / GIB:.1f} GiB free, {machine.cores} cores, "
+                                   f"{'bfloat16' if machine.bf16 else 'float32'}")
+
+
+def _data_dir(settings: Settings) -> list[Finding]:
+    folder = settings.data_dir
+    probe = folder / ".doctor-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return [Finding("data folder", False, f"{folder} cannot be written ({error.strerror}). Free space, change its "
+                                              "permissions, or choose another with --data-dir.")]
+    free = shutil.disk_usage(folder).free
+    low = free < LOW_DISK
+    return [Finding("data folder", True, str(folder)),
+            Finding("disk", not low, f"{free / GIB:.1f} GiB free" + (": free some; jobs wait as 'blocked' when it is full" if low else ""))]
+
+
+def _database(settings: Settings) -> Finding:
+    path: Path = settings.db_path
+    if not path.exists():
+        return Finding("database", None, "none yet; it is made with the first job")
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            answer = connection.execute("PRAGMA quick_check").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        answer = str(error)
+    if answer == "ok":
+        return Finding("database", True, f"{path.name}, SQLite {sqlite3.sqlite_version}")
+    return Finding("database", False, f"{path} is damaged ({answer}). `sprocket history rebuild` makes it again from the clips.")
+
+
+def _encoder() -> Finding:
+    import av
+    usable = "libx264" in av.codecs_available
+    return Finding("video encoder", usable, f"PyAV {av.__version__}" + ("" if usable else " has no H.264: reinstall the 'av' package"))
+
+
+def _models(settings: Settings) -> list[Finding]:
+    try:
+        specs = installed(models_dir=settings.models_dir)
+    except SprocketError as error:
+        return [Finding("models", False, str(error))]
+    return [Finding("models", bool(specs), ", ".join(s.name for s in specs) or "none: assets/pocket is missing from this copy of Sprocket")]

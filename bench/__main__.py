@@ -1,0 +1,55 @@
+"""`make bench`: runs every measurement in turn, each in its own process, and keeps what it printed.
+
+    python -m bench [NAME ...]        all, or the named ones; output also goes to bench/results/NAME.txt
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+BENCHES = {
+    "startup": "sprocket generate from a cold process; memory of the web process; first answer and cancel over HTTP",
+    "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same bits, time ratio",
+    "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
+    "pocket_eval": "the pocket model on held-out captions, by classical vision",
+}
+
+
+def run(name: str) -> bool:
+    """Runs one bench, showing and keeping its output; True if it ended well."""
+    print(f"\n== {name}: {BENCHES[name]}", flush=True)
+    command = [sys.executable, "-m", f"bench.{name}"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    started = time.monotonic()
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode == 0:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.txt").write_text("".join(lines))
+    print(f"== {name}: {'done' if process.returncode == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s", flush=True)
+    return process.returncode == 0
+
+
+def main() -> None:
+    """Runs the named benches, or all; exits 1 if one failed."""
+    names = sys.argv[1:] or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        sys.exit(f"Unknown bench {', '.join(unknown)}. There are: {', '.join(BENCHES)}.")
+    if not all([run(name) for name in names]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
