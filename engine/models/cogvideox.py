@@ -21,7 +21,7 @@ from transformers import T5Tokenizer
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from engine.errors import InvalidRequest, ModelInvalid, OutputRejected
-from engine.models.vae_decode import decode_chunks, speed_up
+from engine.models import attention, vae_decode
 from engine.sample import Stepper
 from engine.spec import ModelSpec
 
@@ -41,8 +41,14 @@ class CogVideoX:
         self.text_encoder = self._load(T5EncoderModel, "text_encoder")
         self.transformer = self._load(CogVideoXTransformer3DModel, "transformer")
         self.vae = self._load(AutoencoderKLCogVideoX, "vae")
-        speed_up(self.vae.decoder)
-        self._rotary: tuple[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+        self._rotary: tuple[tuple[int, ...], Tensor | attention.Rotary] | None = None
+        self._complex_rotary = False
+        if not staged:  # staged weights are on the wrong device here, and moving them dominates the time anyway
+            vae_decode.speed_up(self.vae, spec.latent_channels)
+            if spec.position != "sincos":
+                side = spec.spatial_scale * 4
+                small = self._new_rotary_table((1, spec.patch_size_t or 2, spec.latent_channels, side, side))
+                self._complex_rotary = attention.speed_up(self.transformer, small)
         self._no_text: Tensor | None = None
 
     def close(self) -> None:
@@ -118,15 +124,17 @@ class CogVideoX:
                                image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0]
         return velocity.float()
 
-    def _rotary_table(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines (video tokens, head width) for latents of this shape; kept for the next step."""
+    def _rotary_table(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary | None:
+        """Rotations of the video tokens for latents of this shape; kept for the next step."""
         if self.spec.position == "sincos":
             return None
         if self._rotary is None or self._rotary[0] != tuple(shape):
-            self._rotary = (tuple(shape), self._new_rotary_table(shape))
+            table = self._new_rotary_table(shape)
+            self._rotary = (tuple(shape), attention.as_complex(table) if self._complex_rotary else table)
         return self._rotary[1]
 
-    def _new_rotary_table(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _new_rotary_table(self, shape: tuple[int, ...]) -> attention.Rotary:
+        """Cosines and sines, float32 (video tokens, head width)."""
         config, patch, patch_t = self.transformer.config, self.spec.patch_size, self.spec.patch_size_t
         frames, height, width = shape[1], shape[3] // patch, shape[4] // patch
         native = (config.sample_height // patch, config.sample_width // patch)
@@ -147,7 +155,7 @@ class CogVideoX:
     def decode(self, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
         """Chunks (frames, height, width, 3) uint8 on the CPU. `latents` without padding frames."""
         scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
-        for chunk in decode_chunks(self._on_device("vae"), scaled, tile):
+        for chunk in vae_decode.decode_chunks(self._on_device("vae"), scaled, tile):
             if not torch.isfinite(chunk).all():
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")

@@ -1,0 +1,133 @@
+"""The engine against diffusers' own pipeline: same weights, same requests, one interleaved run, output compared bit for bit.
+
+    python bench/engine_vs_pipeline.py [--model DIR] [--runs 5] [--steps N] [--dtype bf16|fp32] [--max-ratio 0.95]
+
+Both sides start from a loaded model and end with uint8 frames in memory: text encoding, all steps, decoding; the rounds
+alternate who goes first. Two more ratios are printed: sampling and decoding alone. Exit status 1 if an output differs or the
+ratio of medians is above `--max-ratio`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.hardware import detect
+from engine.models.cache import ModelCache
+from engine.models.catalogue import find
+from engine.plan import Plan, plan
+from engine.request import GenerationRequest
+from engine.sample import SampleState, sample
+from engine.spec import read_spec
+
+PROMPTS = ("a red ball rises slowly over the sea", "a blue star spins in the night sky", "a green heart grows on a meadow")
+
+
+def pipeline_side(folder: Path, dtype: torch.dtype) -> Any:
+    """Diffusers' pipeline, loaded as its documentation says."""
+    from diffusers import CogVideoXPipeline
+
+    pipe = CogVideoXPipeline.from_pretrained(folder, torch_dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pipeline_frames(pipe: Any, job: Plan, marks: dict[str, float]) -> np.ndarray:
+    """uint8 (frames, height, width, 3), the usual call."""
+    first: list[float] = []
+
+    def note(_pipe: Any, _index: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        first.append(time.perf_counter())
+        return values
+
+    images = pipe(prompt=job.prompt, negative_prompt=job.negative, height=job.height, width=job.width,
+                  num_frames=job.frames, num_inference_steps=job.steps, guidance_scale=job.guidance,
+                  generator=torch.Generator("cpu").manual_seed(job.seed), output_type="pil",
+                  max_sequence_length=job.spec.max_text_tokens, callback_on_step_end=note).frames[0]
+    marks["decode"] = time.perf_counter() - first[-1]
+    return np.stack([np.asarray(image) for image in images])
+
+
+def engine_frames(model: Any, job: Plan, marks: dict[str, float]) -> np.ndarray:
+    """The same through the engine's encode, loop and streaming decoder."""
+    generator = torch.Generator("cpu").manual_seed(job.seed)
+    text = model.encode(job.prompt, job.negative if job.guided else None)
+    state = SampleState(0, model.initial_latents(job.latent_shape, generator), None)
+    for step in sample(model, model.scheduler(job.scheduler, job.steps), text, state, job.guidance, generator):
+        state = step
+    begun = time.perf_counter()
+    frames = np.concatenate([chunk.numpy() for chunk in model.decode(state.latents[:, job.latent_padding:], job.tile)])
+    marks["decode"] = time.perf_counter() - begun
+    return frames
+
+
+def timed(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan) -> tuple[np.ndarray, dict[str, float]]:
+    marks: dict[str, float] = {}
+    wall, busy = time.perf_counter(), time.process_time()
+    frames = side(job, marks)
+    marks["total"], marks["cpu"] = time.perf_counter() - wall, time.process_time() - busy
+    marks["sample"] = marks["total"] - marks["decode"]
+    return frames, marks
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--model", default="pocket", help="catalogue name or absolute folder")
+    ask.add_argument("--runs", type=int, default=5)
+    ask.add_argument("--steps", type=int, default=None)
+    ask.add_argument("--dtype", choices=("bf16", "fp32"), default=None, help="default: what the plan chooses here")
+    ask.add_argument("--max-ratio", type=float, default=0.95)
+    wish = ask.parse_args()
+
+    spec, hardware = read_spec(find(wish.model), Path(wish.model).name), detect()
+    if wish.dtype:
+        hardware = dataclasses.replace(hardware, bf16=wish.dtype == "bf16")
+    jobs = [plan(GenerationRequest(prompt=PROMPTS[i % len(PROMPTS)], seed=i, steps=wish.steps), spec, hardware)
+            for i in range(wish.runs)]
+    models = ModelCache()
+    model = models.get(jobs[0])
+    pipe = pipeline_side(spec.path, model.dtype).to(model.device)
+    sides = {"pipeline": lambda job, marks: pipeline_frames(pipe, job, marks),
+             "engine": lambda job, marks: engine_frames(model, job, marks)}
+    print(f"{spec.name}: {jobs[0].frames} frames of {jobs[0].width} x {jobs[0].height}, {jobs[0].steps} steps, {jobs[0].dtype}, "
+          f"{hardware.name}, {torch.get_num_threads()} thread(s), {wish.runs} rounds")
+    warm = dataclasses.replace(jobs[0], steps=1)
+    for side in sides.values():
+        timed(side, warm)
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    equal = True
+    for index, job in enumerate(jobs):
+        frames = {}
+        for name in sorted(sides, reverse=index % 2 == 0):
+            frames[name], marks = timed(sides[name], job)
+            seen[name].append(marks)
+        same = bool(np.array_equal(frames["pipeline"], frames["engine"]))
+        equal &= same
+        print(f"  round {index + 1}: pipeline {seen['pipeline'][-1]['total']:6.2f} s  engine {seen['engine'][-1]['total']:6.2f} s  "
+              f"output {'equal' if same else 'DIFFERENT'}")
+    middle = {name: {what: median(m[what] for m in marks) for what in marks[0]} for name, marks in seen.items()}
+    for what, label in (("total", "whole, wall"), ("cpu", "whole, processor time"), ("sample", "encode + sample"), ("decode", "decode")):
+        ratios = [e[what] / p[what] for e, p in zip(seen["engine"], seen["pipeline"], strict=True)]
+        print(f"{label:22} pipeline {middle['pipeline'][what]:7.3f} s   engine {middle['engine'][what]:7.3f} s   "
+              f"ratio of medians {middle['engine'][what] / middle['pipeline'][what]:.3f}   median of ratios {median(ratios):.3f}")
+    ratio = middle["engine"]["total"] / middle["pipeline"]["total"]
+    good = equal and ratio <= wish.max_ratio
+    print(f"{'OK' if good else 'NOT REACHED'}: outputs {'equal' if equal else 'DIFFERENT'}, time ratio {ratio:.3f} "
+          f"(wanted <= {wish.max_ratio})")
+    models.close()
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
