@@ -1,0 +1,47 @@
+"""Errors of the studio, next to the engine's (`engine.errors`): the same tree, the same rule for messages."""
+
+from __future__ import annotations
+
+from engine.errors import SprocketError
+
+
+class NotFound(SprocketError):
+    """No such job, clip or project for this owner. Foreign ids and unknown ids are not told apart."""
+
+    code = "not_found"
+
+
+class NotAllowed(SprocketError):
+    """The thing exists, but what was asked does not go with its present state; the message says which would."""
+
+    code = "not_allowed"
+
+
+class DataDirBusy(SprocketError):
+    """Another server already works on this data directory."""
+
+    code = "data_dir_busy"
+
+
+class SchemaTooNew(SprocketError):
+    """The history was written by a newer Sprocket; this one does not touch it."""
+
+    code = "schema_too_new"
+
+
+class HistoryBusy(SprocketError):
+    """Another process held the history's write lock for longer than the busy timeout. Trying again is right."""
+
+    code = "history_busy"
+
+
+class HistoryDamaged(SprocketError):
+    """SQLite says the database file is malformed or is no database."""
+
+    code = "history_damaged"
+
+
+class LeaseLost(SprocketError):
+    """A write was fenced out: the job now belongs to another worker (or its owner ended it). Abandon the attempt."""
+
+    code = "lease_lost"

@@ -1,0 +1,155 @@
+"""Jobs as their owner sees them: add, look, cancel, retry, reorder. What workers do is in `leases.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, case, func, insert, select, update
+
+from app.errors import NotAllowed
+from app.history.database import Database
+from app.history.ids import new_id
+from app.history.records import Job, JobEvent, JobState
+from app.history.rows import act, event_of, job_of, job_row, log
+from app.history.schema import job_events, jobs
+from app.queue.states import Action
+from engine.errors import InvalidRequest
+
+WAITING = (JobState.QUEUED.value, JobState.BLOCKED.value, JobState.PAUSED.value)
+AT_WORK = (JobState.RUNNING.value, JobState.FINALIZING.value, JobState.CANCELLING.value)
+
+
+class Jobs:
+    """The jobs of one history. All times are UTC seconds."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, *, owner: str, project_id: str, request: Mapping[str, Any], asked: Mapping[str, Any], now: float,
+            max_attempts: int, max_waiting: int, steps: int = 0, notes: tuple[str, ...] = (), idem_key: str | None = None,
+            made_from: str | None = None, reserved_by: str | None = None, kind: str = "generate") -> Job:
+        """One new waiting job; with an `idem_key` seen before, the job it made then.
+
+        `request` is complete (seed drawn), `asked` is what the caller sent, for telling a repeated call from another one.
+        Raises InvalidRequest if the key was used for something else, NotAllowed when too many wait already.
+        """
+        sha = _sha({"kind": kind, "request": asked, "made_from": made_from})
+
+        def work(c: Connection) -> Job:
+            if idem_key is not None:
+                row = c.execute(select(jobs).where(jobs.c.owner == owner, jobs.c.idem_key == idem_key)).one_or_none()
+                if row is not None:
+                    if row.request_sha != sha:
+                        raise InvalidRequest("idempotency_key", "was used before for another request. Send a fresh key "
+                                                                "with every new request.")
+                    return job_of(row)
+            waiting = c.execute(select(func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(WAITING))).scalar_one()
+            if waiting >= max_waiting:
+                raise NotAllowed(f"{waiting} jobs wait already; the limit is {max_waiting}. Cancel some, or come back when "
+                                 "some are done.")
+            last = c.execute(select(func.max(jobs.c.rank))).scalar() or 0.0
+            job_id = new_id(now)
+            c.execute(insert(jobs).values(
+                id=job_id, owner=owner, project_id=project_id, kind=kind, state=JobState.QUEUED.value,
+                request=json.dumps(request), request_sha=sha, idem_key=idem_key, rank=last + 1.0,
+                max_attempts=max_attempts, steps=steps, notes=json.dumps(notes), made_from=made_from, created_at=now,
+                reserved_by=reserved_by))
+            log(c, job_id, now, JobState.QUEUED.value)
+            return job_of(job_row(c, job_id))
+        return self._db.write(work)
+
+    def get(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Raises NotFound."""
+        return self._db.read(lambda c: job_of(job_row(c, job_id, owner)))
+
+    def list(self, *, owner: str, active_only: bool = False, limit: int = 100) -> tuple[Job, ...]:
+        """Running first, then waiting in their order, then ended ones, newest first."""
+        group = case((jobs.c.state.in_(AT_WORK), 0), (jobs.c.state.in_(WAITING), 1), else_=2)
+        query = select(jobs).where(jobs.c.owner == owner)
+        if active_only:
+            query = query.where(jobs.c.state.in_(AT_WORK + WAITING))
+        query = query.order_by(group, case((group == 2, -func.coalesce(jobs.c.finished_at, 0.0)), else_=jobs.c.rank),
+                               jobs.c.id).limit(limit)
+        return self._db.read(lambda c: tuple(job_of(row) for row in c.execute(query)))
+
+    def events(self, job_id: str, *, owner: str) -> tuple[JobEvent, ...]:
+        def work(c: Connection) -> tuple[JobEvent, ...]:
+            job_row(c, job_id, owner)
+            rows = c.execute(select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.id))
+            return tuple(event_of(row) for row in rows)
+        return self._db.read(work)
+
+    def counts(self, *, owner: str | None = None) -> dict[JobState, int]:
+        """How many jobs are in each state; states without any are 0."""
+        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        found = self._db.read(lambda c: {row[0]: row[1] for row in c.execute(query)})
+        return {state: found.get(state.value, 0) for state in JobState}
+
+    def ask_cancel(self, job_id: str, *, owner: str, now: float) -> Job:
+        """Waiting: cancelled. Running: its worker is told. Asking twice changes nothing. Raises NotFound, NotAllowed."""
+        def work(c: Connection) -> Job:
+            row = job_row(c, job_id, owner)
+            if row.state not in (JobState.CANCELLING.value, JobState.CANCELLED.value):
+                act(c, row, Action.ASK_CANCEL, now, cancel_requested_at=now)
+            return job_of(job_row(c, job_id))
+        return self._db.write(work)
+
+    def retry(self, job_id: str, *, owner: str, now: float) -> Job:
+        """A failed or cancelled job waits again, at the end; what it saved of its sampling still counts."""
+        return self._owner_act(job_id, owner, Action.RETRY, now, error_code=None, error=None, cancel_requested_at=None,
+                               stage=None, step=0, finished_at=None, resumed_from=None, crashes=0, kills=0,
+                               death_mark=None, to_end=True)
+
+    def pause(self, job_id: str, *, owner: str, now: float) -> Job:
+        return self._owner_act(job_id, owner, Action.PAUSE, now)
+
+    def resume(self, job_id: str, *, owner: str, now: float) -> Job:
+        return self._owner_act(job_id, owner, Action.RESUME, now)
+
+    def _owner_act(self, job_id: str, owner: str, action: Action, now: float, *, to_end: bool = False,
+                   **values: Any) -> Job:
+        def work(c: Connection) -> Job:
+            row = job_row(c, job_id, owner)
+            if to_end:
+                values["rank"] = (c.execute(select(func.max(jobs.c.rank))).scalar() or 0.0) + 1.0
+            act(c, row, action, now, **values)
+            return job_of(job_row(c, job_id))
+        return self._db.write(work)
+
+    def move(self, job_id: str, *, owner: str, to: str) -> Job:
+        """Changes the order of this owner's waiting jobs. `to`: up, down, top, bottom; at the end nothing happens."""
+        if to not in ("up", "down", "top", "bottom"):
+            raise InvalidRequest("to", f"is {to!r:.40}; use up, down, top or bottom.")
+
+        def work(c: Connection) -> Job:
+            row = job_row(c, job_id, owner)
+            if row.state not in WAITING:
+                raise NotAllowed("Only waiting jobs can be moved.")
+            rows = c.execute(select(jobs.c.id, jobs.c.rank).where(jobs.c.owner == owner, jobs.c.state.in_(WAITING))
+                             .order_by(jobs.c.rank, jobs.c.id)).all()
+            ids = [r.id for r in rows]
+            at = ids.index(job_id)
+            target = {"up": max(at - 1, 0), "down": min(at + 1, len(ids) - 1), "top": 0, "bottom": len(ids) - 1}[to]
+            ids.insert(target, ids.pop(at))
+            for changed, old in zip(ids, rows, strict=True):  # the same ranks, handed out in the new order
+                if changed != old.id:
+                    c.execute(update(jobs).where(jobs.c.id == changed)
+                              .values(rank=old.rank, status_seq=jobs.c.status_seq + 1))
+            return job_of(job_row(c, job_id))
+        return self._db.write(work)
+
+    def ahead_of(self, rank: float | None = None) -> int:
+        """How many jobs run or wait before this rank; None: before one added now."""
+        query = select(func.count()).where(jobs.c.state.in_((*AT_WORK, JobState.QUEUED.value)))
+        if rank is not None:
+            query = query.where(jobs.c.rank < rank)
+        return self._db.read(lambda c: c.execute(query).scalar_one())
+
+
+def _sha(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

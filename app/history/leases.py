@@ -1,0 +1,234 @@
+"""Jobs as workers and recovery see them: claim under a lease, report, publish, hand back, take from the dead.
+
+Every write of a worker carries its token; once the job has been given to somebody else the token matches no row, and the
+write raises `LeaseLost` instead of touching what is no longer its own.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from app.history.database import Database
+from app.history.records import Clip, Job, JobState
+from app.history.rows import act, clip_of, insert_clip, job_of, job_row, leased_row, log
+from app.history.schema import clips, jobs
+from app.queue.process import ProcessId, from_json, surely_dead
+from app.queue.states import Action
+from engine.events import Stage
+
+HELD = (JobState.RUNNING.value, JobState.FINALIZING.value, JobState.CANCELLING.value)
+_STAGE_ORDER = {stage.value: number for number, stage in enumerate(Stage, start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job in the hands of one worker."""
+
+    job: Job
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How often a job may take its worker down at the same place before it fails."""
+
+    crashes: int
+    kills: int
+
+
+class Leases:
+    """The worker's side of the jobs table."""
+
+    def __init__(self, database: Database, lease_seconds: float) -> None:
+        self._db = database
+        self.lease_seconds = lease_seconds
+
+    def claim(self, who: ProcessId, *, now: float, only: str | None = None) -> Claim | None:
+        """The first waiting job, now running under a lease of `who`; None when nothing waits.
+
+        `only`: this job and no other. Jobs reserved for another process are passed over.
+        """
+        query = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value)
+        query = query.where(jobs.c.id == only) if only else query.where(jobs.c.reserved_by.is_(None))
+        query = query.order_by(jobs.c.rank, jobs.c.id).limit(1)
+        if self._db.read(lambda c: c.execute(query).first()) is None:
+            return None  # without this look every idle poll would take the write lock
+
+        def work(c: Connection) -> Claim | None:
+            job_id = c.execute(query).scalar()
+            if job_id is None:
+                return None
+            token = secrets.token_hex(8)
+            row = job_row(c, job_id)
+            act(c, row, Action.CLAIM, now, detail=f"attempt {row.attempt + 1}", attempt=row.attempt + 1, lease_token=token,
+                lease_until=now + self.lease_seconds, holder=who.to_json(), stage=None, step=0, eta_seconds=None,
+                started_at=row.started_at or now, error_code=None, error=None)
+            return Claim(job_of(job_row(c, job_id)), token)
+        return self._db.write(work)
+
+    def renew(self, claim: Claim, *, now: float, **progress: Any) -> bool:
+        """Extends the lease and writes progress columns. True when the owner wants the job cancelled.
+
+        Raises LeaseLost.
+        """
+        def work(c: Connection) -> bool:
+            row = leased_row(c, claim.job.id, claim.token)
+            values: dict[str, Any] = {"lease_until": now + self.lease_seconds}
+            if progress:
+                values |= progress | {"status_seq": jobs.c.status_seq + 1, "progress_at": now}
+            c.execute(update(jobs).where(jobs.c.id == row.id).values(**values))
+            return row.state == JobState.CANCELLING.value
+        return self._db.write(work)
+
+    def look(self, claim: Claim) -> bool:
+        """True when the owner wants the job cancelled; writes nothing. Raises LeaseLost."""
+        return self._db.read(lambda c: leased_row(c, claim.job.id, claim.token).state) == JobState.CANCELLING.value
+
+    def note(self, claim: Claim, *, now: float, notes: tuple[str, ...], **values: Any) -> None:
+        """Replaces the job's notes for people. Raises LeaseLost."""
+        self.renew(claim, now=now, notes=json.dumps(notes), **values)
+
+    def log(self, claim: Claim, *, now: float, what: str, detail: str = "") -> None:
+        def work(c: Connection) -> None:
+            log(c, leased_row(c, claim.job.id, claim.token).id, now, what, detail)
+        self._db.write(work)
+
+    def finalize(self, claim: Claim, *, now: float) -> None:
+        """From here on cancelling is too late. Raises LeaseLost, NotAllowed (it is being cancelled)."""
+        self._act(claim, Action.FINALIZE, now, lease_until=now + self.lease_seconds)
+
+    def finish(self, claim: Claim, clip: Clip, *, now: float) -> None:
+        """The clip's row and the job's end in one transaction. Raises LeaseLost."""
+        def work(c: Connection) -> None:
+            row = leased_row(c, claim.job.id, claim.token)
+            insert_clip(c, clip)
+            act(c, row, Action.FINISH, now, detail=clip.file, clip_id=clip.id)
+        self._db.write(work)
+
+    def fail(self, claim: Claim, *, now: float, code: str, message: str) -> None:
+        """Ends the job with a message for people. Raises LeaseLost."""
+        self._act(claim, Action.FAIL, now, detail=f"{code}: {message}", error_code=code, error=message)
+
+    def block(self, claim: Claim, *, now: float, code: str, reason: str) -> None:
+        """The job waits until `unblock`. Raises LeaseLost."""
+        self._act(claim, Action.BLOCK, now, detail=reason, error_code=code, error=reason)
+
+    def release(self, claim: Claim, *, now: float, why: str) -> None:
+        """Hands the job back unharmed; a job that was to be cancelled is cancelled. Raises LeaseLost."""
+        self._act(claim, Action.RELEASE, now, detail=why, reserved_by=None)
+
+    def confirm_cancel(self, claim: Claim, *, now: float) -> None:
+        """The work has stopped. Raises LeaseLost."""
+        self._act(claim, Action.CONFIRM_CANCEL, now)
+
+    def _act(self, claim: Claim, action: Action, now: float, *, detail: str = "", **values: Any) -> None:
+        self._db.write(lambda c: act(c, leased_row(c, claim.job.id, claim.token), action, now, detail=detail, **values))
+
+    def any_blocked(self) -> bool:
+        query = select(jobs.c.id).where(jobs.c.state == JobState.BLOCKED.value).limit(1)
+        return self._db.read(lambda c: c.execute(query).first()) is not None
+
+    def unblock(self, *, now: float) -> int:
+        """All blocked jobs wait in the queue again. Returns how many."""
+        query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value)
+
+        def work(c: Connection) -> int:
+            rows = c.execute(query).all()
+            for row in rows:
+                act(c, row, Action.UNBLOCK, now, detail="there is room again", error_code=None, error=None)
+            return len(rows)
+        return self._db.write(work)
+
+    def reap(self, *, now: float, limits: Limits, dead: Callable[[ProcessId | None], bool] = surely_dead,
+             crashed: ProcessId | None = None, cause: str = "its worker was killed") -> int:
+        """Takes jobs away from workers that are dead or silent for a lease; they wait again, or fail when this was once
+        too often. Reservations of dead processes are lifted. Returns how many rows changed.
+
+        `crashed`: this process is known to have died of its own (signal, exit code, memory), for `cause`; it counts
+        against `limits.crashes`. Every other death counts against `limits.kills`.
+        """
+        def lost(row: Row[Any]) -> bool:
+            return row.lease_until is None or row.lease_until < now or dead(from_json(row.holder or ""))
+
+        held = select(jobs).where(jobs.c.state.in_(HELD))
+        reserved = select(jobs).where(jobs.c.state == JobState.QUEUED.value, jobs.c.reserved_by.is_not(None))
+
+        def find(c: Connection) -> tuple[list[Row[Any]], list[Row[Any]]]:
+            return ([row for row in c.execute(held) if lost(row)],
+                    [row for row in c.execute(reserved) if dead(from_json(row.reserved_by))])
+        if not any(self._db.read(find)):
+            return 0
+
+        def work(c: Connection) -> int:
+            taken, free = find(c)
+            for row in taken:
+                _take_back(c, row, now, limits, cause, crashed is not None and from_json(row.holder or "") == crashed)
+            for row in free:
+                c.execute(update(jobs).where(jobs.c.id == row.id).values(reserved_by=None))
+            return len(taken) + len(free)
+        return self._db.write(work)
+
+    def adopt(self, clip: Clip, *, now: float) -> bool:
+        """A published clip whose row was never written: the row now, and its job (if known) is done.
+
+        False when the clip is there already, or its job was cancelled.
+        """
+        def work(c: Connection) -> bool:
+            if c.execute(select(clips.c.id).where((clips.c.id == clip.id) | (clips.c.job_id == clip.job_id)
+                                                  | (clips.c.file == clip.file))).first():
+                return False
+            row = c.execute(select(jobs).where(jobs.c.id == clip.job_id)).one_or_none()
+            if row is not None:
+                if row.state in (JobState.CANCELLED.value, JobState.CANCELLING.value, JobState.DONE.value):
+                    return False
+                act(c, row, Action.ADOPT, now, detail=f"recovered {clip.file}", clip_id=clip.id, error_code=None, error=None)
+            insert_clip(c, clip)
+            return True
+        return self._db.write(work)
+
+    def held(self) -> tuple[Claim, ...]:
+        """Every job that is in the hands of a worker, with its token."""
+        query = select(jobs).where(jobs.c.state.in_(HELD))
+        rows = self._db.read(lambda c: c.execute(query).all())
+        return tuple(Claim(job_of(row), row.lease_token or "") for row in rows)
+
+    def last_progress(self) -> float:
+        """When any job last moved on; 0 if none ever has."""
+        return self._db.read(lambda c: c.execute(select(func.max(jobs.c.progress_at))).scalar()) or 0.0
+
+    def cancelling(self) -> tuple[tuple[str, ProcessId | None, float], ...]:
+        """(job id, holder, asked at) of the jobs that were told to stop and have not yet."""
+        query = select(jobs).where(jobs.c.state == JobState.CANCELLING.value)
+        rows = self._db.read(lambda c: c.execute(query).all())
+        return tuple((row.id, from_json(row.holder or ""), row.cancel_requested_at or 0.0) for row in rows)
+
+    def clip_of_job(self, job_id: str) -> Clip | None:
+        row = self._db.read(lambda c: c.execute(select(clips).where(clips.c.job_id == job_id)).one_or_none())
+        return None if row is None else clip_of(row)
+
+
+def progress_mark(stage: str | None, step: int) -> int:
+    """How far a job got, as one growing number."""
+    return _STAGE_ORDER.get(stage or "", 0) * 1_000_000 + step
+
+
+def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: str, crashed: bool) -> None:
+    mark = progress_mark(row.stage, row.step)
+    further = mark > (row.death_mark if row.death_mark is not None else -1)
+    crashes = (0 if further else row.crashes) + (1 if crashed else 0)
+    kills = (0 if further else row.kills) + (0 if crashed else 1)
+    values = {"crashes": crashes, "kills": kills, "death_mark": mark if further else row.death_mark}
+    give_up = crashes >= limits.crashes or kills >= limits.kills
+    if not give_up or row.state == JobState.CANCELLING.value:
+        act(c, row, Action.REAP, now, detail=cause, reserved_by=None, **values)
+        return
+    where = f"{row.stage} {row.step}/{row.steps}" if row.stage else "before its first step"
+    message = (f"The process that made this video ended {crashes + kills} times at the same place ({where}); last time {cause}. "
+               "Its log says more. A smaller size or fewer frames may work; Retry tries again.")
+    act(c, row, Action.REAP, now, to=JobState.FAILED, detail=message, error_code="crash", error=message, **values)

@@ -1,0 +1,120 @@
+"""Opening a history whatever state it was left in: under a lock, checked, migrated, and if damaged made again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from app.errors import HistoryDamaged
+from app.history.recovery import restore_files
+from app.history.store import Store
+from app.lock import FileLock
+from app.settings import Settings
+from engine.video.publish import storage_errors
+
+log = logging.getLogger(__name__)
+MESSAGE = "recovery_message"
+
+
+def open_store(settings: Settings) -> Store:
+    """The history of `settings.data_dir`, created, migrated or recovered as needed.
+
+    A damaged file is moved aside and never deleted; the newest backup takes its place and the clips' own files fill what
+    it lacks. What happened is kept under the meta key 'recovery_message'.
+    Raises StorageBlocked, SchemaTooNew, HistoryBusy, OSError.
+    """
+    with storage_errors(settings.data_dir):
+        settings.make_folders()
+        with FileLock(settings.data_dir / "open.lock", wait_seconds=60.0):
+            try:
+                return _checked(settings)
+            except HistoryDamaged as error:
+                log.error("%s", error)
+                return _made_again(settings, error)
+
+
+def _checked(settings: Settings) -> Store:
+    store = Store(settings)
+    try:
+        if settings.db_path.exists():
+            store.database.quick_check()
+        store.migrate(settings.backups_dir)
+        return store
+    except BaseException:
+        store.close()
+        raise
+
+
+def _made_again(settings: Settings, error: HistoryDamaged) -> Store:
+    aside = move_aside(settings, "damaged")
+    for backup in newest_backups(settings):
+        settings.db_path.write_bytes(backup.read_bytes())
+        try:
+            store = _checked(settings)
+            source = f"the copy {backup.name}"
+            break
+        except HistoryDamaged:
+            settings.db_path.unlink()
+    else:
+        store = _checked(settings)
+        source = "an empty one"
+    found = restore_files(settings, store)
+    store.remember(MESSAGE, f"The history was damaged and has been made again from {source} and the clips' own files "
+                            f"({found} clips found). The damaged file is kept as {aside.name}. {error}", now=time.time())
+    return store
+
+
+def move_aside(settings: Settings, why: str) -> Path:
+    """Renames the database and its journals. Nobody may have it open. Returns the new path of the database."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    target = settings.data_dir / f"history.{why}-{stamp}.db"
+    number = 1
+    while target.exists():
+        number += 1
+        target = settings.data_dir / f"history.{why}-{stamp}-{number}.db"
+    for ending in ("-journal", "-wal", "-shm"):
+        side = settings.db_path.with_name(settings.db_path.name + ending)
+        if side.exists():
+            side.replace(target.with_name(target.name + ending))
+    if settings.db_path.exists():
+        settings.db_path.replace(target)
+    return target
+
+
+def newest_backups(settings: Settings) -> list[Path]:
+    return sorted(settings.backups_dir.glob("*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def back_up(settings: Settings, store: Store, *, now: float, every_seconds: float = 24 * 3600.0) -> Path | None:
+    """A copy of the history once a day; the oldest daily ones beyond `settings.backups` go. Raises StorageBlocked."""
+    daily = sorted(settings.backups_dir.glob("daily-*.db"))
+    if daily and now - daily[-1].stat().st_mtime < every_seconds:
+        return None
+    target = settings.backups_dir / f"daily-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}.db"
+    store.database.backup_to(target)
+    for old in [*daily, target][:-settings.backups]:
+        old.unlink(missing_ok=True)
+    return target
+
+
+def rebuild(settings: Settings) -> int:
+    """`sprocket history rebuild`: a new history from the clips' files; the old one is kept beside it. Returns clips found.
+
+    Waiting jobs and their log live in the history alone, so they are carried over from the old one where it is readable.
+    Raises DataDirBusy while a server works on this directory.
+    """
+    from app.history.recovery import carry_jobs
+
+    with storage_errors(settings.data_dir):
+        settings.make_folders()
+        with FileLock(settings.data_dir / "server.lock"), FileLock(settings.data_dir / "open.lock", wait_seconds=60.0):
+            old = move_aside(settings, "before-rebuild") if settings.db_path.exists() else None
+            store = _checked(settings)
+            try:
+                found = restore_files(settings, store)
+                if old is not None:
+                    carry_jobs(old, store)
+                return found
+            finally:
+                store.close()

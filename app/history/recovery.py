@@ -1,0 +1,221 @@
+"""Putting history and files back together after a crash. Finished files are never deleted: what has no place goes to trash/."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from sqlalchemy import insert, select
+
+from app.history.clips import Projects
+from app.history.leases import Limits
+from app.history.records import Clip, Job, JobState, Project
+from app.history.schema import job_events, jobs
+from app.history.sidecar import (
+    clip_file,
+    clip_from_mp4,
+    read_projects,
+    read_sidecar,
+    with_real_bytes,
+    write_projects,
+    write_sidecar,
+)
+from app.history.store import Store
+from app.settings import Settings
+from engine.errors import StorageBlocked
+
+log = logging.getLogger(__name__)
+LOCAL = "local"
+FORGET_AFTER_SECONDS = 7 * 24 * 3600.0
+TEMPORARY_AFTER_SECONDS = 60.0
+
+
+def recover(settings: Settings, store: Store) -> None:
+    """What a server does before it starts work. Safe beside a `sprocket generate` that is at work in this directory.
+
+    Raises StorageBlocked, OSError.
+    """
+    now = time.time()
+    store.leases.reap(now=now, limits=Limits(settings.max_crashes, settings.max_kills), cause="the studio was stopped")
+    place_files(settings, store, now)
+    mark_missing(settings, store)
+    sweep_parts(settings, store, now)
+    sweep_job_folders(settings, store, now)
+    write_stale_sidecars(settings, store)
+
+
+def restore_files(settings: Settings, store: Store) -> int:
+    """Every clip that the media folder tells of and the history does not, into the history. Returns how many."""
+    for owner, project in read_projects(settings.media_dir):
+        store.projects.restore(project, owner=owner)
+    found = sum(1 for path in _videos(settings) if adopt_file(settings, store, path, time.time()))
+    write_projects(settings.media_dir, store.projects)
+    return found
+
+
+def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool:
+    """One finished mp4 into the history, and its job (if known) to done. False when it has no place there."""
+    clip = clip_at(settings, store.projects, path, now)
+    if clip is None:
+        return False
+    project = Project(id=clip.project_id, name=f"Recovered {clip.project_id[-4:]}", created_at=clip.created_at)
+    project_id = store.projects.restore(project, owner=clip.owner)
+    if project_id != clip.project_id:
+        clip = _in_project(clip, project_id)
+    if not store.leases.adopt(clip, now=now):
+        return False
+    write_sidecar(settings.media_dir, clip)
+    return True
+
+
+def clip_at(settings: Settings, projects: Projects, path: Path, now: float) -> Clip | None:
+    """What the sidecar of this mp4 says, else the mp4 itself, with the true size and checksum; None: not ours."""
+    clip = read_sidecar(settings.media_dir, path.with_suffix(".json"))
+    if clip is not None:
+        return clip if clip.size_bytes == path.stat().st_size else with_real_bytes(settings.media_dir, clip)
+    project = projects.default(owner=LOCAL, now=now)
+    return clip_from_mp4(settings.media_dir, path, owner=LOCAL, project_id=project.id)
+
+
+def place_files(settings: Settings, store: Store, now: float) -> None:
+    """Adopts finished files without a row; moves to trash/ what belongs to nothing."""
+    videos = _videos(settings)
+    beside = [path for path in settings.media_dir.glob("*/*") if path.suffix in (".json", ".webp")]
+    # Read after the files were listed: whatever was published meanwhile is then either known or still held.
+    known = {file for _id, file, _missing in store.clips.files()}
+    expected = {clip_file(claim.job) for claim in store.leases.held()}
+    for path in videos:
+        file = path.relative_to(settings.media_dir).as_posix()
+        if file in known or file in expected:
+            continue
+        if adopt_file(settings, store, path, now):
+            known.add(file)
+        else:
+            for part in (path, path.with_suffix(".json"), path.with_suffix(".webp")):
+                to_trash(settings, part)
+    for path in beside:
+        file = path.with_suffix(".mp4").relative_to(settings.media_dir).as_posix()
+        if file not in known and file not in expected and path.exists():
+            to_trash(settings, path)
+
+
+def mark_missing(settings: Settings, store: Store) -> None:
+    """Rows whose file is gone are marked, rows whose file is back are unmarked."""
+    for clip_id, file, missing in store.clips.files():
+        gone = not (settings.media_dir / file).is_file()
+        if gone != missing:
+            store.clips.set_missing(clip_id, gone)
+
+
+def sweep_parts(settings: Settings, store: Store, now: float) -> None:
+    """Removes unfinished files that no living attempt writes. Each is named after its job and lease."""
+    parts = list(settings.parts_dir.glob("*.part"))
+    held = {part_name(claim.job, claim.token) for claim in store.leases.held()}
+    for path in parts:
+        if path.name not in held:
+            path.unlink(missing_ok=True)
+    for path in settings.data_dir.rglob(".*.part"):  # a crash within one of our own atomic writes
+        if _older(path, now, TEMPORARY_AFTER_SECONDS):
+            path.unlink(missing_ok=True)
+
+
+def sweep_job_folders(settings: Settings, store: Store, now: float) -> None:
+    """Sampling states of jobs that will not need them: done, cancelled, unknown, or failed a week ago."""
+    for folder in settings.jobs_dir.iterdir():
+        try:
+            job: Job | None = store.jobs.get(folder.name)
+        except Exception:  # noqa: BLE001  (a folder that names no job; kept while it is young)
+            job = None
+        old = _older(folder, now, FORGET_AFTER_SECONDS)
+        if (job is None and old) or (job is not None and (
+                job.state in (JobState.DONE, JobState.CANCELLED) or (job.state is JobState.FAILED and old))):
+            drop_workspace(settings, folder.name)
+
+
+def drop_workspace(settings: Settings, job_id: str) -> None:
+    """Removes a job's sampling states and preview; its log stays."""
+    shutil.rmtree(settings.job_dir(job_id) / "work", ignore_errors=True)
+    (settings.job_dir(job_id) / "preview.webp").unlink(missing_ok=True)
+
+
+def write_stale_sidecars(settings: Settings, store: Store) -> None:
+    """Brings sidecars up to their rows. What cannot be written stays marked and is tried again next time."""
+    for clip in store.clips.stale():
+        if not (settings.media_dir / clip.file).is_file():
+            continue
+        try:
+            write_sidecar(settings.media_dir, clip)
+            store.clips.sidecar_written(clip)
+        except (OSError, StorageBlocked) as error:
+            log.warning("the sidecar of %s was not written: %s", clip.file, error)
+            return
+
+
+def to_trash(settings: Settings, path: Path) -> None:
+    """Moves a file to trash/, under a name that is free there."""
+    if not path.exists():
+        return
+    settings.trash_dir.mkdir(exist_ok=True)
+    target = settings.trash_dir / path.name
+    number = 1
+    while target.exists():
+        number += 1
+        target = settings.trash_dir / f"{path.stem}-{number}{path.suffix}"
+    path.rename(target)
+    log.warning("%s belongs to no clip and was moved to %s", path.name, target)
+
+
+def part_name(job: Job, token: str) -> str:
+    """Name of an attempt's unfinished file."""
+    return f"{job.id}-{token}.part"
+
+
+def carry_jobs(old: Path, store: Store) -> int:
+    """Copies jobs and their log out of a readable older history. Returns how many jobs. Damage ends it quietly."""
+    try:
+        connection = sqlite3.connect(f"file:{old}?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        try:
+            rows = [dict(row) for row in connection.execute("SELECT * FROM jobs")]
+            events = [dict(row) for row in connection.execute("SELECT * FROM job_events ORDER BY id")]
+            names = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM projects")}
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        log.warning("jobs could not be read from %s: %s", old, error)
+        return 0
+    projects = {identity: store.projects.restore(Project(id=identity, name=row["name"], created_at=row["created_at"]),
+                                                 owner=row["owner"]) for identity, row in names.items()}
+
+    def work(c):  # type: ignore[no-untyped-def]
+        there = set(c.execute(select(jobs.c.id)).scalars())
+        fresh = [row for row in rows if row["id"] not in there and row["project_id"] in projects]
+        for row in fresh:
+            values = {name: value for name, value in row.items() if name in jobs.c}
+            c.execute(insert(jobs).values(values | {"project_id": projects[row["project_id"]]}))
+        taken = {row["id"] for row in fresh}
+        for event in events:
+            if event["job_id"] in taken:
+                c.execute(insert(job_events).values({key: event[key] for key in ("job_id", "at", "what", "detail")}))
+        return len(fresh)
+    return int(store.database.write(work))
+
+
+def _videos(settings: Settings) -> list[Path]:
+    return sorted(settings.media_dir.glob("*/*.mp4"))
+
+
+def _in_project(clip: Clip, project_id: str) -> Clip:
+    from dataclasses import replace
+
+    return replace(clip, project_id=project_id)
+
+
+def _older(path: Path, now: float, seconds: float) -> bool:
+    try:
+        return now - path.stat().st_mtime > seconds
+    except OSError:
+        return False

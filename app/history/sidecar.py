@@ -1,0 +1,143 @@
+"""The files that tell the history's story without the history: a sidecar beside each clip, a list of projects.
+
+    media/2026-11/20261120-213045_pocket_s7_ab12cd34.mp4  .webp  .json
+    media/projects.json
+
+A sidecar is the clip's recipe plus an object `clip` with everything its row says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from app.history.clips import Projects
+from app.history.ids import is_id
+from app.history.records import Clip, Job, Project
+from engine.errors import InvalidRequest, StorageBlocked
+from engine.request import GenerationRequest
+from engine.video.publish import write_atomic
+from engine.video.recipe import read_recipe
+
+log = logging.getLogger(__name__)
+PROJECTS_FILE = "projects.json"
+FILE = re.compile(r"[0-9]{4}-[0-9]{2}/[A-Za-z0-9._-]{1,120}\.mp4\Z")
+NAME_WORDS = 8
+
+
+def clip_file(job: Job) -> str:
+    """Path of the job's mp4 below the media folder. A pure function of the job: every attempt lands on the same name.
+
+    The last eight digits of the id are its random ones; the first say the time, which is in the name anyway.
+    """
+    at = time.gmtime(job.created_at)
+    model = re.sub(r"[^a-z0-9-]+", "-", Path(str(job.request["model"])).name.lower()).strip("-")[:40] or "model"
+    return f"{time.strftime('%Y-%m', at)}/{time.strftime('%Y%m%d-%H%M%S', at)}_{model}_s{job.request['seed']}_{job.id[-8:]}.mp4"
+
+
+def title(prompt: str) -> str:
+    """A clip's first name: the prompt's first words."""
+    words = prompt.split()
+    return " ".join(words[:NAME_WORDS])[:80] + ("..." if len(words) > NAME_WORDS else "")
+
+
+def write_sidecar(media_dir: Path, clip: Clip) -> None:
+    """Atomically. Raises OSError, StorageBlocked."""
+    values = asdict(clip)
+    recipe = values.pop("recipe")
+    values.pop("missing")
+    text = json.dumps(recipe | {"clip": values}, ensure_ascii=False, indent=1, sort_keys=True)
+    write_atomic((media_dir / clip.file).with_suffix(".json"), text.encode())
+
+
+def read_sidecar(media_dir: Path, path: Path) -> Clip | None:
+    """The clip that a sidecar below `media_dir` tells of; None when it is no sound sidecar. The file is untrusted."""
+    try:
+        recipe = read_recipe(path)
+        values = recipe.pop("clip")
+        file = PurePosixPath(path.relative_to(media_dir)).with_suffix(".mp4").as_posix()
+        clip = Clip(**{field.name: values[field.name] for field in fields(Clip)
+                       if field.name not in ("recipe", "missing", "file")}, recipe=recipe, file=file)
+        return clip if _sound(clip) else None
+    except (InvalidRequest, KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _sound(clip: Clip) -> bool:
+    texts = (clip.owner, clip.name, clip.prompt, clip.model, clip.sha256)
+    counts = (clip.size_bytes, clip.width, clip.height, clip.frames, clip.seed)
+    times = (clip.fps, clip.created_at, *([] if clip.trashed_at is None else [clip.trashed_at]))
+    for text in texts:
+        text.encode()  # lone surrogates raise ValueError
+    return (all(map(is_id, (clip.id, clip.job_id, clip.project_id))) and all(isinstance(text, str) for text in texts)
+            and all(type(count) is int and 0 <= count < 2**63 for count in counts)
+            and all(isinstance(at, (int, float)) and math.isfinite(at) for at in times)
+            and isinstance(clip.favourite, bool) and (clip.made_from is None or is_id(clip.made_from))
+            and FILE.match(clip.file) is not None)
+
+
+def clip_from_mp4(media_dir: Path, path: Path, *, owner: str, project_id: str) -> Clip | None:
+    """The clip in an mp4 that has lost its sidecar, from the recipe inside it; None when it is not one of ours."""
+    from engine.video.probe import probe  # PyAV takes 0.3 s, and this is seldom needed
+
+    try:
+        recipe = read_recipe(path)
+        request = GenerationRequest.from_mapping(recipe["request"])
+        if not is_id(recipe.get("clip_id")) or request.seed is None:
+            return None
+        facts = probe(path)
+        made_from = recipe.get("made_from")
+        clip = Clip(id=recipe["clip_id"], owner=owner, project_id=project_id, job_id=recipe["clip_id"],
+                    name=title(request.prompt), prompt=request.prompt, model=request.model, seed=request.seed,
+                    file=path.relative_to(media_dir).as_posix(), sha256=file_sha256(path), size_bytes=path.stat().st_size,
+                    width=facts.width, height=facts.height, frames=facts.frames, fps=facts.fps, recipe=recipe,
+                    favourite=False, made_from=made_from if is_id(made_from) else None, created_at=path.stat().st_mtime)
+        return clip if _sound(clip) else None
+    except (InvalidRequest, KeyError, TypeError, ValueError, OSError) as error:
+        log.info("%s holds no clip of this studio: %s", path.name, error)
+        return None
+    except Exception as error:  # noqa: BLE001  (damaged video: PyAV's errors and OutputRejected; recovery must go on)
+        log.warning("%s cannot be read: %s", path.name, error)
+        return None
+
+
+def file_sha256(path: Path) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def with_real_bytes(media_dir: Path, clip: Clip) -> Clip:
+    """`clip` with size and checksum of the file that is really there."""
+    path = media_dir / clip.file
+    return replace(clip, sha256=file_sha256(path), size_bytes=path.stat().st_size)
+
+
+def write_projects(media_dir: Path, projects: Projects) -> None:
+    """The names of all projects, beside the clips. Best effort: the names are also in the history."""
+    rows = [{"owner": owner, "id": project.id, "name": project.name, "created_at": project.created_at}
+            for owner, project in projects.every()]
+    try:
+        write_atomic(media_dir / PROJECTS_FILE, json.dumps(rows, ensure_ascii=False, indent=1).encode())
+    except (OSError, StorageBlocked) as error:
+        log.warning("the list of projects was not written: %s", error)
+
+
+def read_projects(media_dir: Path) -> tuple[tuple[str, Project], ...]:
+    """(owner, project) from the list beside the clips; what is not sound is left out."""
+    try:
+        rows: Any = json.loads((media_dir / PROJECTS_FILE).read_text(encoding="utf-8"))
+        return tuple((str(row["owner"]), Project(id=row["id"], name=str(row["name"]), created_at=float(row["created_at"])))
+                     for row in rows if is_id(row["id"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()

@@ -1,0 +1,50 @@
+"""One history: its parts, and the small values that belong to no row (`meta`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from app.history.clips import Clips, Projects
+from app.history.database import Database
+from app.history.jobs import Jobs
+from app.history.leases import Leases
+from app.history.migrate import migrate
+from app.history.schema import meta
+from app.settings import Settings
+from app.storage import drop_ballast
+
+
+class Store:
+    """Owns the connections to one history. Open it with `app.history.opening.open_store`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.database = Database(settings.db_path, make_room=lambda: drop_ballast(settings))
+        self.jobs = Jobs(self.database)
+        self.leases = Leases(self.database, settings.lease_seconds)
+        self.clips = Clips(self.database)
+        self.projects = Projects(self.database)
+
+    def migrate(self, backups_dir: Path) -> None:
+        migrate(self.database, backups_dir)
+
+    def remember(self, key: str, value: Any, *, now: float) -> None:
+        """Stores one JSON value under `key`."""
+        def work(c: Connection) -> None:
+            c.execute(delete(meta).where(meta.c.key == key))
+            c.execute(insert(meta).values(key=key, value=json.dumps(value), at=now))
+        self.database.write(work)
+
+    def recall(self, key: str) -> tuple[Any, float] | None:
+        """(value, when it was stored), or None."""
+        row = self.database.read(lambda c: c.execute(select(meta).where(meta.c.key == key)).one_or_none())
+        return None if row is None else (json.loads(row.value), row.at)
+
+    def forget(self, key: str) -> None:
+        self.database.write(lambda c: c.execute(delete(meta).where(meta.c.key == key)))
+
+    def close(self) -> None:
+        self.database.close()

@@ -1,0 +1,91 @@
+"""What the studio needs of an engine, and the real one. Tests and the chaos bench put a fake behind the same door."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from engine.errors import InvalidRequest
+from engine.events import Event
+from engine.hardware import Hardware, detect
+from engine.models.catalogue import find, installed
+from engine.plan import Plan
+from engine.spec import ModelSpec, read_spec
+
+
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """The engine as the queue sees it. Making one costs nothing; weights live in what `open_models` returns."""
+
+    def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]: ...
+
+    def spec(self, model: str, models_dir: Path | None) -> ModelSpec:
+        """Raises ModelNotFound, ModelInvalid."""
+
+    def hardware(self) -> Hardware:
+        """What a job of this process could use: memory that this process itself holds counts as free."""
+
+    def open_models(self) -> Closeable: ...
+
+    def warm_up(self) -> None:
+        """Does the slow imports, so that the first job need not wait for them."""
+
+    def reached(self, point: str) -> None:
+        """Called at the named points of publishing. Only tests do something here (crash)."""
+
+    def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
+            cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> Iterator[Event]:
+        """See `engine.run.run`."""
+
+
+class SprocketEngine:
+    """The real engine. Imports torch only in `run`, `open_models` and `warm_up`."""
+
+    def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]:
+        return installed(models_dir=models_dir)
+
+    def spec(self, model: str, models_dir: Path | None) -> ModelSpec:
+        return read_spec(find(model, models_dir=models_dir), model)
+
+    def hardware(self) -> Hardware:
+        machine = detect()
+        if machine.device == "cpu":
+            own = psutil.Process().memory_info().rss
+            return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
+        return machine
+
+    def open_models(self) -> Closeable:
+        from engine.models.cache import ModelCache
+
+        return ModelCache()
+
+    def warm_up(self) -> None:
+        importlib.import_module("engine.run")
+
+    def reached(self, point: str) -> None:
+        pass
+
+    def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
+            cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> Iterator[Event]:
+        from engine.run import run
+
+        return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
+                   checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds)
+
+
+def open_engine(name: str) -> Engine:
+    """The engine behind `module:callable`. Raises InvalidRequest (field 'engine')."""
+    module, _, attribute = name.partition(":")
+    try:
+        made: Engine = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidRequest("engine", f"{name!r} cannot be opened ({error}). Unset SPROCKET_ENGINE.") from error
+    return made

@@ -1,0 +1,35 @@
+"""One job in this very process, beside a server or without one: what `sprocket generate` does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from app.errors import NotAllowed
+from app.history.records import Job
+from app.history.store import Store
+from app.queue.door import Engine
+from app.queue.executor import Workplace, perform
+from app.queue.process import this_process
+from app.settings import Settings
+from engine.events import Event
+
+
+def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
+            on_event: Callable[[Event], None] | None = None) -> Job:
+    """Runs a waiting job (submitted with `reserve=True`, or any other) to its end and returns it as it then stands.
+
+    Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
+    having cancelled the job.
+    """
+    claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
+    if claim is None:
+        job = store.jobs.get(job_id)
+        raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
+    models = engine.open_models()
+    try:
+        perform(Workplace(settings, store, engine, models, threading.Event()), claim, on_event)
+    finally:
+        models.close()
+    return store.jobs.get(job_id)

@@ -1,0 +1,143 @@
+"""The worker process: claims one job after the other and makes its clip. It may die at any moment.
+
+    python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID]
+
+SIGTERM: claims nothing more, saves the running job's state, hands it back, ends within `Settings.stop_seconds`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import logging
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from app import storage
+from app.errors import HistoryDamaged, SchemaTooNew
+from app.history.leases import Limits
+from app.history.opening import open_store
+from app.history.store import Store
+from app.queue.door import Engine, open_engine
+from app.queue.executor import Workplace, perform
+from app.queue.process import ProcessId, die_with_parent, orphaned, this_process, volunteer_for_oom_killer
+from app.settings import Settings
+from engine.errors import SprocketError
+
+log = logging.getLogger(__name__)
+META_KEY = "worker"
+REPORT_SECONDS = 10.0
+CHORES_SECONDS = 2.0
+UNUSABLE_EXIT = 3
+"""Exit code when starting again cannot help: the history is damaged, or of a newer version."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m app.queue.worker", description="Runs the queue of one data directory.")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--engine")
+    parser.add_argument("--parent", type=int, help="end when this process does")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker %(levelname)s %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below
+    faulthandler.enable()
+    if options.parent is not None:
+        die_with_parent(options.parent)
+    volunteer_for_oom_killer()
+    given = {"data_dir": options.data_dir, "engine": options.engine}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    stopping = threading.Event()
+    _stop_on_signals(stopping, settings.stop_seconds)
+    try:
+        store = open_store(settings)
+    except (SchemaTooNew, HistoryDamaged) as error:
+        log.error("%s", error)
+        return UNUSABLE_EXIT
+    try:
+        work(settings, store, open_engine(settings.engine), stopping, parent=options.parent)
+    finally:
+        store.close()
+    return 0
+
+
+def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
+    def stop(number: int, frame: Any) -> None:
+        stopping.set()
+        if hasattr(signal, "setitimer"):  # the kernel ends a worker that does not come to its end
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the server, which then stops its worker in order
+
+
+def work(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, *, parent: int | None = None) -> None:
+    """Runs jobs until `stopping` is set or the parent is gone."""
+    who = this_process()
+    place = Workplace(settings, store, engine, engine.open_models(), stopping)
+    threading.Thread(target=_warm_up, args=(engine,), name="warm-up", daemon=True).start()
+    reporter = threading.Thread(target=_report, args=(place, who), name="report", daemon=True)
+    reporter.start()
+    chores_at = 0.0
+    try:
+        while not stopping.is_set() and not (parent is not None and orphaned(parent)):
+            try:
+                if time.monotonic() >= chores_at:
+                    chores(settings, store)
+                    chores_at = time.monotonic() + CHORES_SECONDS
+                claim = store.leases.claim(who, now=time.time())
+            except HistoryDamaged:
+                raise
+            except SprocketError as error:  # a full disk, a history that is held by another process
+                log.warning("the queue is not reachable: %s", error)
+                stopping.wait(CHORES_SECONDS)
+                continue
+            if claim is None:
+                stopping.wait(settings.tick_seconds)
+            else:
+                perform(place, claim)
+    finally:
+        stopping.set()
+        reporter.join(timeout=1.0)
+        place.models.close()
+        with contextlib.suppress(SprocketError):
+            store.forget(META_KEY)
+
+
+def chores(settings: Settings, store: Store) -> None:
+    """Takes jobs back from the dead, and lets blocked jobs go on once there is room."""
+    now = time.time()
+    store.leases.reap(now=now, limits=Limits(settings.max_crashes, settings.max_kills))
+    if store.leases.any_blocked() and storage.problem(settings) is None:
+        storage.keep_ballast(settings)
+        store.leases.unblock(now=now)
+
+
+def _warm_up(engine: Engine) -> None:
+    try:
+        engine.warm_up()
+    except Exception:  # noqa: BLE001  (the first job meets the same error and says it to its owner)
+        log.exception("the engine could not be warmed up")
+
+
+def _report(place: Workplace, who: ProcessId) -> None:
+    """Tells the history, every few seconds, that this worker lives and what hardware it has."""
+    while True:
+        try:
+            place.store.remember(META_KEY, {"process": who.to_json(), "hardware": asdict(place.engine.hardware())},
+                                 now=time.time())
+        except SprocketError as error:
+            log.warning("the worker's report was not written: %s", error)
+        if place.stopping.wait(REPORT_SECONDS):
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Every knob of one installation, documented where it is declared.
+
+Order of precedence: arguments, then environment (`SPROCKET_` + the field's name in capitals), then the defaults here.
+Reading settings creates nothing on disk; `make_folders` does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024**2
+
+
+class Settings(BaseSettings):
+    """One installation. Frozen; `to_env()` gives a child process the same settings."""
+
+    model_config = SettingsConfigDict(env_prefix="SPROCKET_", frozen=True, extra="ignore", validate_default=True)
+
+    data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("sprocket", appauthor=False)))
+    """Everything the studio keeps: history, clips, running jobs, trash."""
+    host: str = "127.0.0.1"
+    """Address the page listens on. Anything but a loopback address shows the studio to the network."""
+    port: int = Field(default=7860, ge=0, le=65535)
+    """TCP port of the page; 0 takes any free one."""
+    models_dir: Path | None = None
+    """Folder with further checkpoints in diffusers layout, one folder each. None: only the shipped ones."""
+    engine: str = "app.queue.door:SprocketEngine"
+    """`module:callable` that makes the engine's door (`app.queue.door.Engine`). Tests put a fake one here."""
+    checkpoint_seconds: float = Field(default=30.0, ge=0.0)
+    """A running job saves its sampling state at most this far apart, in seconds."""
+    preview_seconds: float = Field(default=1.0, ge=0.0)
+    """Least time between two previews, in seconds."""
+    lease_seconds: float = Field(default=30.0, gt=0.0)
+    """A worker that has not been heard of for so long has lost its job."""
+    heartbeat_seconds: float = Field(default=5.0, gt=0.0)
+    """A worker renews its lease this often."""
+    tick_seconds: float = Field(default=0.25, gt=0.0, le=0.5)
+    """Progress is written and a wish to cancel is read at most this often, in seconds."""
+    cancel_grace_seconds: float = Field(default=20.0, gt=0.0)
+    """A cancelled job that does not stop gets SIGTERM after so long, and SIGKILL 10 s later."""
+    stop_seconds: float = Field(default=30.0, gt=0.0)
+    """Longest time a worker may take from SIGTERM to its end."""
+    max_crashes: int = Field(default=3, ge=1)
+    """A job whose worker crashes this often at the same place fails instead of being tried again."""
+    max_kills: int = Field(default=25, ge=1)
+    """The same limit for workers that something outside killed (SIGKILL, not for memory) at the same place."""
+    max_waiting: int = Field(default=64, ge=1)
+    """Most waiting jobs of one owner."""
+    min_free_bytes: int = Field(default=256 * MIB, ge=0)
+    """Jobs wait as `blocked` while the disk has less than this free, beyond what the job itself needs."""
+    ballast_bytes: int = Field(default=16 * MIB, ge=0)
+    """A file that is given up when the disk is full, so that the history can still say so. 0: none."""
+    backups: int = Field(default=3, ge=1)
+    """Daily copies of the history that are kept."""
+
+    @field_validator("data_dir", "models_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else Path(os.path.abspath(value.expanduser()))  # noqa: PTH100  (resolve() follows links)
+
+    @property
+    def db_path(self) -> Path:
+        return self.data_dir / "history.db"
+
+    @property
+    def media_dir(self) -> Path:
+        """Published clips below year-month folders: `.mp4`, `.webp` poster, `.json` sidecar."""
+        return self.data_dir / "media"
+
+    @property
+    def parts_dir(self) -> Path:
+        """Unfinished files; inside `media_dir`, so that publishing stays within one file system."""
+        return self.media_dir / ".parts"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """One folder a job: log, checkpoint, preview."""
+        return self.data_dir / "jobs"
+
+    @property
+    def trash_dir(self) -> Path:
+        """Files recovery could not place. Nothing is ever deleted by recovery."""
+        return self.data_dir / "trash"
+
+    @property
+    def backups_dir(self) -> Path:
+        return self.data_dir / "backups"
+
+    @property
+    def ballast_path(self) -> Path:
+        return self.data_dir / "ballast.bin"
+
+    def job_dir(self, job_id: str) -> Path:
+        return self.jobs_dir / job_id
+
+    def make_folders(self) -> None:
+        """Creates the data directory, readable by its owner only. Raises OSError."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.media_dir, self.parts_dir, self.jobs_dir, self.trash_dir, self.backups_dir):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def to_env(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        return {f"SPROCKET_{name.upper()}": str(value)
+                for name, value in self.model_dump().items() if value is not None}

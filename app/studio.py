@@ -1,0 +1,333 @@
+"""The use-cases of the studio. Pages, command line and HTTP call this and nothing below it; no torch, no Gradio.
+
+Every call names its owner; an id of somebody else is not found, like one that never was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import storage
+from app.errors import NotAllowed, NotFound
+from app.history.ids import is_id
+from app.history.opening import MESSAGE, open_store
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.history.recovery import write_stale_sidecars
+from app.history.sidecar import write_projects
+from app.history.store import Store
+from app.queue.door import Engine, open_engine
+from app.queue.process import from_json, surely_dead, this_process
+from app.queue.supervisor import STATUS_KEY
+from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.settings import Settings
+from engine.errors import InvalidRequest, SprocketError
+from engine.events import Event
+from engine.hardware import Hardware
+from engine.plan import Plan, Timing, forecast_seconds, plan
+from engine.request import GenerationRequest
+from engine.spec import ModelSpec
+from engine.video.recipe import read_recipe
+
+LOCAL = "local"
+DRAWN_SEEDS = 2**31
+"""Seeds that are drawn stay below this, so that people can read and type them."""
+HISTORY_FOR_FORECAST = 100
+MAX_KEY_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class StudioStatus:
+    """How the studio is, as a page's header says it."""
+
+    worker_alive: bool
+    disk_free_bytes: int
+    blocked_reason: str | None
+    """Why no job can be stored or run now; None when all is well."""
+    queued: int
+    running: int
+    hardware: Hardware | None
+    worker_message: str | None = None
+    """Why the worker is not running, when that is known."""
+    recovery_message: str | None = None
+    """What happened to the history, until it is dismissed."""
+
+
+def open_studio(settings: Settings) -> Studio:
+    """A studio on the history of `settings.data_dir`, which is made, migrated or recovered as needed."""
+    return Studio(settings, open_store(settings))
+
+
+class Studio:
+    """Owns its store; `close()` it. Threads may share one."""
+
+    def __init__(self, settings: Settings, store: Store, engine: Engine | None = None) -> None:
+        self.settings = settings
+        self.store = store
+        self._engine = engine or open_engine(settings.engine)
+
+    def close(self) -> None:
+        self.store.close()
+
+    # ---- jobs
+
+    def submit(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL, project_id: str | None = None,
+               idempotency_key: str | None = None, made_from: str | None = None, reserve: bool = False) -> Job:
+        """One durable job, or the one that the same `idempotency_key` made before. Returns once it is on the disk.
+
+        `reserve`: this process will run it itself (`run_here`); should it die first, the server's worker does.
+        Raises InvalidRequest, CannotFit, ModelNotFound, ModelInvalid, NotFound (project, parent clip), NotAllowed (too
+        many wait), StorageBlocked. No row exists then.
+        """
+        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+        key = _checked_key(idempotency_key)
+        resolved = self._planned(wish)
+        now = time.time()
+        project = self._project(project_id, owner, now)
+        if made_from is not None:
+            self.clip(made_from, owner=owner)
+        seed = secrets.randbelow(DRAWN_SEEDS) if wish.seed is None else wish.seed
+        job = self.store.jobs.add(
+            owner=owner, project_id=project.id, request=dataclasses.replace(wish, seed=seed).to_json(),
+            asked=wish.to_json(), now=now, max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting,
+            steps=resolved.steps, notes=resolved.notes, idem_key=key, made_from=made_from,
+            reserved_by=this_process().to_json() if reserve else None)
+        return job
+
+    def run_here(self, job_id: str, on_event: Callable[[Event], None] | None = None) -> Job:
+        """Runs a waiting job in this process and returns it as it then stands. See `app.queue.inline.run_one`."""
+        from app.queue.inline import run_one
+
+        return run_one(self.settings, self.store, self._engine, job_id, on_event)
+
+    def job(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        return self.store.jobs.get(_id(job_id, "job"), owner=owner)
+
+    def jobs(self, *, owner: str = LOCAL, active_only: bool = False, limit: int = 100) -> tuple[Job, ...]:
+        """Running first, then waiting in order, then ended ones, newest first."""
+        return self.store.jobs.list(owner=owner, active_only=active_only, limit=limit)
+
+    def job_events(self, job_id: str, *, owner: str = LOCAL) -> tuple[JobEvent, ...]:
+        return self.store.jobs.events(_id(job_id, "job"), owner=owner)
+
+    def current_job(self, *, owner: str = LOCAL) -> Job | None:
+        """What a page that has just been opened should show: the running job, else the first waiting one."""
+        active = self.store.jobs.list(owner=owner, active_only=True, limit=1)
+        return active[0] if active else None
+
+    def cancel(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        """Raises NotFound, NotAllowed (it has ended or is being saved). Cancelling twice is fine."""
+        return self.store.jobs.ask_cancel(_id(job_id, "job"), owner=owner, now=time.time())
+
+    def retry(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        """The same failed or cancelled job again, from where it saved its state. Raises NotFound, NotAllowed."""
+        return self.store.jobs.retry(_id(job_id, "job"), owner=owner, now=time.time())
+
+    def duplicate(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        """A new job with the same request, seed included."""
+        job = self.job(job_id, owner=owner)
+        return self.submit(job.request, owner=owner, project_id=job.project_id, made_from=job.made_from)
+
+    def move(self, job_id: str, *, owner: str = LOCAL, to: str) -> Job:
+        """`to`: up, down, top, bottom, among the owner's waiting jobs."""
+        return self.store.jobs.move(_id(job_id, "job"), owner=owner, to=to)
+
+    def pause(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        """A waiting job keeps waiting until `resume`."""
+        return self.store.jobs.pause(_id(job_id, "job"), owner=owner, now=time.time())
+
+    def resume(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        return self.store.jobs.resume(_id(job_id, "job"), owner=owner, now=time.time())
+
+    def take_back(self, job_id: str, *, owner: str = LOCAL) -> GenerationRequest:
+        """Cancels a waiting job and returns its request, to be changed and submitted again. Raises NotAllowed if it runs."""
+        job = self.job(job_id, owner=owner)
+        if job.state not in (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED):
+            raise NotAllowed(f"Only waiting jobs can be taken back; this one is {job.state.value}.")
+        request = GenerationRequest.from_mapping(job.request)
+        after = self.store.jobs.ask_cancel(job.id, owner=owner, now=time.time())
+        if after.state is not JobState.CANCELLED:
+            raise NotAllowed("This job has just been started; it is being cancelled. Its settings stay in the list.")
+        return request
+
+    def preview_path(self, job_id: str, *, owner: str = LOCAL) -> Path | None:
+        """The newest preview (WebP film strip) of a job; None when there is none."""
+        job = self.job(job_id, owner=owner)
+        path = self.settings.job_dir(job.id) / "preview.webp"
+        return path if path.is_file() else None
+
+    def log_text(self, job_id: str, *, owner: str = LOCAL, last_bytes: int = 20_000) -> str:
+        """The end of the job's own log, plain text."""
+        path = self.settings.job_dir(self.job(job_id, owner=owner).id) / "log.txt"
+        try:
+            return path.read_bytes()[-last_bytes:].decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    # ---- clips
+
+    def clips(self, query: ClipQuery | None = None, *, owner: str = LOCAL) -> ClipPage:
+        return self.store.clips.page(query or ClipQuery(), owner=owner)
+
+    def clip(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
+        return self.store.clips.get(_id(clip_id, "clip"), owner=owner)
+
+    def clip_path(self, clip_id: str, *, owner: str = LOCAL) -> Path:
+        """The mp4. Raises NotFound, also when the file is gone."""
+        return self._file(clip_id, owner, ".mp4")
+
+    def poster_path(self, clip_id: str, *, owner: str = LOCAL) -> Path:
+        """The poster (WebP)."""
+        return self._file(clip_id, owner, ".webp")
+
+    def lineage(self, clip_id: str, *, owner: str = LOCAL) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+        """(what this clip was made from, nearest first; what was made from it)."""
+        return self.store.clips.lineage(_id(clip_id, "clip"), owner=owner)
+
+    def rename(self, clip_id: str, name: str, *, owner: str = LOCAL) -> Clip:
+        return self._saved(self.store.clips.rename(_id(clip_id, "clip"), name, owner=owner))
+
+    def set_favourite(self, clip_id: str, favourite: bool = True, *, owner: str = LOCAL) -> Clip:
+        return self._saved(self.store.clips.set_favourite(_id(clip_id, "clip"), bool(favourite), owner=owner))
+
+    def trash(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
+        """Out of the gallery; `untrash` brings it back. The files stay."""
+        return self._saved(self.store.clips.set_trashed(_id(clip_id, "clip"), time.time(), owner=owner))
+
+    def untrash(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
+        return self._saved(self.store.clips.set_trashed(_id(clip_id, "clip"), None, owner=owner))
+
+    def move_clip(self, clip_id: str, project_id: str, *, owner: str = LOCAL) -> Clip:
+        return self._saved(self.store.clips.set_project(_id(clip_id, "clip"), _id(project_id, "project"), owner=owner))
+
+    def clip_request(self, clip_id: str, *, owner: str = LOCAL) -> GenerationRequest:
+        """What to ask for to get this clip again."""
+        return _request_of(self.clip(clip_id, owner=owner).recipe)
+
+    def request_from_file(self, path: Path) -> GenerationRequest:
+        """The request in a Sprocket mp4 or sidecar from anywhere. Raises InvalidRequest."""
+        return _request_of(read_recipe(Path(path)))
+
+    # ---- projects
+
+    def projects(self, *, owner: str = LOCAL) -> tuple[Project, ...]:
+        return self.store.projects.list(owner=owner, now=time.time())
+
+    def create_project(self, name: str, *, owner: str = LOCAL) -> Project:
+        self.store.projects.default(owner=owner, now=time.time())
+        project = self.store.projects.create(name, owner=owner, now=time.time())
+        write_projects(self.settings.media_dir, self.store.projects)
+        return project
+
+    def rename_project(self, project_id: str, name: str, *, owner: str = LOCAL) -> Project:
+        project = self.store.projects.rename(_id(project_id, "project"), name, owner=owner)
+        write_projects(self.settings.media_dir, self.store.projects)
+        return project
+
+    # ---- models, forecasts, health
+
+    def models(self) -> tuple[ModelSpec, ...]:
+        return self._engine.installed(self.settings.models_dir)
+
+    def spec(self, model: str) -> ModelSpec:
+        """Raises ModelNotFound, ModelInvalid."""
+        return self._engine.spec(model, self.settings.models_dir)
+
+    def forecast(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> Forecast:
+        """What the request would cost here. Raises what `submit` raises for the request."""
+        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+        resolved = self._planned(wish)
+        timings = [timing for timing in map(timing_of, self.store.clips.recent(limit=HISTORY_FOR_FORECAST)) if timing]
+        seconds, basis = forecast_seconds(resolved, timings)
+        return Forecast(seconds=seconds, memory_bytes=resolved.predicted_bytes, basis=basis, notes=resolved.notes,
+                        queued_ahead=self.store.jobs.ahead_of())
+
+    def status(self) -> StudioStatus:
+        counts = self.store.jobs.counts()
+        process, hardware = self._worker()
+        message = self.store.recall(STATUS_KEY)
+        recovery = self.store.recall(MESSAGE)
+        return StudioStatus(
+            worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
+            blocked_reason=storage.problem(self.settings), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
+            running=counts[JobState.RUNNING] + counts[JobState.FINALIZING] + counts[JobState.CANCELLING],
+            hardware=hardware, worker_message=message[0] if message and not process else None,
+            recovery_message=recovery[0] if recovery else None)
+
+    def dismiss_recovery_message(self) -> None:
+        self.store.forget(MESSAGE)
+
+    # ---- inside
+
+    def _planned(self, wish: GenerationRequest) -> Plan:
+        spec = self.spec(wish.model)
+        _alive, hardware = self._worker()
+        return plan(wish, spec, hardware or self._engine.hardware())
+
+    def _worker(self) -> tuple[bool, Hardware | None]:
+        """(is a worker alive, the hardware it reported)."""
+        known = self.store.recall(META_KEY)
+        if known is None:
+            return False, None
+        report, at = known
+        alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
+        return alive, Hardware(**report["hardware"]) if alive else None
+
+    def _project(self, project_id: str | None, owner: str, now: float) -> Project:
+        if project_id is None:
+            return self.store.projects.default(owner=owner, now=now)
+        return self.store.projects.get(_id(project_id, "project"), owner=owner)
+
+    def _file(self, clip_id: str, owner: str, ending: str) -> Path:
+        clip = self.clip(clip_id, owner=owner)
+        path = (self.settings.media_dir / clip.file).with_suffix(ending)
+        if path.is_file():
+            return path
+        if ending == ".mp4" and not clip.missing:
+            self.store.clips.set_missing(clip.id, True)
+        raise NotFound(f"The file {path.name} is no longer in {path.parent}.")
+
+    def _saved(self, clip: Clip) -> Clip:
+        """Brings the sidecar up to the row; what fails is done by the next housekeeping."""
+        write_stale_sidecars(self.settings, self.store)
+        return clip
+
+
+def timing_of(clip: Clip) -> Timing | None:
+    """What a clip cost, out of its recipe; None where the recipe does not say."""
+    made, seconds = clip.recipe.get("plan"), clip.recipe.get("seconds")
+    if not isinstance(made, dict) or not isinstance(seconds, dict) or not isinstance(made.get("work"), dict):
+        return None
+    return Timing(model=clip.model, device=str(made.get("device")), work=_numbers(made["work"]), seconds=_numbers(seconds))
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)}
+
+
+def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
+    return GenerationRequest.from_mapping(recipe["request"])
+
+
+def _id(value: object, what: str) -> str:
+    """Raises NotFound for anything that has not the form of an id: no path, no pattern, no other type gets further."""
+    if not is_id(value):
+        raise NotFound(f"There is no such {what}.")
+    return str(value)
+
+
+def _checked_key(key: object) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
+        raise InvalidRequest("idempotency_key", f"must be 1 to {MAX_KEY_CHARS} printable characters.")
+    return key
+
+
+__all__ = ["LOCAL", "SprocketError", "Studio", "StudioStatus", "open_studio", "timing_of"]
