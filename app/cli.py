@@ -1,0 +1,331 @@
+"""The `sprocket` command. Thin: every command builds values, calls the studio, prints.
+
+    sprocket generate --prompt TEXT [...]     one clip in this process, no server needed, through the same history
+    sprocket serve                            the studio in a browser
+    sprocket queue | history | models         list --json, and what else they offer
+    sprocket doctor                           what this machine has, and what is wrong with it
+
+Exit codes: 0 done, 2 bad request, 3 cannot fit this machine, 1 any other failure. With `--json` one JSON object goes to
+standard output and everything for people to standard error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from app.history.records import Clip, ClipQuery, Job, JobState
+from app.settings import Settings
+from app.studio import Studio, open_studio
+from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
+from engine.events import Event, Resumed, StageStarted, StepDone
+from engine.request import GenerationRequest
+from engine.video.publish import storage_errors
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Make videos with open video-diffusion models, on your own machine.")
+queue_app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, what waits.")
+history_app = typer.Typer(no_args_is_help=True, help="Clips: list, show, restore, rebuild.")
+models_app = typer.Typer(no_args_is_help=True, help="Models on this machine.")
+app.add_typer(queue_app, name="queue")
+app.add_typer(history_app, name="history")
+app.add_typer(models_app, name="models")
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="SPROCKET_DATA_DIR", show_default=False,
+                                              help="Where clips, history and queue live.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+def main() -> None:
+    """Entry point of the console script: turns the error tree into exit codes."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log takes what is below
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except InvalidRequest as error:
+        _fail(error, 2, as_json, field=error.field, suggestion=error.suggestion)
+    except (ModelNotFound, ModelInvalid) as error:
+        _fail(error, 2, as_json, field="model")
+    except CannotFit as error:
+        _fail(error, 3, as_json)
+    except SprocketError as error:
+        _fail(error, 1, as_json)
+
+
+def _fail(error: SprocketError, code: int, as_json: bool, **details: Any) -> NoReturn:
+    if as_json:
+        print(json.dumps({"error": {"code": error.code, "message": str(error), **details}}))
+    print(f"sprocket: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _say(text: str) -> None:
+    """A line for people; standard output stays free for JSON."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_list(name: str, rows: list[dict[str, Any]], as_json: bool, line: Callable[[dict[str, Any]], str], *,
+                empty: str) -> None:
+    if as_json:
+        print(json.dumps({name: rows}))
+        return
+    for row in rows:
+        print(line(row))
+    if not rows:
+        _say(empty)
+
+
+@contextmanager
+def _studio(data_dir: Path | None) -> Iterator[Studio]:
+    studio = open_studio(_settings(data_dir))
+    try:
+        yield studio
+    finally:
+        studio.close()
+
+
+def _settings(data_dir: Path | None, **values: Any) -> Settings:
+    given = {"data_dir": data_dir, **values}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help="What the video should show.")],
+    negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    model: Annotated[str, typer.Option(help="A name from `sprocket models list`, or a folder.")] = "pocket",
+    seed: Annotated[int | None, typer.Option(help="0 to 2^63 - 1; drawn when left out.")] = None,
+    frames: Annotated[int | None, typer.Option(help="The model's rule holds, e.g. 8k + 1.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="dpm or ddim.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make one clip in this process, without a server; it is in the same history."""
+    request = GenerationRequest(prompt=prompt, negative=negative, model=model, seed=seed, frames=frames, width=width,
+                                height=height, steps=steps, guidance=guidance, scheduler=scheduler)
+    _check_out(out)
+    started = time.monotonic()
+    with _studio(data_dir) as studio:
+        forecast = studio.forecast(request)
+        about = f"about {forecast.seconds:.0f} s, {forecast.basis}" if forecast.seconds else forecast.basis
+        job = studio.submit(request, reserve=True)
+        _say(f"Job {job.id} with {model}: {about}.")
+        job = studio.run_here(job.id, _Progress())
+        if job.state is not JobState.DONE or job.clip_id is None:
+            raise SprocketError(f"the job ended as {job.state.value}: {job.error or 'see its log'} (job {job.id})")
+        clip = studio.clip(job.clip_id)
+        path = studio.clip_path(clip.id)
+    if out is not None:
+        path = _copy(path, out)
+    _print_clip(clip, path, time.monotonic() - started, as_json)
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuses a target that cannot work before a minute of sampling, not after."""
+    if out is None:
+        return
+    if out.suffix.lower() != ".mp4":
+        raise InvalidRequest("out", f"is {str(out)!r}; the clip is an mp4 file. Give it a name that ends in .mp4.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise InvalidRequest("out", f"is {str(out)!r}; its folder does not exist or it is itself a folder. Choose a file "
+                                    "in a folder that exists.")
+    if not os.access(out.parent, os.W_OK):
+        raise InvalidRequest("out", f"is {str(out)!r}; that folder cannot be written. Choose another.")
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """A copy that is never half there: written beside the target under another name, then renamed over it."""
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    with storage_errors(target.parent):
+        try:
+            shutil.copyfile(source, part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    return target
+
+
+class _Progress:
+    """Says stages and every fifth of the steps, one line each, so that a log stays readable."""
+
+    def __init__(self) -> None:
+        self._fifth = -1
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageStarted):
+            self._fifth = -1
+            _say(f"  {event.stage.value}")
+        elif isinstance(event, Resumed):
+            _say(f"  resumed from step {event.step} of {event.steps}")
+        elif isinstance(event, StepDone):
+            fifth = event.step * 5 // event.steps
+            if fifth > self._fifth:
+                left = "" if event.eta_seconds is None else f", {event.eta_seconds:.0f} s left"
+                _say(f"    {event.step} of {event.steps}{left}")
+            self._fifth = fifth
+
+
+def _print_clip(clip: Clip, path: Path, wall: float, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"path": str(path), "clip": clip.id, "job": clip.job_id, "recipe": clip.recipe,
+                          "seconds": clip.recipe["seconds"], "wall_seconds": round(wall, 3)}))
+        return
+    asked = {name: value for name, value in clip.recipe["request"].items() if value not in ("", None)}
+    _say("Recipe:")
+    for name, value in asked.items():
+        _say(f"  {name:<15}{value}")
+    _say(f"  {'made':<15}{clip.width} x {clip.height}, {clip.frames} frames at {clip.fps:g} fps in {wall:.1f} s")
+    print(path)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """The studio in a browser."""
+    from app.ui.server import serve_from_settings
+
+    serve_from_settings(_settings(data_dir, host=host, port=port))
+
+
+@queue_app.command("list")
+def queue_list(
+    ended: Annotated[bool, typer.Option("--all", help="Also jobs that have ended.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Jobs that run and wait, in order."""
+    with _studio(data_dir) as studio:
+        rows = [_job_row(job) for job in studio.jobs(active_only=not ended)]
+    _print_list("jobs", rows, as_json,
+                lambda r: f"{r['id']}  {r['state']:<10}  {r['step']}/{r['steps']}  {r['request']['prompt'][:60]}",
+                empty="Nothing runs or waits.")
+
+
+@history_app.command("list")
+def history_list(
+    words: Annotated[str, typer.Option(help="Words of the prompt or the name.")] = "",
+    page: Annotated[int, typer.Option(min=1)] = 1,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Clips, newest first, 24 a page."""
+    with _studio(data_dir) as studio:
+        found = studio.clips(ClipQuery(words=words, page=page))
+        rows = [_clip_row(studio, clip) for clip in found.clips]
+    _print_list("clips", rows, as_json, lambda r: f"{r['id']}  {r['seconds']:4.1f} s  {r['file']}  {r['prompt'][:60]}",
+                empty='No clips yet. `sprocket generate --prompt "a red ball bounces over a meadow"` makes a first one.')
+
+
+@history_app.command("show")
+def history_show(clip_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """One clip with its whole recipe."""
+    with _studio(data_dir) as studio:
+        clip = studio.clip(clip_id)
+        parents, children = studio.lineage(clip_id)
+        row = _clip_row(studio, clip) | {"recipe": clip.recipe, "made_from": [c.id for c in parents],
+                                         "made_into": [c.id for c in children]}
+    print(json.dumps(row, indent=None if as_json else 2))
+
+
+@history_app.command("restore")
+def history_restore(
+    source: Annotated[str, typer.Argument(help="A Sprocket mp4 or its .json; or the id of a clip, also one in the trash.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """The request that made a clip, ready for `generate`. A clip in the trash also comes back to the gallery."""
+    with _studio(data_dir) as studio:
+        if Path(source).exists():
+            request = studio.request_from_file(Path(source))
+        else:
+            request = studio.clip_request(source)
+            if studio.clip(source).trashed_at is not None:
+                studio.untrash(source)
+    if as_json:
+        print(json.dumps({"request": request.to_json()}))
+        return
+    print("sprocket generate " + " ".join(_as_options(request)))
+
+
+def _as_options(request: GenerationRequest) -> list[str]:
+    import shlex
+
+    values = {name: value for name, value in request.to_json().items()
+              if value not in ("", None) and name != "schema_version"}
+    return [f"--{name} {shlex.quote(str(value))}" for name, value in values.items()]
+
+
+@history_app.command("rebuild")
+def history_rebuild(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Make the history again from the clips' own files; the old one is kept beside it."""
+    from app.history.opening import rebuild
+
+    found = rebuild(_settings(data_dir))
+    if as_json:
+        print(json.dumps({"clips": found}))
+    else:
+        _say(f"The history was made again from {found} clips.")
+
+
+@models_app.command("list")
+def models_list(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Models that can be used now."""
+    with _studio(data_dir) as studio:
+        rows = [spec.to_json() for spec in studio.models()]
+    _print_list("models", rows, as_json,
+                lambda r: f"{r['name']:<16}{r['native_width']} x {r['native_height']}, {r['native_frames']} frames at "
+                          f"{r['fps']:g} fps, {sum(r['component_bytes'].values()) / 1e6:,.0f} MB",
+                empty="No models: assets/pocket is missing from this copy of Sprocket.")
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """What this machine has, and what is wrong with it. Exit code 1 if something is."""
+    from app.doctor import as_json as findings_json
+    from app.doctor import examine
+
+    findings = examine(_settings(data_dir))
+    report = findings_json(findings)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        marks = {True: "ok  ", False: "BAD ", None: "    "}
+        for finding in findings:
+            print(f"{marks[finding.ok]}{finding.what:<16}{finding.detail}")
+    if not report["ok"]:
+        raise SystemExit(1)
+
+
+def _job_row(job: Job) -> dict[str, Any]:
+    return dataclasses.asdict(job) | {"state": job.state.value}
+
+
+def _clip_row(studio: Studio, clip: Clip) -> dict[str, Any]:
+    row = dataclasses.asdict(clip)
+    del row["recipe"]
+    return row | {"path": str(studio.settings.media_dir / clip.file), "seconds": clip.frames / clip.fps}
+
+
+if __name__ == "__main__":
+    main()
