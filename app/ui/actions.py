@@ -1,0 +1,217 @@
+"""What the buttons and links in the rendered panels do. `assets/studio.js` sends every click as one event:
+
+    {act: 'cancel', job: '...', search: '?view=queue'}  ->  ACTIONS['cancel'](...)  ->  {component: value}
+
+All of it comes from a browser and is untrusted: unknown acts do nothing, ids go to the studio with the owner, and texts are
+checked like any other input.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app.ui import create, views
+from app.ui.address import Address
+from app.ui.form import FIELDS
+from app.ui.html.common import short
+from app.ui.html.status import notice_html
+from app.ui.parts import OWNER, Changes, Parts, remembered
+from engine.errors import InvalidRequest
+
+MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """One click with all a handler needs."""
+
+    studio: Any
+    parts: Parts
+    said: Mapping[str, Any]
+    """`data-*` of the element, and the fields of a form."""
+    at: Address
+    job: str
+    """The job on the screen."""
+    memory: Any
+
+    def text(self, name: str) -> str:
+        value = self.said.get(name)
+        return value if isinstance(value, str) else ""
+
+
+def go(click: Click) -> Changes:
+    """Show the place in the address: a link was followed, Back was pressed, a search was sent."""
+    at, parts, studio = click.at, click.parts, click.studio
+    changes: Changes = {parts.at: at.href(), parts.timer: gr.Timer(active=True)}
+    seen: dict[str, str] = {}
+    changes[parts.header], seen["header"] = views.header(studio, at, remembered(click.memory, "project"))
+    if at.view == "gallery":
+        changes[parts.gallery] = views.gallery(studio, at)
+    elif at.view == "queue":
+        changes[parts.queue], seen["queue"] = views.queue(studio)
+    elif at.job and at.job != click.job:
+        job = views.find_job(studio, at.job)
+        changes[parts.stage], seen["stage"] = views.stage(studio, job)
+        changes[parts.job] = job.id if job else ""
+    return changes | {parts.seen: seen}
+
+
+def refresh(click: Click) -> Changes:
+    """Redraw where the click came from."""
+    changes = go(click)
+    if click.at.view == "create":
+        job = views.find_job(click.studio, click.job)
+        changes[click.parts.stage] = views.stage(click.studio, job)[0]
+    return changes
+
+
+def cancel(click: Click) -> Changes:
+    click.studio.cancel(click.text("job"), owner=OWNER)
+    return refresh(click)
+
+
+def retry(click: Click) -> Changes:
+    job = click.studio.retry(click.text("job"), owner=OWNER)
+    return create.show_job(click.studio, click.parts, job, click.at, click.memory) if click.at.view == "create" else refresh(click)
+
+
+def duplicate(click: Click) -> Changes:
+    click.studio.duplicate(click.text("job"), owner=OWNER)
+    return refresh(click)
+
+
+def move(click: Click) -> Changes:
+    where = click.text("to")
+    if where not in ("up", "down", "top", "bottom"):
+        raise InvalidRequest("to", "must be up, down, top or bottom.")
+    click.studio.move(click.text("job"), owner=OWNER, to=where)
+    return refresh(click)
+
+
+def take_back(click: Click) -> Changes:
+    """Edit a waiting job: it leaves the queue, its settings come into the form."""
+    request = click.studio.take_back(click.text("job"), owner=OWNER)
+    notice = "Taken out of the queue. Change what you like, then press Generate."
+    return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice)
+
+
+def edit(click: Click) -> Changes:
+    """The settings of a failed job into the form."""
+    job = click.studio.job(click.text("job"), owner=OWNER)
+    request = create.GenerationRequest.from_mapping(job.request)
+    return create.fill(click.studio, click.parts, request, "Settings of the job that failed.")
+
+
+def remix(click: Click) -> Changes:
+    clip = click.studio.clip(click.text("clip"), owner=OWNER)
+    request = click.studio.clip_request(clip.id, owner=OWNER)
+    notice = f"Remixing “{short(clip.name or clip.prompt, 50)}”. Change the words or a setting, then press Generate."
+    return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice, made_from=clip.id)
+
+
+def restore(click: Click) -> Changes:
+    clip = click.studio.clip(click.text("clip"), owner=OWNER)
+    request = click.studio.clip_request(clip.id, owner=OWNER)
+    return go(at_create(click)) | create.fill(click.studio, click.parts, request, "Settings restored, seed included.")
+
+
+def again(click: Click) -> Changes:
+    """Same settings, another seed, queued at once."""
+    clip = click.studio.clip(click.text("clip"), owner=OWNER)
+    values = click.studio.clip_request(clip.id, owner=OWNER).to_json() | {"seed": None}
+    job = click.studio.submit(values, owner=OWNER, project_id=clip.project_id, made_from=clip.id)
+    return create.show_job(click.studio, click.parts, job, click.at, click.memory)
+
+
+def unremix(click: Click) -> Changes:
+    return {click.parts.notice: notice_html(""), click.parts.made_from: ""}
+
+
+def example(click: Click) -> Changes:
+    prompt = create.EXAMPLES.get(click.text("name"))
+    return {click.parts.form["prompt"]: prompt} if prompt else {}
+
+
+def fix(click: Click) -> Changes:
+    """The suggestion of an error message was taken."""
+    name, value = click.text("field"), click.text("value")
+    if name not in FIELDS or not value.lstrip("-").isdigit() or len(value) > 20:
+        return {}
+    shown = value if name == "seed" else int(value)
+    return {click.parts.form[name]: gr.update(value=shown), click.parts.forecast: create.forecast_html(None)}
+
+
+def favourite(click: Click) -> Changes:
+    click.studio.set_favourite(click.text("clip"), click.text("value") == "1", owner=OWNER)
+    return refresh(click)
+
+
+def rename(click: Click) -> Changes:
+    click.studio.rename(click.text("clip"), _name(click), owner=OWNER)
+    return refresh(click)
+
+
+def trash(click: Click) -> Changes:
+    click.studio.trash(click.text("clip"), owner=OWNER)
+    return refresh(click)
+
+
+def untrash(click: Click) -> Changes:
+    click.studio.untrash(click.text("clip"), owner=OWNER)
+    return refresh(click)
+
+
+def project(click: Click) -> Changes:
+    """Another project: new clips go there."""
+    return _with_project(click, views.project_of(click.studio.projects(owner=OWNER), click.text("project")))
+
+
+def project_new(click: Click) -> Changes:
+    return _with_project(click, click.studio.create_project(_name(click), owner=OWNER).id)
+
+
+def project_rename(click: Click) -> Changes:
+    click.studio.rename_project(click.text("project"), _name(click), owner=OWNER)
+    return _with_project(click, click.text("project"))
+
+
+def at_create(click: Click) -> Click:
+    """The same click, as if made on Create, with the screen left as it is."""
+    return Click(click.studio, click.parts, click.said, Address(view="create", job=click.job), click.job, click.memory)
+
+
+def _with_project(click: Click, project_id: str) -> Changes:
+    memory = {"project": project_id, "job": remembered(click.memory, "job")}
+    changed = Click(click.studio, click.parts, click.said, click.at, click.job, memory)
+    return refresh(changed) | {click.parts.memory: memory}
+
+
+def _name(click: Click) -> str:
+    name = " ".join(click.text("name").split())
+    if not name or len(name) > MAX_NAME:
+        raise InvalidRequest("name", f"must have 1 to {MAX_NAME} characters, not {len(name):,}.")
+    return name
+
+
+ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
+    handler.__name__: handler
+    for handler in (go, cancel, retry, duplicate, move, take_back, edit, remix, restore, again, unremix, example, fix, favourite,
+                    rename, trash, untrash, project, project_new, project_rename)
+}
+
+
+def act(data: Any, at: Any, job: Any, memory: Any, *, studio: Any, parts: Parts) -> Changes:
+    """One event of the relay. The browser's own address counts; the stored one is for events that carry none."""
+    said = data if isinstance(data, Mapping) else {}
+    handler = ACTIONS.get(str(said.get("act")))
+    if handler is None:
+        return {}
+    search = said.get("search")
+    place = Address.parse(search if isinstance(search, str) else at)
+    changes = handler(Click(studio, parts, said, place, job if isinstance(job, str) else "", memory))
+    return changes | {parts.seen: changes.get(parts.seen, {}) | {"acted": str(time.monotonic())}}

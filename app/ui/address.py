@@ -1,0 +1,71 @@
+"""The address of a page: what the browser's address bar says <-> what is shown. The one source of a page's state, so that
+reload, back, a bookmark and a second tab all show the same.
+
+    /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&page=2
+    /?view=gallery&clip=ID      /?view=gallery&trash=1
+
+Everything in an address is untrusted: unknown views are Create, bad numbers are 1, ids go to the studio, which knows whose
+they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from app.history.records import ClipQuery
+
+VIEWS = ("create", "queue", "gallery")
+MAX_ADDRESS = 4000
+MAX_PAGE = 1_000_000
+FLAGS = ("favourites", "trash")
+TEXTS = ("words", "project", "model", "clip", "job")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place in the studio."""
+
+    view: str = "create"
+    job: str = ""
+    clip: str = ""
+    words: str = ""
+    project: str = ""
+    model: str = ""
+    favourites: bool = False
+    trash: bool = False
+    page: int = 1
+
+    @classmethod
+    def parse(cls, text: object) -> Address:
+        """From a relative link or a query string; never raises."""
+        if not isinstance(text, str) or len(text) > MAX_ADDRESS:
+            return cls()
+        try:
+            query = urlsplit(text).query if "?" in text else text
+            values = dict(parse_qsl(query, max_num_fields=40))
+        except ValueError:
+            return cls()
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: dict[str, str]) -> Address:
+        """From query parameters by name; never raises."""
+        view = values.get("view", "create")
+        texts = {name: str(values.get(name, ""))[:200] for name in TEXTS}
+        flags = {name: values.get(name) == "1" for name in FLAGS}
+        page = values.get("page", "1")
+        number = int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1
+        return cls(view=view if view in VIEWS else "create", page=max(1, min(number, MAX_PAGE)), **texts, **flags)  # type: ignore[arg-type]
+
+    def href(self, **changes: object) -> str:
+        """A relative link to this place, with `changes`; what is at its default is left out."""
+        values = {"view": self.view} | {name: getattr(self, name) for name in (*TEXTS, *FLAGS, "page")} | changes
+        kept = {name: "1" if value is True else str(value) for name, value in values.items()
+                if value and not (name == "page" and value == 1)}
+        return "/?" + urlencode(kept)
+
+    def query(self) -> ClipQuery:
+        """What the gallery asks the studio for."""
+        return ClipQuery(words=self.words, project_id=self.project or None, model=self.model or None,
+                         favourites_only=self.favourites, trashed=self.trash, page=self.page)

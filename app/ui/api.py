@@ -1,0 +1,85 @@
+"""The named endpoints for `gradio_client`. Nothing here is reachable that the pages could not do.
+
+    client.predict(prompt="a red ball", api_name="/submit")   -> job id (every other field is optional)
+    client.predict("<job id>", api_name="/job")               -> {id, state, stage, step, steps, eta_seconds, clip, error}
+    client.predict("<job id>", api_name="/cancel")            -> the same, after the wish to stop was noted
+    client.predict("red", 1, api_name="/clips")               -> {clips: [...], page, pages, total}; both are optional
+
+`clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
+Values are taken as they come: "25" is not 25, NaN is not a number, and the error says which field, value and limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from app.history.records import Clip, ClipQuery, Job
+from app.ui.html.common import clip_url, poster_url
+from app.ui.parts import OWNER, guarded
+from engine.errors import InvalidRequest
+
+REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler")
+MAX_WORDS = 200
+
+
+def job_json(job: Job, clip: Clip | None) -> dict[str, Any]:
+    """What `/job` answers."""
+    return {"id": job.id, "state": job.state.value, "stage": job.stage, "step": job.step, "steps": job.steps,
+            "eta_seconds": job.eta_seconds, "clip": clip_json(clip) if clip else None, "error": job.error}
+
+
+def clip_json(clip: Clip) -> dict[str, Any]:
+    """One clip as the API shows it."""
+    return {"id": clip.id, "name": clip.name, "url": clip_url(clip.id), "poster": poster_url(clip.id), "prompt": clip.prompt,
+            "model": clip.model, "seed": clip.seed, "width": clip.width, "height": clip.height, "frames": clip.frames,
+            "fps": clip.fps, "bytes": clip.size_bytes, "sha256": clip.sha256, "favourite": clip.favourite,
+            "made_from": clip.made_from, "created_at": clip.created_at}
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields the caller said something about; None and '' mean "the model's own"."""
+    return {name: value for name, value in values.items() if value is not None and (value != "" or name in ("prompt", "negative"))}
+
+
+def _identifier(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(name, f"must be an id as text, as /submit returned it, not {type(value).__name__}.")
+    return value
+
+
+def add_endpoints(studio: Any) -> None:
+    """Registers the four endpoints; call inside `gr.Blocks`."""
+
+    def job_state(job_id: str) -> dict[str, Any]:
+        job = studio.job(job_id, owner=OWNER)
+        return job_json(job, studio.clip(job.clip_id, owner=OWNER) if job.clip_id else None)
+
+    def submit(prompt: Any = None, negative: Any = None, model: Any = None, seed: Any = None, frames: Any = None, width: Any = None,
+               height: Any = None, steps: Any = None, guidance: Any = None, scheduler: Any = None) -> str:
+        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own."""
+        values = dict(zip(REQUEST_FIELDS, (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler), strict=True))
+        return studio.submit(given(values), owner=OWNER).id
+
+    def job(job_id: Any = None) -> dict:
+        """State of a job: {id, state, stage, step, steps, eta_seconds, clip, error}."""
+        return job_state(_identifier("job_id", job_id))
+
+    def cancel(job_id: Any = None) -> dict:
+        """Asks a job to stop; answers like /job. A job that has ended stays as it is."""
+        studio.cancel(_identifier("job_id", job_id), owner=OWNER)
+        return job_state(job_id)
+
+    def clips(words: Any = None, page: Any = None) -> dict:
+        """Finished clips, newest first, 24 a page; every one of `words` occurs in the prompt or the name."""
+        if words is not None and (not isinstance(words, str) or len(words) > MAX_WORDS):
+            raise InvalidRequest("words", f"must be text of at most {MAX_WORDS} characters.")
+        if page is not None and (isinstance(page, bool) or not isinstance(page, int) or not 1 <= page <= 10**6):
+            raise InvalidRequest("page", f"must be a whole number from 1, not {str(page)[:40]!r}.")
+        found = studio.clips(ClipQuery(words=words or "", page=page or 1), owner=OWNER)
+        return {"clips": [clip_json(clip) for clip in found.clips], "page": found.page, "pages": found.pages, "total": found.total}
+
+    for endpoint in (submit, job, cancel, clips):
+        gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)

@@ -1,0 +1,158 @@
+"""The form on Create: request fields <-> gradio components, one table, both directions.
+
+    build_form(spec, models)  ->  {field: component}         made once
+    read_form(values)         ->  GenerationRequest          what the person asked for
+    show_request(request)     ->  {field: update}            restore, remix, edit
+    show_model(spec)          ->  {field: update}            another model was chosen: its own recommendations
+
+Components are asked for by field name everywhere (`inputs_kwargs`), never by position. A component's own checks are a
+comfort; what counts is `GenerationRequest` and the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from engine.errors import InvalidRequest
+from engine.request import MAX_GUIDANCE, MAX_PROMPT_CHARS, MAX_STEPS, GenerationRequest
+from engine.spec import ModelSpec
+
+MODELS_OWN = "model's own"
+EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
+PLACEHOLDER = "A red ball bounces over a green meadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One row of the table."""
+
+    build: Callable[[ModelSpec | None], Component]
+    read: Callable[[str, Any], Any]
+    """(field name, component value) -> request value; raises InvalidRequest."""
+    show: Callable[[Any, ModelSpec | None], dict[str, Any]]
+    """(request value or None, spec) -> arguments of gr.update."""
+
+
+def read_text(_name: str, value: Any) -> Any:
+    return "" if value is None else value
+
+
+def read_whole(name: str, value: Any) -> Any:
+    """Sliders send 25 or 25.0; a text box sends '25'. Empty means: not said."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        digits = value.strip().replace(",", "").replace(" ", "").replace("_", "")
+        if not digits:
+            return None
+        if not (digits.lstrip("-").isascii() and digits.lstrip("-").isdigit() and len(digits) <= 40):
+            raise InvalidRequest(name, f"{value[:40]!r} is not a whole number. Use 0 to 2^63 - 1, or leave it empty.")
+        return int(digits)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def read_number(_name: str, value: Any) -> Any:
+    return None if value == "" else value
+
+
+def read_choice(_name: str, value: Any) -> Any:
+    return None if value in (None, "", MODELS_OWN) else value
+
+
+def show_plain(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
+    return {"value": "" if value is None else value}
+
+
+def show_seed(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
+    return {"value": "" if value is None else str(value)}
+
+
+def show_frames(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
+    if spec is None:
+        return {"value": value or 25}
+    step = spec.frame_step
+    low, high = (1 if value == 1 else step + 1), max(spec.max_frames, value or 0)
+    return {"value": value or spec.native_frames, "minimum": low, "maximum": high, "step": step,
+            "info": f"{spec.fps:g} a second"}
+
+
+def show_steps(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
+    value = value or (spec.recommended_steps if spec else 12)
+    return {"value": value, "maximum": MAX_STEPS if value > EVERYDAY_STEPS else EVERYDAY_STEPS}
+
+
+def show_guidance(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
+    value = (spec.recommended_guidance if spec else 6.0) if value is None else value
+    return {"value": value, "maximum": MAX_GUIDANCE if value > EVERYDAY_GUIDANCE else EVERYDAY_GUIDANCE}
+
+
+def show_width(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
+    return {"value": value or (spec.native_width if spec else None), "interactive": not (spec and spec.fixed_size)}
+
+
+def show_height(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
+    return {"value": value or (spec.native_height if spec else None), "interactive": not (spec and spec.fixed_size)}
+
+
+def show_scheduler(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
+    return {"value": value or MODELS_OWN}
+
+
+def _side(label: str, spec: ModelSpec | None, show: Callable[[Any, ModelSpec | None], dict[str, Any]]) -> Component:
+    return gr.Number(label=label, step=spec.size_multiple if spec else 16, minimum=None, elem_id=f"field-{label.lower()}",
+                     min_width=110, **show(None, spec))
+
+
+FIELDS: Mapping[str, Field] = {
+    "prompt": Field(lambda _: gr.Textbox(label="What should the video show?", placeholder=PLACEHOLDER, lines=3, max_lines=8,
+                                         max_length=MAX_PROMPT_CHARS, autofocus=True, elem_id="field-prompt"),
+                    read_text, show_plain),
+    "frames": Field(lambda spec: gr.Slider(label="Frames", elem_id="field-frames", buttons=[], **show_frames(None, spec)),
+                    read_whole, show_frames),
+    "steps": Field(lambda spec: gr.Slider(label="Steps", minimum=1, step=1, elem_id="field-steps", buttons=[], info="more is slower",
+                                          **show_steps(None, spec)), read_whole, show_steps),
+    "guidance": Field(lambda spec: gr.Slider(label="Guidance", minimum=0, step=0.1, elem_id="field-guidance", buttons=[],
+                                             info="follow the words", **show_guidance(None, spec)),
+                      read_number, show_guidance),
+    "seed": Field(lambda _: gr.Textbox(label="Seed", placeholder="a new one each time", max_lines=1, elem_id="field-seed"),
+                  read_whole, show_seed),
+    "negative": Field(lambda _: gr.Textbox(label="Steer away from", placeholder="What you do not want to see", lines=2,
+                                           max_length=MAX_PROMPT_CHARS, elem_id="field-negative"), read_text, show_plain),
+    "width": Field(lambda spec: _side("Width", spec, show_width), read_whole, show_width),
+    "height": Field(lambda spec: _side("Height", spec, show_height), read_whole, show_height),
+    "scheduler": Field(lambda _: gr.Radio([MODELS_OWN, "dpm", "ddim"], value=MODELS_OWN, label="Scheduler",
+                                          elem_id="field-scheduler"), read_choice, show_scheduler),
+}
+"""All fields but `model`, whose choices depend on the machine."""
+
+
+def model_field(names: Sequence[str], chosen: str | None) -> Component:
+    """The one field whose choices are not in the table."""
+    return gr.Dropdown(choices=list(names), value=chosen, label="Model", elem_id="field-model", filterable=len(names) > 8)
+
+
+def read_form(values: Mapping[str, Any]) -> GenerationRequest:
+    """What the components say, as a request. Raises `InvalidRequest`."""
+    if not values.get("model"):
+        raise InvalidRequest("model", "none is chosen. Install one, see `sprocket models list`.")
+    fields = {name: field.read(name, values.get(name)) for name, field in FIELDS.items()}
+    return GenerationRequest.from_mapping({**fields, "model": values["model"]})
+
+
+def show_request(request: GenerationRequest, spec: ModelSpec | None) -> dict[str, Any]:
+    """Updates by field that make the form say `request`. `spec` is of its model, None when that is not installed."""
+    updates = {name: gr.update(**field.show(getattr(request, name), spec)) for name, field in FIELDS.items()}
+    return updates | ({"model": gr.update(value=request.model)} if spec else {})
+
+
+def show_model(spec: ModelSpec) -> dict[str, Any]:
+    """Updates by field after another model was chosen: its recommendations; prompt, negative and seed stay."""
+    return {name: gr.update(**field.show(None, spec)) for name, field in FIELDS.items()
+            if name not in ("prompt", "negative", "seed", "scheduler")}

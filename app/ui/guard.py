@@ -1,0 +1,97 @@
+"""Who may call the server: a check of Host and Origin in front of everything, and headers on every answer.
+
+A page on the internet can make a browser send requests to 127.0.0.1. Such a request names a foreign Origin, or (DNS
+rebinding) a foreign Host; both are refused. Without a name to rebind, addresses written as numbers are safe.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+READING = ("GET", "HEAD", "OPTIONS")
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
+POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+          "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' ws: wss: blob: data:; "
+          "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; frame-ancestors {ancestors}")
+
+
+class Guard:
+    """ASGI middleware. `uploads`: folder of uploads, part of the site's state for as long as it runs."""
+
+    def __init__(self, app: Any, uploads: Path) -> None:
+        self.app = app
+        self.uploads = uploads
+        self.names = allowed_names()
+        ancestors = "'self' https://huggingface.co https://*.hf.space" if os.environ.get("SPACE_HOST") else "'self'"
+        self.policy = POLICY.format(ancestors=ancestors).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        reason = refusal(scope["method"], headers.get(b"host", ""), headers.get(b"origin"), self.names)
+        if reason:
+            await _refuse(send, reason)
+            return
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                present = {name.lower() for name, _ in message["headers"]}
+                extra = [*HEADERS, (b"content-security-policy", self.policy)]
+                message["headers"] = [*message["headers"], *((name, value) for name, value in extra if name not in present)]
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+def allowed_names() -> frozenset[str]:
+    """Host names the server answers to besides plain IP addresses: localhost, this machine's own, a Space's, and
+    what `SPROCKET_ALLOWED_HOSTS` lists (commas)."""
+    own = socket.gethostname().lower()
+    listed = os.environ.get("SPROCKET_ALLOWED_HOSTS", "").lower().split(",")
+    return frozenset({"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *(n.strip() for n in listed)} - {""})
+
+
+def refusal(method: str, host: str, origin: str | None, names: frozenset[str]) -> str | None:
+    """Why a request is refused, or None. `host`, `origin`: the headers as sent."""
+    name = _host_name(host)
+    if name is None or not (name in names or _is_address(name)):
+        return "Unknown host name. Open the studio by its IP address, or list the name in SPROCKET_ALLOWED_HOSTS."
+    if origin is not None and method not in READING:
+        split = urlsplit(origin) if origin != "null" else None
+        if split is None or split.netloc.lower() != host.lower():
+            return "Requests from other sites are refused."
+    return None
+
+
+def _host_name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _refuse(send: Send, reason: str) -> None:
+    body = reason.encode()
+    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8"),
+                                                                         (b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,69 @@
+"""Clips, posters and previews by id, never by path, each with its own type and nothing a browser could run.
+
+    GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seeking works
+    GET /media/clips/{clip}.json               the recipe
+    GET /media/posters/{clip}.webp
+    GET /media/previews/{job}.webp             changes while the job runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+
+from app.ui.parts import OWNER
+from engine.errors import SprocketError
+
+SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin"}
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+NEVER = {"Cache-Control": "no-store"}
+
+
+def media_routes(studio: Any) -> APIRouter:
+    """The routes over one studio."""
+    router = APIRouter(prefix="/media")
+
+    @router.api_route("/clips/{clip_id}.mp4", methods=["GET", "HEAD"])
+    def clip(clip_id: str, download: str = "") -> Response:
+        found = _find(lambda: studio.clip_path(clip_id, owner=OWNER))
+        name = found.name if found and download == "1" else None
+        return _file(found, "video/mp4", FOREVER, name)
+
+    @router.get("/clips/{clip_id}.json")
+    def recipe(clip_id: str) -> Response:
+        try:
+            return JSONResponse(studio.clip(clip_id, owner=OWNER).recipe, headers=SAFE | NEVER)
+        except SprocketError:
+            return _nothing()
+
+    @router.get("/posters/{clip_id}.webp")
+    def poster(clip_id: str) -> Response:
+        return _file(_find(lambda: studio.poster_path(clip_id, owner=OWNER)), "image/webp", FOREVER)
+
+    @router.get("/previews/{job_id}.webp")
+    def preview(job_id: str) -> Response:
+        return _file(_find(lambda: studio.preview_path(job_id, owner=OWNER)), "image/webp", NEVER)
+
+    return router
+
+
+def _find(look: Callable[[], Path | None]) -> Path | None:
+    try:
+        return look()
+    except SprocketError:
+        return None
+
+
+def _file(path: Path | None, kind: str, caching: dict[str, str], download: str | None = None) -> Response:
+    if path is None or not path.is_file():
+        return _nothing()
+    return FileResponse(path, media_type=kind, headers=SAFE | caching, filename=download)
+
+
+def _nothing() -> Response:
+    return PlainTextResponse("Not here.", status_code=404, headers=SAFE | NEVER)

@@ -1,0 +1,86 @@
+"""What handlers share: the components of the one page, the errors' way out, and who is asking."""
+
+from __future__ import annotations
+
+import functools
+import html
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from engine.errors import SprocketError
+
+OWNER = "local"
+"""One owner per installation; ids of anyone else are 'not found'."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Every component a handler may change. Handlers return `{component: value}`; what is not named stays as it is."""
+
+    header: Component
+    notice: Component
+    forecast: Component
+    stage: Component
+    queue: Component
+    gallery: Component
+    form: Mapping[str, Component]
+    """Request field -> component."""
+    file: gr.File
+    """Where a clip is dropped to restore its settings."""
+    timer: gr.Timer
+    job: gr.State
+    """Id of the job on the Create page's screen, '' for none."""
+    seen: gr.State
+    """What the poll has already drawn: {'stage': token, 'queue': token, 'header': token}."""
+    at: gr.State
+    """Address of this tab."""
+    made_from: gr.State
+    """Clip that is being remixed, '' for none."""
+    ticket: gr.State
+    """Idempotency key of the next press of Generate."""
+    memory: gr.BrowserState
+    """{'project': id, 'job': id}: kept by the browser, untrusted."""
+
+    def outputs(self) -> list[Component]:
+        return [self.header, self.notice, self.forecast, self.stage, self.queue, self.gallery, *self.form.values(), self.file, self.timer,
+                self.job, self.seen, self.at, self.made_from, self.ticket, self.memory]
+
+
+Changes = dict[Component, Any]
+
+
+def remembered(memory: object, name: str) -> str:
+    """One entry of the browser's memory; '' unless it is a plausible id."""
+    value = memory.get(name) if isinstance(memory, dict) else None
+    return value if isinstance(value, str) and len(value) <= 64 else ""
+
+
+def said(error: SprocketError) -> str:
+    """An error as markup-free text that is safe where gradio renders HTML."""
+    return html.escape(str(error), quote=True)
+
+
+def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The page handlers' one broad except: people get the message of our own errors, and never a traceback."""
+
+    @functools.wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except gr.Error:
+            raise
+        except SprocketError as error:
+            raise gr.Error(said(error), title="That did not work", duration=8, print_exception=False) from error
+        except Exception as error:
+            log.exception("handler %s failed", handler.__name__)
+            raise gr.Error("Something went wrong inside Sprocket; the log says what. Nothing you made is lost.",
+                           title="That did not work", print_exception=False) from error
+
+    return call

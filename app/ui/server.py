@@ -1,0 +1,83 @@
+"""The web server: FastAPI with the media routes, our own assets, a health check, and gradio mounted at `/`.
+
+Never imports torch. Listens on loopback unless told otherwise; see `guard.py` for who may call it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from app.ui.address import VIEWS
+from app.ui.guard import Guard
+from app.ui.media import SAFE, media_routes
+
+ASSET_TYPES = {"studio.js": "text/javascript", "style.css": "text/css", "logo.svg": "image/svg+xml"}
+MAX_UPLOAD = "512mb"
+SHUTDOWN_SECONDS = 5
+
+
+def build_app(studio: Any) -> FastAPI:
+    """The whole site over one studio. Starts no worker; creates the upload folder below the data folder, emptied."""
+    settings = studio.settings
+    uploads = _fresh_uploads(settings.data_dir)
+    import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
+
+    from app.ui.layout import ASSETS, build_ui, head, theme
+    app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(media_routes(studio))
+
+    @app.get("/studio/{name}")  # gradio has /assets itself
+    def asset(name: str) -> Response:
+        if name not in ASSET_TYPES:
+            return PlainTextResponse("Not here.", status_code=404, headers=SAFE)
+        return FileResponse(ASSETS / name, media_type=ASSET_TYPES[name], headers={"X-Content-Type-Options": "nosniff",
+                                                                                  "Cache-Control": "no-cache"})
+
+    @app.get("/healthz")
+    def health() -> Response:
+        return JSONResponse({"ok": True, "worker": bool(studio.status().worker_alive)})
+
+    for view in VIEWS:
+        app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])
+
+    gr.mount_gradio_app(app, build_ui(studio), path="/", theme=theme(), css_paths=[ASSETS / "style.css"], head=head(), footer_links=[],
+                        run_history=False, enable_monitoring=False, pwa=False, mcp_server=False, ssr_mode=False, show_error=True,
+                        max_file_size=MAX_UPLOAD, allowed_paths=[], blocked_paths=[str(settings.data_dir / "history.db")],
+                        favicon_path=str(ASSETS / "logo.svg"), i18n=None)
+    app.add_middleware(Guard, uploads=uploads)
+    return app
+
+
+def serve(studio: Any, host: str, port: int) -> None:
+    """Serves until SIGINT or SIGTERM. Raises OSError when the port is taken."""
+    import uvicorn
+    config = uvicorn.Config(build_app(studio), host=host, port=port, log_level="warning", access_log=False,
+                            timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False)
+    uvicorn.Server(config).run()
+
+
+def _short_address(view: str) -> Callable[[Request], Response]:
+    """`/gallery?clip=ID` for people; the page itself lives at `/?view=gallery&clip=ID`."""
+
+    def redirect(request: Request) -> Response:
+        rest = [(name, value) for name, value in request.query_params.multi_items() if name != "view"]
+        return RedirectResponse("/?" + urlencode([("view", view), *rest]), status_code=307)
+
+    return redirect
+
+
+def _fresh_uploads(data_dir: Path) -> Path:
+    """A private, empty folder for what browsers upload. What an earlier server left behind is deleted."""
+    folder = data_dir / "uploads"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder

@@ -1,0 +1,84 @@
+"""Keeping a page true: what it shows when it opens, and what changes while it is open.
+
+    attach(address, memory)   load, reload, second tab: ?job=, else the browser's memory, else the owner's newest active job
+    poll(...)                 every half second while something can change; sends nothing when nothing did
+
+All state is in the history; a page holds only tokens of what it has already drawn.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import gradio as gr
+
+from app.history.records import Job
+from app.ui import create, views
+from app.ui.address import Address
+from app.ui.html.status import stage_html
+from app.ui.parts import OWNER, Changes, Parts, remembered
+
+POLL_SECONDS = 0.5
+
+
+def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Changes:
+    """A page has opened at the address in `request`."""
+    at = Address.of(dict(request.query_params)) if request is not None else Address()
+    job = job_to_show(studio, at, memory)
+    project = remembered(memory, "project")
+    header, header_token = views.header(studio, at, project)
+    stage, stage_token = views.stage(studio, job)
+    if at.job and job is None:
+        stage = stage_html(None).replace("Nothing is running", "That job is not here")
+    queue, queue_token = views.queue(studio)
+    changes: Changes = {
+        parts.header: header, parts.stage: stage, parts.queue: queue, parts.job: job.id if job else "", parts.at: at.href(),
+        parts.seen: {"stage": stage_token, "header": header_token, "queue": queue_token}, parts.ticket: uuid.uuid4().hex,
+        parts.timer: gr.Timer(active=True), parts.forecast: first_forecast(studio)}
+    if at.view == "gallery":
+        changes[parts.gallery] = views.gallery(studio, at)
+    return changes
+
+
+def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
+    """The job a page opens with."""
+    if at.job:
+        return views.find_job(studio, at.job)
+    last = views.find_job(studio, remembered(memory, "job"))
+    if last is not None and not last.state.ended:
+        return last
+    return studio.current_job(owner=OWNER)
+
+
+def first_forecast(studio: Any) -> str:
+    """For the form as it is built: every value the model's own."""
+    specs = studio.models()
+    if not specs:
+        return create.problem_html("No model is on this machine. See `sprocket doctor`.")
+    spec = next((s for s in specs if s.name == "pocket"), specs[0])
+    return create.forecast_markup(studio, {"model": spec.name})
+
+
+def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Parts) -> Any:
+    """One tick: redraw what changed, `gr.skip()` when nothing did, and stop ticking when nothing can change."""
+    seen = dict(seen) if isinstance(seen, dict) else {}
+    place, before = Address.parse(at), dict(seen)
+    changes: Changes = {}
+
+    def redraw(name: str, component: Any, drawn: tuple[str, str]) -> None:
+        if drawn[1] != before.get(name):
+            changes[component], seen[name] = drawn
+
+    job = views.find_job(studio, job_id if isinstance(job_id, str) else "")
+    if job is not None:
+        redraw("stage", parts.stage, views.stage(studio, job))
+    if place.view == "queue":
+        redraw("queue", parts.queue, views.queue(studio))
+    redraw("header", parts.header, views.header(studio, place, remembered(memory, "project")))
+    if place.view == "gallery" and not place.clip and parts.header in changes:
+        changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
+    status = studio.status()
+    if (job is None or job.state.ended) and place.view != "queue" and not status.queued + status.running:
+        changes[parts.timer] = gr.Timer(active=False)
+    return {**changes, parts.seen: seen} if changes else gr.skip()

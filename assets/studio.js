@@ -1,0 +1,185 @@
+// The browser's part of Sprocket: shows a view at once, tells the server about clicks in rendered panels, keeps the address
+// bar and the title true. No state of its own: what a page shows is in its address and in the history.
+(() => {
+  if (window.sprocket) return;
+  const VIEWS = ["create", "queue", "gallery"];
+  const THEME = "sprocket-theme";
+  let trigger = null;
+  const waiting = [];
+
+  const viewOf = (search) => {
+    const view = new URLSearchParams(search).get("view");
+    return VIEWS.includes(view) ? view : "create";
+  };
+
+  function show(view) {
+    document.documentElement.dataset.view = view;
+    document.querySelectorAll(".nav a").forEach((a) =>
+      a.dataset.page === view ? a.setAttribute("aria-current", "page") : a.removeAttribute("aria-current"));
+  }
+
+  function send(act, data = {}) {
+    const said = { ...data, act, search: location.search };
+    if (trigger) trigger("click", said);
+    else waiting.push(said);
+  }
+
+  function visit(href, replace = false) {
+    const search = new URL(href, location.origin).search;
+    const theme = new URLSearchParams(location.search).get("__theme");
+    const target = "/" + (theme && !search.includes("__theme") ? search + "&__theme=" + theme : search);
+    if (replace) history.replaceState(null, "", target);
+    else if (target !== location.pathname + location.search) history.pushState(null, "", target);
+    const changed = viewOf(search) !== document.documentElement.dataset.view;
+    show(viewOf(search));
+    if (changed) window.scrollTo(0, 0);
+  }
+
+  function dark(on) {
+    document.body.classList.toggle("dark", on);
+    document.documentElement.style.colorScheme = on ? "dark" : "light";
+  }
+
+  const LOCAL = {
+    theme() {
+      const on = !document.body.classList.contains("dark");
+      localStorage.setItem(THEME, on ? "dark" : "light");
+      dark(on);
+    },
+    copy(element) {
+      const text = element.closest("details").querySelector("pre").textContent;
+      navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
+    },
+  };
+
+  function onClick(event) {
+    const element = event.target.closest("[data-act]");
+    document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
+    if (!element || element.tagName === "FORM") return;
+    if (element.tagName === "A" && (event.ctrlKey || event.metaKey || event.shiftKey || event.button)) return;
+    event.preventDefault();
+    const { act, ...data } = element.dataset;
+    if (LOCAL[act]) return LOCAL[act](element);
+    if (element.tagName === "A") {
+      visit(element.getAttribute("href"));
+      return send("go");
+    }
+    if (data.view) visit("/?view=" + data.view);
+    if (act === "project") element.closest("details").open = false;
+    send(act, data);
+    if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
+  }
+
+  function onSubmit(event) {
+    const form = event.target.closest("form[data-act]");
+    if (!form) return;
+    event.preventDefault();
+    const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+    const { act, ...data } = form.dataset;
+    if (act === "search") {
+      visit("/?" + new URLSearchParams(fields));
+      return send("go");
+    }
+    if (act === "project_new") form.reset();
+    if (form.closest("details.menu")) form.closest("details.menu").open = false;
+    send(act, { ...data, ...fields });
+  }
+
+  function focusPrompt() {
+    const box = document.querySelector("#field-prompt textarea");
+    if (box) { box.focus({ preventScroll: true }); document.querySelector("#form").scrollIntoView({ block: "nearest" }); }
+  }
+
+  function onKey(event) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && viewOf(location.search) === "create") {
+      event.preventDefault();
+      document.querySelector("#generate").click();
+    }
+    if (event.key === "Escape") document.querySelectorAll("details.menu[open]").forEach((menu) => {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+  }
+
+  // A clip dropped anywhere on Create goes to the restore box.
+  function onDrop(event) {
+    const file = event.dataTransfer && event.dataTransfer.files[0];
+    document.documentElement.classList.remove("dropping");
+    if (!file || viewOf(location.search) !== "create" || event.target.closest("#restore")) return;
+    const input = document.querySelector("#restore input[type=file]");
+    event.preventDefault();
+    event.stopPropagation();
+    if (!input) return;
+    const files = new DataTransfer();
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  function play(event, on) {
+    const card = event.target.closest && event.target.closest("a.card");
+    if (!card || (event.relatedTarget && card.contains(event.relatedTarget))) return;
+    const poster = card.querySelector(".poster");
+    card.querySelectorAll("video").forEach((video) => video.remove());
+    if (!on || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    const video = Object.assign(document.createElement("video"), { src: card.dataset.play, muted: true, loop: true, autoplay: true, playsInline: true });
+    video.setAttribute("aria-hidden", "true");
+    poster.append(video);
+  }
+
+  window.sprocket = {
+    // The relay panel hands over its way to the server.
+    start(element, way) {
+      trigger = way;
+      waiting.splice(0).forEach((said) => trigger("click", said));
+    },
+    // After each redraw of the header or the screen: address and title say the same as the page.
+    sync(element) {
+      const stage = element.querySelector(".stage");
+      show(viewOf(location.search));
+      if (!stage) return;
+      document.title = stage.dataset.title + "Sprocket";
+      const address = new URLSearchParams(location.search);
+      if (viewOf(location.search) === "create" && stage.dataset.job && address.get("job") !== stage.dataset.job) {
+        address.set("view", "create");
+        address.set("job", stage.dataset.job);
+        history.replaceState(null, "", "/?" + address);
+        if (stage.dataset.state !== "done" && innerWidth < 900) element.scrollIntoView({ behavior: "smooth", block: "start" });
+      }
+    },
+    dice() {
+      const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+      return String(BigInt(high & 0x1fffff) * 4294967296n + BigInt(low));
+    },
+  };
+
+  show(viewOf(location.search));
+  document.addEventListener("click", onClick);
+  document.addEventListener("submit", onSubmit);
+  document.addEventListener("change", (event) => {
+    const form = event.target.closest("form.filters");
+    if (form && event.target.name !== "words") form.requestSubmit();
+  });
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("mouseover", (event) => play(event, true));
+  document.addEventListener("mouseout", (event) => play(event, false));
+  document.addEventListener("focusin", (event) => play(event, true));
+  document.addEventListener("focusout", (event) => play(event, false));
+  document.addEventListener("dragover", (event) => {
+    if (event.dataTransfer && [...event.dataTransfer.types].includes("Files")) {
+      event.preventDefault();
+      document.documentElement.classList.add("dropping");
+    }
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.documentElement.classList.remove("dropping"); });
+  document.addEventListener("drop", onDrop, true);
+  window.addEventListener("popstate", () => { show(viewOf(location.search)); send("go"); });
+
+  const chosen = localStorage.getItem(THEME);
+  const ready = () => {
+    if (chosen && !new URLSearchParams(location.search).has("__theme")) dark(chosen === "dark");
+  };
+  document.body ? ready() : document.addEventListener("DOMContentLoaded", ready);
+  new MutationObserver((_, observer) => { if (document.querySelector("#header .top")) { observer.disconnect(); ready(); show(viewOf(location.search)); } })
+    .observe(document.documentElement, { childList: true, subtree: true });
+})();
