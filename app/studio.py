@@ -26,7 +26,7 @@ from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.settings import Settings
-from engine.errors import InvalidRequest, SprocketError
+from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
 from engine.plan import Plan, Timing, forecast_seconds, plan
@@ -70,6 +70,7 @@ class Studio:
         self.settings = settings
         self.store = store
         self._engine = engine or open_engine(settings.engine)
+        self._trouble: tuple[float, str | None] | None = None
 
     def close(self) -> None:
         self.store.close()
@@ -92,12 +93,11 @@ class Studio:
         if made_from is not None:
             self.clip(made_from, owner=owner)
         seed = secrets.randbelow(DRAWN_SEEDS) if wish.seed is None else wish.seed
-        job = self.store.jobs.add(
+        return self.store.jobs.add(
             owner=owner, project_id=project.id, request=dataclasses.replace(wish, seed=seed).to_json(),
-            asked=wish.to_json(), now=now, max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting,
-            steps=resolved.steps, notes=resolved.notes, idem_key=key, made_from=made_from,
+            asked=wish.to_json(), now=now, steps=resolved.steps, notes=resolved.notes, idem_key=key, made_from=made_from,
+            max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)
-        return job
 
     def run_here(self, job_id: str, on_event: Callable[[Event], None] | None = None) -> Job:
         """Runs a waiting job in this process and returns it as it then stands. See `app.queue.inline.run_one`."""
@@ -145,7 +145,10 @@ class Studio:
         return self.store.jobs.resume(_id(job_id, "job"), owner=owner, now=time.time())
 
     def take_back(self, job_id: str, *, owner: str = LOCAL) -> GenerationRequest:
-        """Cancels a waiting job and returns its request, to be changed and submitted again. Raises NotAllowed if it runs."""
+        """Cancels a waiting job and returns its request, for changing and submitting again.
+
+        Raises NotFound, NotAllowed when the job does not wait.
+        """
         job = self.job(job_id, owner=owner)
         if job.state not in (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED):
             raise NotAllowed(f"Only waiting jobs can be taken back; this one is {job.state.value}.")
@@ -254,10 +257,17 @@ class Studio:
         recovery = self.store.recall(MESSAGE)
         return StudioStatus(
             worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
-            blocked_reason=storage.problem(self.settings), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
+            blocked_reason=self._blocked(), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
             running=counts[JobState.RUNNING] + counts[JobState.FINALIZING] + counts[JobState.CANCELLING],
             hardware=hardware, worker_message=message[0] if message and not process else None,
             recovery_message=recovery[0] if recovery else None)
+
+    def _blocked(self) -> str | None:
+        """Why nothing can be written; looked up at most every second, for pages that ask often."""
+        now = time.monotonic()
+        if self._trouble is None or now - self._trouble[0] > 1.0:
+            self._trouble = (now, storage.problem(self.settings))
+        return self._trouble[1]
 
     def dismiss_recovery_message(self) -> None:
         self.store.forget(MESSAGE)
@@ -303,7 +313,8 @@ def timing_of(clip: Clip) -> Timing | None:
     made, seconds = clip.recipe.get("plan"), clip.recipe.get("seconds")
     if not isinstance(made, dict) or not isinstance(seconds, dict) or not isinstance(made.get("work"), dict):
         return None
-    return Timing(model=clip.model, device=str(made.get("device")), work=_numbers(made["work"]), seconds=_numbers(seconds))
+    return Timing(model=clip.model, device=str(made.get("device")), work=_numbers(made["work"]),
+                  seconds=_numbers(seconds))
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
@@ -328,6 +339,3 @@ def _checked_key(key: object) -> str | None:
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
         raise InvalidRequest("idempotency_key", f"must be 1 to {MAX_KEY_CHARS} printable characters.")
     return key
-
-
-__all__ = ["LOCAL", "SprocketError", "Studio", "StudioStatus", "open_studio", "timing_of"]

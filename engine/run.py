@@ -118,6 +118,9 @@ class _Job:
         steps = sample(model, model.scheduler(plan.scheduler, plan.steps), text, state, plan.guidance, generator)
         while state.step < plan.steps:
             begun = time.perf_counter()
+            if self.cancelled() and state.step > (0 if saved is None else saved.state.step):
+                # A worker that is told to end hands its job on: what was sampled since the last checkpoint goes with it.
+                save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
             with self.stage(Stage.SAMPLE):
                 state = next(steps)
                 _check_finite(state, plan)

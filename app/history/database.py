@@ -61,6 +61,8 @@ class Database:
                 return work(connection)
         except exc.DatabaseError as error:
             raise explained(error.orig, self.path) from error
+        except sqlite3.DatabaseError as error:  # while connecting
+            raise explained(error, self.path) from error
 
     def quick_check(self) -> None:
         """Raises HistoryDamaged when SQLite finds the file malformed."""

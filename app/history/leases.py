@@ -130,9 +130,10 @@ class Leases:
     def _act(self, claim: Claim, action: Action, now: float, *, detail: str = "", **values: Any) -> None:
         self._db.write(lambda c: act(c, leased_row(c, claim.job.id, claim.token), action, now, detail=detail, **values))
 
-    def any_blocked(self) -> bool:
-        query = select(jobs.c.id).where(jobs.c.state == JobState.BLOCKED.value).limit(1)
-        return self._db.read(lambda c: c.execute(query).first()) is not None
+    def first_blocked(self) -> Job | None:
+        query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value).order_by(jobs.c.rank, jobs.c.id).limit(1)
+        row = self._db.read(lambda c: c.execute(query).one_or_none())
+        return None if row is None else job_of(row)
 
     def unblock(self, *, now: float) -> int:
         """All blocked jobs wait in the queue again. Returns how many."""
@@ -185,9 +186,11 @@ class Leases:
                 return False
             row = c.execute(select(jobs).where(jobs.c.id == clip.job_id)).one_or_none()
             if row is not None:
-                if row.state in (JobState.CANCELLED.value, JobState.CANCELLING.value, JobState.DONE.value):
+                if row.state in (JobState.CANCELLED.value, JobState.CANCELLING.value):
                     return False
-                act(c, row, Action.ADOPT, now, detail=f"recovered {clip.file}", clip_id=clip.id, error_code=None, error=None)
+                if row.state != JobState.DONE.value:
+                    act(c, row, Action.ADOPT, now, detail=f"recovered {clip.file}", clip_id=clip.id,
+                        error_code=None, error=None)
             insert_clip(c, clip)
             return True
         return self._db.write(work)
@@ -223,7 +226,7 @@ def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: 
     further = mark > (row.death_mark if row.death_mark is not None else -1)
     crashes = (0 if further else row.crashes) + (1 if crashed else 0)
     kills = (0 if further else row.kills) + (0 if crashed else 1)
-    values = {"crashes": crashes, "kills": kills, "death_mark": mark if further else row.death_mark}
+    values: dict[str, Any] = {"crashes": crashes, "kills": kills, "death_mark": mark if further else row.death_mark}
     give_up = crashes >= limits.crashes or kills >= limits.kills
     if not give_up or row.state == JobState.CANCELLING.value:
         act(c, row, Action.REAP, now, detail=cause, reserved_by=None, **values)
@@ -231,4 +234,4 @@ def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: 
     where = f"{row.stage} {row.step}/{row.steps}" if row.stage else "before its first step"
     message = (f"The process that made this video ended {crashes + kills} times at the same place ({where}); last time {cause}. "
                "Its log says more. A smaller size or fewer frames may work; Retry tries again.")
-    act(c, row, Action.REAP, now, to=JobState.FAILED, detail=message, error_code="crash", error=message, **values)
+    act(c, row, Action.REAP, now, detail=message, to=JobState.FAILED, error_code="crash", error=message, **values)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect
 
 from app.errors import SchemaTooNew
 from app.history.database import Database
 from app.history.schema import HEAD
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -57,8 +61,8 @@ def _known() -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
-def _config():  # type: ignore[no-untyped-def]  # alembic is imported only where a migration is due
-    from alembic.config import Config
+def _config() -> Config:
+    from alembic.config import Config  # 0.3 s, and only where a migration is due
 
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))

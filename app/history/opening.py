@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from app.errors import HistoryDamaged
-from app.history.recovery import restore_files
+from app.errors import DataDirBusy, HistoryDamaged
+from app.history.recovery import carry_jobs, restore_files
 from app.history.store import Store
 from app.lock import FileLock
 from app.settings import Settings
@@ -15,29 +17,54 @@ from engine.video.publish import storage_errors
 
 log = logging.getLogger(__name__)
 MESSAGE = "recovery_message"
+OPEN_WAIT_SECONDS = 60.0
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, *, repair: bool = True) -> Store:
     """The history of `settings.data_dir`, created, migrated or recovered as needed.
 
     A damaged file is moved aside and never deleted; the newest backup takes its place and the clips' own files fill what
-    it lacks. What happened is kept under the meta key 'recovery_message'.
-    Raises StorageBlocked, SchemaTooNew, HistoryBusy, OSError.
+    it lacks. What happened is kept under the meta key 'recovery_message'. `repair=False` raises HistoryDamaged instead,
+    and so does a damaged history that a running server has open.
+    Raises StorageBlocked, SchemaTooNew, HistoryDamaged, HistoryBusy, OSError.
     """
     with storage_errors(settings.data_dir):
         settings.make_folders()
-        with FileLock(settings.data_dir / "open.lock", wait_seconds=60.0):
+        with FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS):
             try:
                 return _checked(settings)
             except HistoryDamaged as error:
+                if not repair:
+                    raise
                 log.error("%s", error)
-                return _made_again(settings, error)
+                with _server_away(settings, error):
+                    return _made_again(settings, error)
+
+
+@contextlib.contextmanager
+def _server_away(settings: Settings, error: HistoryDamaged) -> Iterator[None]:
+    """Holds the server's lock: a history must not be replaced under a server that writes to it."""
+    lock = FileLock(settings.data_dir / "server.lock")
+    try:
+        lock.acquire()
+    except DataDirBusy:
+        raise HistoryDamaged(f"{error} Stop the server that works on this folder and start it again: it repairs the "
+                             "history when it starts.") from error
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def _checked(settings: Settings) -> Store:
+    path = settings.db_path
+    if not path.exists() or path.stat().st_size == 0:
+        copies = newest_backups(settings)
+        if copies:  # deleted, cut to nothing, or a repair that was itself cut short
+            raise HistoryDamaged(f"The history {path} is gone or empty, but there are copies of it.")
     store = Store(settings)
     try:
-        if settings.db_path.exists():
+        if path.exists():
             store.database.quick_check()
         store.migrate(settings.backups_dir)
         return store
@@ -47,22 +74,35 @@ def _checked(settings: Settings) -> Store:
 
 
 def _made_again(settings: Settings, error: HistoryDamaged) -> Store:
+    """From the newest sound backup, else from nothing; then the clips' own files."""
     aside = move_aside(settings, "damaged")
+    source = "an empty one"
+    store: Store | None = None
     for backup in newest_backups(settings):
-        settings.db_path.write_bytes(backup.read_bytes())
+        _copy(backup, settings.db_path)
         try:
             store = _checked(settings)
-            source = f"the copy {backup.name}"
-            break
-        except HistoryDamaged:
+        except HistoryDamaged as worse:
+            log.error("the copy is damaged too: %s", worse)
+            backup.rename(backup.with_suffix(".damaged"))
             settings.db_path.unlink()
-    else:
-        store = _checked(settings)
-        source = "an empty one"
+            continue
+        source = f"the copy {backup.name}"
+        break
+    store = store or _checked(settings)
+    if aside.exists():
+        carry_jobs(aside, store)
     found = restore_files(settings, store)
     store.remember(MESSAGE, f"The history was damaged and has been made again from {source} and the clips' own files "
-                            f"({found} clips found). The damaged file is kept as {aside.name}. {error}", now=time.time())
+                            f"({found} clips found there). The damaged file is kept as {aside.name}. {error}",
+                   now=time.time())
     return store
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_suffix(".part")
+    part.write_bytes(source.read_bytes())
+    part.replace(target)
 
 
 def move_aside(settings: Settings, why: str) -> Path:
@@ -104,17 +144,16 @@ def rebuild(settings: Settings) -> int:
     Waiting jobs and their log live in the history alone, so they are carried over from the old one where it is readable.
     Raises DataDirBusy while a server works on this directory.
     """
-    from app.history.recovery import carry_jobs
-
     with storage_errors(settings.data_dir):
         settings.make_folders()
-        with FileLock(settings.data_dir / "server.lock"), FileLock(settings.data_dir / "open.lock", wait_seconds=60.0):
+        with (FileLock(settings.data_dir / "server.lock"),
+              FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS)):
             old = move_aside(settings, "before-rebuild") if settings.db_path.exists() else None
-            store = _checked(settings)
+            store = Store(settings)
             try:
-                found = restore_files(settings, store)
+                store.migrate(settings.backups_dir)
                 if old is not None:
                     carry_jobs(old, store)
-                return found
+                return restore_files(settings, store)
             finally:
                 store.close()

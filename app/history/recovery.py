@@ -6,10 +6,12 @@ import logging
 import shutil
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
+from app.errors import NotFound
 from app.history.clips import Projects
 from app.history.leases import Limits
 from app.history.records import Clip, Job, JobState, Project
@@ -51,7 +53,7 @@ def restore_files(settings: Settings, store: Store) -> int:
     """Every clip that the media folder tells of and the history does not, into the history. Returns how many."""
     for owner, project in read_projects(settings.media_dir):
         store.projects.restore(project, owner=owner)
-    found = sum(1 for path in _videos(settings) if adopt_file(settings, store, path, time.time()))
+    found = sum(adopt_file(settings, store, path, time.time()) for path in _videos(settings))
     write_projects(settings.media_dir, store.projects)
     return found
 
@@ -64,7 +66,7 @@ def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool
     project = Project(id=clip.project_id, name=f"Recovered {clip.project_id[-4:]}", created_at=clip.created_at)
     project_id = store.projects.restore(project, owner=clip.owner)
     if project_id != clip.project_id:
-        clip = _in_project(clip, project_id)
+        clip = replace(clip, project_id=project_id)
     if not store.leases.adopt(clip, now=now):
         return False
     write_sidecar(settings.media_dir, clip)
@@ -112,22 +114,22 @@ def mark_missing(settings: Settings, store: Store) -> None:
 
 def sweep_parts(settings: Settings, store: Store, now: float) -> None:
     """Removes unfinished files that no living attempt writes. Each is named after its job and lease."""
-    parts = list(settings.parts_dir.glob("*.part"))
+    parts = list(settings.parts_dir.glob("*.part"))  # listed before the leases are read: a new one is then known
     held = {part_name(claim.job, claim.token) for claim in store.leases.held()}
     for path in parts:
         if path.name not in held:
             path.unlink(missing_ok=True)
-    for path in settings.data_dir.rglob(".*.part"):  # a crash within one of our own atomic writes
-        if _older(path, now, TEMPORARY_AFTER_SECONDS):
+    for path in settings.data_dir.rglob("*.part"):  # a crash within one of our own atomic writes
+        if path.parent != settings.parts_dir and _older(path, now, TEMPORARY_AFTER_SECONDS):
             path.unlink(missing_ok=True)
 
 
 def sweep_job_folders(settings: Settings, store: Store, now: float) -> None:
     """Sampling states of jobs that will not need them: done, cancelled, unknown, or failed a week ago."""
-    for folder in settings.jobs_dir.iterdir():
+    for folder in {path.parent for path in settings.jobs_dir.glob("*/*") if path.name in ("work", "preview.webp")}:
         try:
             job: Job | None = store.jobs.get(folder.name)
-        except Exception:  # noqa: BLE001  (a folder that names no job; kept while it is young)
+        except NotFound:
             job = None
         old = _older(folder, now, FORGET_AFTER_SECONDS)
         if (job is None and old) or (job is not None and (
@@ -190,7 +192,7 @@ def carry_jobs(old: Path, store: Store) -> int:
     projects = {identity: store.projects.restore(Project(id=identity, name=row["name"], created_at=row["created_at"]),
                                                  owner=row["owner"]) for identity, row in names.items()}
 
-    def work(c):  # type: ignore[no-untyped-def]
+    def work(c: Connection) -> int:
         there = set(c.execute(select(jobs.c.id)).scalars())
         fresh = [row for row in rows if row["id"] not in there and row["project_id"] in projects]
         for row in fresh:
@@ -201,17 +203,11 @@ def carry_jobs(old: Path, store: Store) -> int:
             if event["job_id"] in taken:
                 c.execute(insert(job_events).values({key: event[key] for key in ("job_id", "at", "what", "detail")}))
         return len(fresh)
-    return int(store.database.write(work))
+    return store.database.write(work)
 
 
 def _videos(settings: Settings) -> list[Path]:
     return sorted(settings.media_dir.glob("*/*.mp4"))
-
-
-def _in_project(clip: Clip, project_id: str) -> Clip:
-    from dataclasses import replace
-
-    return replace(clip, project_id=project_id)
 
 
 def _older(path: Path, now: float, seconds: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,10 @@ class Engine(Protocol):
 
 
 class SprocketEngine:
-    """The real engine. Imports torch only in `run`, `open_models` and `warm_up`."""
+    """The real engine. Imports torch only in `run` and `warm_up`."""
+
+    def __init__(self) -> None:
+        self._importing = threading.Lock()  # transformers' lazy modules do not bear two threads importing them
 
     def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]:
         return installed(models_dir=models_dir)
@@ -68,13 +72,15 @@ class SprocketEngine:
         return ModelCache()
 
     def warm_up(self) -> None:
-        importlib.import_module("engine.run")
+        with self._importing:
+            importlib.import_module("engine.run")
 
     def reached(self, point: str) -> None:
         pass
 
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
             cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> Iterator[Event]:
+        self.warm_up()
         from engine.run import run
 
         return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from app import storage
@@ -30,7 +29,7 @@ from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.settings import Settings
 from engine.errors import Cancelled, SprocketError, StorageBlocked
-from engine.events import ClipWritten, Event, Preview, Resumed, StageStarted, StepDone
+from engine.events import ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.video.publish import publish, write_atomic
@@ -56,11 +55,13 @@ class Workplace:
 def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | None = None) -> None:
     """Runs a claimed job and stores how it ended. Raises only KeyboardInterrupt (the job is then cancelled)."""
     settings, job = place.settings, claim.job
-    with job_log(settings, job.id), Heartbeat(settings, place.store.leases, claim, place.stopping) as beat:
+    beat = Heartbeat(settings, place.store.leases, claim, place.stopping)
+    with job_log(settings, job.id):
         try:
             log.info("attempt %d", job.attempt)
-            if not _finish_published(place, claim):
-                _finish_run(place, claim, beat, on_event)
+            with beat:
+                if not _finish_published(place, claim):
+                    _finish_run(place, claim, beat, on_event)
             drop_workspace(settings, job.id)
         except LeaseLost:
             _lost(place, job)
@@ -102,11 +103,11 @@ def _finish_published(place: Workplace, claim: Claim) -> bool:
 
 def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Callable[[Event], None] | None) -> None:
     settings, job, engine = place.settings, claim.job, place.engine
-    resolved = _plan(place, job)
+    resolved = planned(place, job)
     trouble = storage.problem(settings, disk_need(resolved))
     if trouble:
         raise StorageBlocked(trouble)
-    beat.note(notes=json.dumps(resolved.notes), steps=resolved.steps)
+    beat.note(stage=Stage.LOAD.value, steps=resolved.steps, notes=json.dumps(resolved.notes))
     recipe = build_recipe(resolved, clip_id=job.id, made_from=job.made_from,
                           created=datetime.fromtimestamp(job.created_at, timezone.utc))
     part = settings.parts_dir / part_name(job, claim.token)
@@ -127,7 +128,8 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
         part.unlink(missing_ok=True)
 
 
-def _plan(place: Workplace, job: Job) -> Plan:
+def planned(place: Workplace, job: Job) -> Plan:
+    """The job's request against the machine as it is now. Raises as `engine.plan.plan` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
     return plan(request, spec, place.engine.hardware())
@@ -146,7 +148,7 @@ def _tell(place: Workplace, claim: Claim, beat: Heartbeat, resolved: Plan, event
     """Writes what the engine said where a page can read it."""
     if isinstance(event, StageStarted):
         log.info("stage %s", event.stage.value)
-        steps = resolved.steps if event.stage.value == "sample" else 0
+        steps = resolved.steps if event.stage is Stage.SAMPLE else 0
         beat.note(stage=event.stage.value, step=0, steps=steps)
     elif isinstance(event, StepDone):
         beat.note(stage=event.stage.value, step=event.step, steps=event.steps, eta_seconds=event.eta_seconds)
@@ -238,7 +240,3 @@ def _stored(place: Workplace, write: Callable[[], None]) -> None:
             log.warning("the job's end was not stored yet: %s", error)
             if place.stopping.wait(RETRY_SECONDS):
                 return
-
-
-def preview_path(settings: Settings, job_id: str) -> Path:
-    return settings.job_dir(job_id) / "preview.webp"

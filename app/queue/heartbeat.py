@@ -70,7 +70,6 @@ class Heartbeat:
             try:
                 self._beat(force=time.monotonic() - self._renewed >= self._settings.heartbeat_seconds)
             except LeaseLost:
-                log.warning("job %s was given to another worker", self._claim.job.id)
                 self.lost = True
                 return
             except (HistoryBusy, StorageBlocked) as error:

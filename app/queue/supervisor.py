@@ -56,6 +56,8 @@ def judge(returncode: int, ordered: str | None, oom_before: int | None, oom_afte
         if oom_before is not None and oom_after is not None and oom_after > oom_before:
             return Death(True, "the machine ran out of memory")
         return Death(False, "its process was killed from outside")
+    if returncode == 0:
+        return Death(False, "its process was asked to end")
     if returncode < 0:
         return Death(True, f"its process crashed ({signal.Signals(-returncode).name})")
     return Death(True, f"its process ended with code {returncode}")

@@ -23,9 +23,10 @@ from app import storage
 from app.errors import HistoryDamaged, SchemaTooNew
 from app.history.leases import Limits
 from app.history.opening import open_store
+from app.history.records import Job
 from app.history.store import Store
 from app.queue.door import Engine, open_engine
-from app.queue.executor import Workplace, perform
+from app.queue.executor import Workplace, disk_need, perform, planned
 from app.queue.process import ProcessId, die_with_parent, orphaned, this_process, volunteer_for_oom_killer
 from app.settings import Settings
 from engine.errors import SprocketError
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     stopping = threading.Event()
     _stop_on_signals(stopping, settings.stop_seconds)
     try:
-        store = open_store(settings)
+        store = open_store(settings, repair=False)  # the page may have it open
     except (SchemaTooNew, HistoryDamaged) as error:
         log.error("%s", error)
         return UNUSABLE_EXIT
@@ -90,7 +91,7 @@ def work(settings: Settings, store: Store, engine: Engine, stopping: threading.E
         while not stopping.is_set() and not (parent is not None and orphaned(parent)):
             try:
                 if time.monotonic() >= chores_at:
-                    chores(settings, store)
+                    chores(place)
                     chores_at = time.monotonic() + CHORES_SECONDS
                 claim = store.leases.claim(who, now=time.time())
             except HistoryDamaged:
@@ -111,13 +112,21 @@ def work(settings: Settings, store: Store, engine: Engine, stopping: threading.E
             store.forget(META_KEY)
 
 
-def chores(settings: Settings, store: Store) -> None:
-    """Takes jobs back from the dead, and lets blocked jobs go on once there is room."""
-    now = time.time()
-    store.leases.reap(now=now, limits=Limits(settings.max_crashes, settings.max_kills))
-    if store.leases.any_blocked() and storage.problem(settings) is None:
+def chores(place: Workplace) -> None:
+    """Takes jobs back from the dead, and lets blocked jobs go on once there is room for the first of them."""
+    settings, leases, now = place.settings, place.store.leases, time.time()
+    leases.reap(now=now, limits=Limits(settings.max_crashes, settings.max_kills))
+    job = leases.first_blocked()
+    if job is not None and storage.problem(settings, _need(place, job)) is None:
         storage.keep_ballast(settings)
-        store.leases.unblock(now=now)
+        leases.unblock(now=now)
+
+
+def _need(place: Workplace, job: Job) -> int:
+    try:
+        return disk_need(planned(place, job))
+    except SprocketError:
+        return 0  # it cannot be planned any more, and will say so when it runs
 
 
 def _warm_up(engine: Engine) -> None:

@@ -1,0 +1,292 @@
+"""Kill -9 at random moments, then count: jobs lost, clips published twice, bad files seen.
+
+    python -m bench.chaos [--kills 120] [--jobs 60] [--seed 1] [--keep DIR]
+
+Three kinds of victims: `web` (the process that takes requests and watches the worker; its worker dies with it), `worker`,
+and `writer` (the worker in the moment it writes, checks or publishes a file). The engine is the fake of the tests (twelve
+steps, a checkpoint after each, a real small mp4); queue, history, supervisor and publishing are the real ones. A watcher
+opens every mp4 the moment it becomes visible, all the time. Exit code 0 only if every count that must be 0 is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from app.history.records import JobState  # noqa: E402
+from app.history.sidecar import file_sha256, read_sidecar  # noqa: E402
+from app.queue.supervisor import Supervisor  # noqa: E402
+from app.settings import Settings  # noqa: E402
+from app.studio import Studio, open_studio  # noqa: E402
+from engine.errors import SprocketError  # noqa: E402
+from engine.video.probe import probe  # noqa: E402
+from tests.fakes import SPEC, STEPS  # noqa: E402
+
+WRITING = ("decode", "verify")
+SETTLE_SECONDS = 180.0
+
+
+@dataclass
+class Tally:
+    """What happened and what was found."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    acked: set[str] = field(default_factory=set)
+    bad_seen: set[str] = field(default_factory=set)
+    """Files that were visible under their final name and were not whole, at any moment."""
+    findings: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        return not any(self.findings.values())
+
+
+def settings_for(folder: Path) -> Settings:
+    return Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0, ballast_bytes=0,
+                    preview_seconds=0.0, max_waiting=1000)
+
+
+def web(folder: Path, first: int, last: int) -> None:
+    """The victim: takes requests `first`..`last`, each acknowledged on standard output once it is durable, and supervises."""
+    settings = settings_for(folder)
+    studio = open_studio(settings)
+    supervisor = Supervisor(settings, studio.store)
+    supervisor.start()
+    print("ready", flush=True)
+    for number in range(first, last):
+        # The key makes a request that was killed between its commit and its acknowledgement harmless to repeat.
+        job = studio.submit({"prompt": f"chaos {number}", "seed": number}, idempotency_key=f"request-{number}")
+        print(f"ack {number} {job.id}", flush=True)
+        time.sleep(0.3)
+    while True:
+        time.sleep(1.0)
+
+
+class Web:
+    """One life of the victim; remembers what it acknowledged."""
+
+    def __init__(self, folder: Path, first: int, last: int, tally: Tally, step_seconds: float) -> None:
+        self.next = first
+        self._tally = tally
+        env = os.environ | {"FAKE_STEP_SECONDS": str(step_seconds), "PYTHONPATH": str(ROOT)}
+        with (folder.parent / "web.log").open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "bench.chaos", "--web", str(folder), str(first), str(last)],
+                                            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            words = line.split()
+            if words == ["ready"]:
+                self.ready.set()
+            elif len(words) == 3 and words[0] == "ack":
+                self._tally.acked.add(words[2])
+                self.next = int(words[1]) + 1
+
+    def worker(self) -> psutil.Process | None:
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children():
+                if "app.queue.worker" in " ".join(child.cmdline()):
+                    return child
+        return None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(timeout=5.0)  # what it acknowledged before it died counts
+
+
+class Watcher:
+    """Opens every published mp4 at once, and again when it has changed; what is not whole is a bad file seen."""
+
+    def __init__(self, media: Path, tally: Tally) -> None:
+        self._media, self._tally = media, tally
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.02):
+            for path in self._media.glob("*/*.mp4"):
+                with contextlib.suppress(OSError):
+                    stat = path.stat()
+                    mark = (stat.st_ino, stat.st_size)
+                    if self._seen.get(path) != mark:
+                        self._seen[path] = mark
+                        if not whole(path):
+                            self._tally.bad_seen.add(path.name)
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def whole(path: Path) -> bool:
+    try:
+        facts = probe(path)
+    except SprocketError:
+        return False
+    return (facts.frames, facts.width, facts.height) == (SPEC.native_frames, SPEC.native_width, SPEC.native_height)
+
+
+def strike(victim: str, running: Web, folder: Path, dice: random.Random) -> bool:
+    """Kills one victim. False when there was none to be found within a few seconds."""
+    end = time.monotonic() + 8.0
+    while time.monotonic() < end:
+        if victim == "web":
+            running.kill()
+            return True
+        worker = running.worker()
+        if worker is not None and (victim == "worker" or writes(folder)):
+            time.sleep(dice.random() * 0.04 if victim == "writer" else 0.0)
+            with contextlib.suppress(psutil.Error):
+                worker.kill()
+                return True
+        time.sleep(0.005)
+    return False
+
+
+def writes(folder: Path) -> bool:
+    """Is a file being written, checked or published right now?"""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(folder / "history.db", timeout=1.0)) as c:
+        rows = c.execute("SELECT state, stage FROM jobs WHERE state IN ('running', 'finalizing')").fetchall()
+        return any(state == "finalizing" or stage in WRITING for state, stage in rows)
+    return False
+
+
+def run_chaos(folder: Path, *, kills: int, jobs: int, seed: int, step_seconds: float = 0.06, settle: float = SETTLE_SECONDS,
+              say: bool = False) -> Tally:
+    """Submits `jobs`, kills `kills` times, lets the rest finish, and examines what is left in `folder`."""
+    dice, tally = random.Random(seed), Tally()
+    begun = time.monotonic()
+    folder.mkdir(parents=True)
+    watcher = Watcher(folder / "media", tally)
+    running = Web(folder, 0, jobs, tally, step_seconds)
+    try:
+        while sum(tally.kills.values()) < kills:
+            running.ready.wait(30.0)
+            time.sleep(dice.random() * 1.5)
+            victim = dice.choice(("web", "worker", "worker", "writer"))
+            if strike(victim, running, folder, dice):
+                tally.kills[victim] += 1
+                if say and sum(tally.kills.values()) % 10 == 0:
+                    print(f"  {sum(tally.kills.values())} kills, {len(tally.acked)} jobs acknowledged", flush=True)
+            if running.process.poll() is not None:
+                running = Web(folder, running.next, jobs, tally, step_seconds)
+        settle_down(folder, jobs, tally, settle)
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGKILL)
+            running.process.wait()
+        watcher.close()
+    examine(folder, tally)
+    tally.facts["seconds"] = round(time.monotonic() - begun)
+    return tally
+
+
+def settle_down(folder: Path, jobs: int, tally: Tally, seconds: float) -> None:
+    """Waits until all jobs are acknowledged and ended, or the time is up."""
+    studio = open_studio(settings_for(folder))
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end and (len(tally.acked) < jobs or studio.jobs(active_only=True, limit=1)):
+            time.sleep(0.2)
+    finally:
+        studio.close()
+
+
+def examine(folder: Path, tally: Tally) -> None:
+    """Starts and stops the studio once more (its recovery runs), then compares rows with files."""
+    settings = settings_for(folder)
+    studio = open_studio(settings)
+    supervisor = Supervisor(settings, studio.store)
+    supervisor.start()
+    supervisor.close()
+    try:
+        _compare(studio, settings, tally)
+    finally:
+        studio.close()
+
+
+def _compare(studio: Studio, settings: Settings, tally: Tally) -> None:
+    every = studio.jobs(limit=100_000)
+    states = {job.id: job.state for job in every}
+    rows = studio.store.clips.files()
+    files = sorted(settings.media_dir.glob("*/*.mp4"))
+    per_job = Counter(studio.clip(clip_id).job_id for clip_id, _file, _missing in rows)
+    bad = set(tally.bad_seen)
+    for clip_id, file, _missing in rows:
+        path, clip = settings.media_dir / file, studio.clip(clip_id)
+        told = read_sidecar(settings.media_dir, path.with_suffix(".json"))
+        if not path.exists() or not whole(path) or file_sha256(path) != clip.sha256 or told is None \
+                or told.sha256 != clip.sha256 or not path.with_suffix(".webp").exists():
+            bad.add(file)
+    integrity = studio.store.database.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())
+    tally.findings = {
+        "jobs lost": sum(states.get(job_id) is not JobState.DONE for job_id in tally.acked),
+        "duplicate publishes": sum(count - 1 for count in per_job.values()) + max(0, len(files) - len(rows)),
+        "bad or half files seen": len(bad),
+        "clips without their file": sum(missing for _id, _file, missing in rows),
+        "unfinished files left": len(list(settings.data_dir.rglob("*.part"))),
+        "database errors": int(integrity != "ok"),
+    }
+    log = [event for job in every for event in studio.job_events(job.id)]
+    tally.facts |= {
+        "jobs acknowledged": len(tally.acked), "clips published": len(rows),
+        "attempts": sum(job.attempt for job in every),
+        "attempts that resumed in the middle": sum(job.resumed_from is not None for job in every),
+        "files adopted after a crash": sum("recovered" in event.detail for event in log),
+        "files in trash": len(list(settings.trash_dir.iterdir())),
+        "steps per job": STEPS,
+    }
+
+
+def show(tally: Tally) -> None:
+    kills = ", ".join(f"{count} {victim}" for victim, count in sorted(tally.kills.items()))
+    print(f"{'kill -9':36} {sum(tally.kills.values()):6}   ({kills})")
+    for name, value in (tally.facts | tally.findings).items():
+        print(f"{name:36} {value!s:>6}{'' if name not in tally.findings else '   ok' if value == 0 else '   BAD'}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=120)
+    parser.add_argument("--jobs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="use this new folder and leave it behind")
+    parser.add_argument("--web", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.web:
+        web(Path(options.web[0]), int(options.web[1]), int(options.web[2]))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = (options.keep or Path(temporary)) / "data"
+        tally = run_chaos(folder, kills=options.kills, jobs=options.jobs, seed=options.seed, say=True)
+        show(tally)
+    return 0 if tally.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
