@@ -203,7 +203,7 @@ def serve(
     data_dir: DataDir = None,
 ) -> None:
     """The studio in a browser."""
-    from app.ui.server import serve_from_settings
+    from app.serve import serve_from_settings
 
     serve_from_settings(_settings(data_dir, host=host, port=port))
 

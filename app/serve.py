@@ -1,0 +1,65 @@
+"""The studio as a server: history, supervisor with its worker, pages; closed in the reverse order."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+import sys
+
+from app.queue.supervisor import Supervisor
+from app.settings import Settings
+from app.studio import open_studio
+from engine.errors import InvalidRequest
+
+
+def serve_from_settings(settings: Settings | None = None) -> None:
+    """Serves until SIGINT or SIGTERM.
+
+    Raises InvalidRequest (host, port), DataDirBusy (another server works on this data folder), SchemaTooNew, StorageBlocked.
+    """
+    from app.ui.server import serve
+
+    settings = settings or Settings()
+    port = _free_port(settings.host, settings.port)
+    with contextlib.ExitStack() as stack:
+        supervisor = Supervisor(settings)
+        supervisor.start()
+        stack.callback(supervisor.close)
+        studio = open_studio(settings)
+        stack.callback(studio.close)
+        _announce(settings, port)
+        serve(studio, settings.host, port)
+
+
+def _free_port(host: str, port: int) -> int:
+    """`port`, or any free one for 0. Asked before the worker starts, so that a wrong address costs nothing."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except socket.gaierror as error:
+        raise InvalidRequest("host", f"{host!r} is not an address of this machine ({error.strerror}). Use 127.0.0.1.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InvalidRequest("port", f"{port} is taken, perhaps by another Sprocket. Choose another, or 0 for any free one.",
+                                 suggestion=0) from error
+        raise InvalidRequest("port", f"{host}:{port} cannot be used ({error.strerror}). Choose another.") from error
+
+
+def _announce(settings: Settings, port: int) -> None:
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    sys.stderr.write(f"Sprocket is at http://{shown}:{port}  (clips in {settings.media_dir}; Ctrl+C stops)\n")
+    if not _is_loopback(settings.host):
+        sys.stderr.write(f"Warning: {settings.host} can be reached from other machines, and there is no sign-in yet: whoever "
+                         "reaches it can see and change everything.\n")
+    sys.stderr.flush()
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
