@@ -1,11 +1,12 @@
 """Kill -9 at random moments, then count: jobs lost, clips published twice, bad files seen.
 
-    python -m bench.chaos [--kills 120] [--jobs 60] [--seed 1] [--keep DIR]
+    python -m bench.chaos [--kills 120] [--seed 1] [--keep DIR]
 
-Three kinds of victims: `web` (the process that takes requests and watches the worker; its worker dies with it), `worker`,
-and `writer` (the worker in the moment it writes, checks or publishes a file). The engine is the fake of the tests (twelve
-steps, a checkpoint after each, a real small mp4); queue, history, supervisor and publishing are the real ones. A watcher
-opens every mp4 the moment it becomes visible, all the time. Exit code 0 only if every count that must be 0 is 0.
+Three kinds of victims: `web` (the process that takes requests and watches the worker; its worker dies with it),
+`worker`, and `writer` (the worker in the moment it writes, checks or publishes a file). There is always work: the web
+process keeps a few jobs waiting. The engine is the fake of the tests (twelve steps, a checkpoint after each, a real
+small mp4); queue, history, supervisor and publishing are the real ones. A watcher opens every mp4 the moment it becomes
+visible. Exit code 0 only if every count that must be 0 is 0.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from tests.fakes import SPEC, STEPS  # noqa: E402
 
 WRITING = ("decode", "verify")
 SETTLE_SECONDS = 180.0
+WAITING_JOBS = 4
 
 
 @dataclass
@@ -64,32 +66,33 @@ def settings_for(folder: Path) -> Settings:
                     preview_seconds=0.0, max_waiting=1000)
 
 
-def web(folder: Path, first: int, last: int) -> None:
-    """The victim: takes requests `first`..`last`, each acknowledged on standard output once it is durable, and supervises."""
+def web(folder: Path, first: int, taking: bool) -> None:
+    """The victim: supervises, and takes requests from number `first` on, each acknowledged once it is durable."""
     settings = settings_for(folder)
     studio = open_studio(settings)
     supervisor = Supervisor(settings, studio.store)
     supervisor.start()
     print("ready", flush=True)
-    for number in range(first, last):
-        # The key makes a request that was killed between its commit and its acknowledgement harmless to repeat.
-        job = studio.submit({"prompt": f"chaos {number}", "seed": number}, idempotency_key=f"request-{number}")
-        print(f"ack {number} {job.id}", flush=True)
-        time.sleep(0.3)
+    number = first
     while True:
-        time.sleep(1.0)
+        if taking and len(studio.jobs(active_only=True)) < WAITING_JOBS:
+            # The key makes it harmless to repeat a request that was killed between its commit and its acknowledgement.
+            job = studio.submit({"prompt": f"chaos {number}", "seed": number}, idempotency_key=f"request-{number}")
+            print(f"ack {number} {job.id}", flush=True)
+            number += 1
+        time.sleep(0.05)
 
 
 class Web:
     """One life of the victim; remembers what it acknowledged."""
 
-    def __init__(self, folder: Path, first: int, last: int, tally: Tally, step_seconds: float) -> None:
+    def __init__(self, folder: Path, tally: Tally, step_seconds: float, *, first: int = 0, taking: bool = True) -> None:
         self.next = first
         self._tally = tally
         env = os.environ | {"FAKE_STEP_SECONDS": str(step_seconds), "PYTHONPATH": str(ROOT)}
         with (folder.parent / "web.log").open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "bench.chaos", "--web", str(folder), str(first), str(last)],
-                                            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+            command = [sys.executable, "-m", "bench.chaos", "--web", str(folder), str(first), str(int(taking))]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
         self.ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -176,26 +179,31 @@ def writes(folder: Path) -> bool:
     return False
 
 
-def run_chaos(folder: Path, *, kills: int, jobs: int, seed: int, step_seconds: float = 0.06, settle: float = SETTLE_SECONDS,
-              say: bool = False) -> Tally:
-    """Submits `jobs`, kills `kills` times, lets the rest finish, and examines what is left in `folder`."""
+def run_chaos(folder: Path, *, kills: int, seed: int, step_seconds: float = 0.06, pause: float = 1.5,
+              settle: float = SETTLE_SECONDS, say: bool = False) -> Tally:
+    """Kills `kills` times at random moments, lets the rest finish, and examines what is left in `folder` (new).
+
+    `pause`: longest time in seconds a victim lives after it is ready.
+    """
     dice, tally = random.Random(seed), Tally()
     begun = time.monotonic()
     folder.mkdir(parents=True)
     watcher = Watcher(folder / "media", tally)
-    running = Web(folder, 0, jobs, tally, step_seconds)
+    running = Web(folder, tally, step_seconds)
     try:
         while sum(tally.kills.values()) < kills:
             running.ready.wait(30.0)
-            time.sleep(dice.random() * 1.5)
+            time.sleep(dice.random() * pause)
             victim = dice.choice(("web", "worker", "worker", "writer"))
             if strike(victim, running, folder, dice):
                 tally.kills[victim] += 1
                 if say and sum(tally.kills.values()) % 10 == 0:
                     print(f"  {sum(tally.kills.values())} kills, {len(tally.acked)} jobs acknowledged", flush=True)
             if running.process.poll() is not None:
-                running = Web(folder, running.next, jobs, tally, step_seconds)
-        settle_down(folder, jobs, tally, settle)
+                running = Web(folder, tally, step_seconds, first=running.next)
+        running.kill()
+        running = Web(folder, tally, step_seconds, taking=False)
+        settle_down(folder, settle)
     finally:
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGKILL)
@@ -206,20 +214,22 @@ def run_chaos(folder: Path, *, kills: int, jobs: int, seed: int, step_seconds: f
     return tally
 
 
-def settle_down(folder: Path, jobs: int, tally: Tally, seconds: float) -> None:
-    """Waits until all jobs are acknowledged and ended, or the time is up."""
+def settle_down(folder: Path, seconds: float) -> None:
+    """Waits until all jobs have ended, or the time is up."""
     studio = open_studio(settings_for(folder))
     end = time.monotonic() + seconds
     try:
-        while time.monotonic() < end and (len(tally.acked) < jobs or studio.jobs(active_only=True, limit=1)):
+        while time.monotonic() < end and studio.jobs(active_only=True, limit=1):
             time.sleep(0.2)
     finally:
         studio.close()
 
 
 def examine(folder: Path, tally: Tally) -> None:
-    """Starts and stops the studio once more (its recovery runs), then compares rows with files."""
+    """Starts and stops the studio once more, as if a few minutes later, so that its recovery runs; then compares."""
     settings = settings_for(folder)
+    for path in folder.rglob("*.part"):
+        os.utime(path, (0, 0))
     studio = open_studio(settings)
     supervisor = Supervisor(settings, studio.store)
     supervisor.start()
@@ -240,8 +250,9 @@ def _compare(studio: Studio, settings: Settings, tally: Tally) -> None:
     for clip_id, file, _missing in rows:
         path, clip = settings.media_dir / file, studio.clip(clip_id)
         told = read_sidecar(settings.media_dir, path.with_suffix(".json"))
-        if not path.exists() or not whole(path) or file_sha256(path) != clip.sha256 or told is None \
-                or told.sha256 != clip.sha256 or not path.with_suffix(".webp").exists():
+        sound = (path.exists() and whole(path) and file_sha256(path) == clip.sha256 and told is not None
+                 and told.sha256 == clip.sha256 and path.with_suffix(".webp").exists())
+        if not sound:
             bad.add(file)
     integrity = studio.store.database.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())
     tally.findings = {
@@ -273,17 +284,16 @@ def show(tally: Tally) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=120)
-    parser.add_argument("--jobs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="use this new folder and leave it behind")
     parser.add_argument("--web", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.web:
-        web(Path(options.web[0]), int(options.web[1]), int(options.web[2]))
+        web(Path(options.web[0]), int(options.web[1]), options.web[2] == "1")
         return 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = (options.keep or Path(temporary)) / "data"
-        tally = run_chaos(folder, kills=options.kills, jobs=options.jobs, seed=options.seed, say=True)
+        tally = run_chaos(folder, kills=options.kills, seed=options.seed, say=True)
         show(tally)
     return 0 if tally.sound else 1
 

@@ -1,0 +1,45 @@
+"""A studio on an empty folder, with the fake engine behind the real door."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.history.records import Job
+from app.queue.executor import Workplace, perform
+from app.queue.process import this_process
+from app.settings import Settings
+from app.studio import Studio, open_studio
+from tests.fakes import FakeEngine, FakeModels
+
+
+@pytest.fixture
+def settings(own_data_dir: Path) -> Settings:
+    return Settings(data_dir=own_data_dir, engine="tests.fakes:FakeEngine", min_free_bytes=0, ballast_bytes=0,
+                    preview_seconds=0.0, tick_seconds=0.02, heartbeat_seconds=0.5)
+
+
+@pytest.fixture
+def studio(settings: Settings) -> Iterator[Studio]:
+    opened = open_studio(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def work_once(studio: Studio) -> Callable[[], Job | None]:
+    """Does what the worker process does for one job, in this process. Returns the job as it then stands."""
+    place = Workplace(studio.settings, studio.store, FakeEngine(), FakeModels(), threading.Event())
+
+    def work() -> Job | None:
+        import time
+
+        claim = studio.store.leases.claim(this_process(), now=time.time())
+        if claim is None:
+            return None
+        perform(place, claim)
+        return studio.store.jobs.get(claim.job.id)
+    return work
