@@ -1,0 +1,164 @@
+"""The recipe at toy size: stopped and resumed it makes the same bits; its parts mean what they say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+from safetensors.torch import load_file
+
+from training.pocket import denoiser, latents, vae, world
+from training.pocket.models import Architecture, build_scheduler, build_transformer
+from training.pocket.optimizer import orthogonalise
+from training.pocket.recipe import (
+    Recipe,
+    Workshop,
+    export,
+    load_vae,
+    run_decoder,
+    run_denoiser,
+    run_latents,
+    run_vae,
+)
+from training.pocket.trainer import Schedule
+
+TOY = Recipe(
+    seed=5,
+    architecture=Architecture(
+        vae_channels=(8, 8, 8, 8), vae_groups=4, heads=2, head_dim=16, layers=1, time_dim=16, text_dim=16, text_layers=1
+    ),
+    vae_phases=(vae.VaePhase(3, 1, 32, 32), vae.VaePhase(1, 1, 64, 64)),
+    decoder_phases=(vae.VaePhase(2, 1, 32, 32, 17),),
+    shelves=(latents.Shelf(9, 4),),
+    denoiser_phases=(
+        denoiser.DenoiserPhase(2, 192, ((9, 1, 1.0),)),
+        denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),
+    ),
+)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 2)
+
+
+def run_all(recipe: Recipe, shop: Workshop) -> None:
+    run_vae(recipe, shop)
+    run_latents(recipe, shop, lambda text: None)
+    run_denoiser(recipe, shop)
+    run_decoder(recipe, shop)
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards):
+    whole, broken = Workshop(tmp_path / "whole"), Workshop(tmp_path / "broken")
+    for shop in (whole, broken):
+        shop.folder.mkdir()
+    run_all(TOY, whole)
+    run_vae(TOY, replace(broken, until=2))
+    run_vae(TOY, broken)
+    run_latents(TOY, broken, lambda text: None)
+    (broken.folder / "latents-09-0001.safetensors").unlink()
+    run_latents(TOY, broken, lambda text: None)
+    run_denoiser(TOY, replace(broken, until=1))
+    run_denoiser(TOY, replace(broken, until=3))
+    run_denoiser(TOY, broken)
+    run_decoder(TOY, replace(broken, until=1))
+    run_decoder(TOY, broken)
+    for path in sorted(whole.folder.glob("*.safetensors")):
+        left, right = load_file(path), load_file(broken.folder / path.name)
+        assert left.keys() == right.keys()
+        for name, tensor in left.items():
+            assert torch.equal(tensor, right[name]), (path.name, name)
+
+
+def test_the_export_runs_in_the_stock_pipeline(tmp_path, small_shards):
+    shop = Workshop(tmp_path)
+    run_all(TOY, shop)
+    facts = export(TOY, shop, tmp_path / "out")
+    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    assert pipeline.vae.config.scaling_factor == facts["scaling_factor"]
+    pipeline.set_progress_bar_config(disable=True)
+    result = pipeline("a red ball rises", num_frames=9, num_inference_steps=2, max_sequence_length=48, output_type="np")
+    assert result.frames.shape == (1, 9, 128, 192, 3)
+    assert np.isfinite(result.frames).all()
+
+
+def test_the_refined_decoder_leaves_the_latents_alone(tmp_path, small_shards):
+    shop = Workshop(tmp_path)
+    run_vae(TOY, shop)
+    run_decoder(TOY, shop)
+    before, after = load_vae(TOY, shop, decoder=False), load_vae(TOY, shop)
+    for left, right in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_loss_that_is_not_a_number_stops_before_the_weights(tmp_path):
+    from training.pocket.trainer import TrainState, train
+
+    model = torch.nn.Linear(2, 2)
+    state = TrainState(model, tmp_path / "x.safetensors")
+    before = model.weight.detach().clone()
+    steps = train(state, Schedule(3, 1.0), lambda step: (model.weight.sum() * float("nan"), {}))
+    with pytest.raises(FloatingPointError, match="step 0"):
+        next(steps)
+    assert torch.equal(model.weight, before)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((16, 48), (48, 16)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.5 and values.max() < 1.4
+
+
+def test_the_schedule_warms_up_and_ends_at_nothing():
+    schedule = Schedule(100, 1.0, warmup=10, cooldown=0.5)
+    assert schedule.at(0) == pytest.approx(0.1)
+    assert schedule.at(30) == 1.0
+    assert schedule.at(75) == pytest.approx(0.5)
+    assert schedule.at(100) == 0.0
+
+
+def test_batched_attention_equals_the_stock_processor():
+    torch.manual_seed(0)
+    transformer = build_transformer(TOY.architecture).eval()
+    inputs = {
+        "hidden_states": torch.randn(1, 3, 8, 16, 24),
+        "encoder_hidden_states": torch.randn(1, 5, 16),
+        "timestep": torch.tensor([500]),
+        "image_rotary_emb": denoiser.rotary(3, head_dim=16),
+    }
+    with torch.no_grad():
+        stock = transformer(**inputs).sample
+        transformer.set_attn_processor(denoiser.BatchedAttention())
+        assert torch.allclose(stock, transformer(**inputs).sample, atol=1e-5)
+
+
+def test_the_objective_matches_the_scheduler():
+    scheduler = build_scheduler()
+    torch.manual_seed(0)
+    clean, noise, t = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4), torch.tensor([10, 900])
+    a = scheduler.alphas_cumprod.float()[t].view(-1, 1, 1, 1, 1)
+    assert float(scheduler.alphas_cumprod[999]) == 0.0
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+    assert torch.allclose(noisy, scheduler.add_noise(clean, noise, t), atol=1e-6)
+    target = a.sqrt() * noise - (1 - a).sqrt() * clean
+    assert torch.allclose(target, scheduler.get_velocity(clean, noise, t), atol=1e-6)
+
+
+def test_the_latent_mask_pairs_four_frames_with_each_latent_after_the_first():
+    mask = np.zeros((9, 16, 16), np.uint8)
+    mask[1:5, :8, :8] = 255
+    cells = latents.latent_mask(mask)
+    assert cells.shape == (3, 2, 2)
+    assert cells[:, 0, 0].tolist() == [0, 255, 0]
+
+
+def test_crops_are_a_function_of_seed_and_step():
+    phase = vae.VaePhase(1, 2, 64, 64)
+    first, second = vae.crop_batch(1, 7, phase), vae.crop_batch(1, 7, phase)
+    assert first[0].shape == (2, 3, 9, 64, 64)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], vae.crop_batch(1, 8, phase)[0])
+    assert world.WIDTH == 192

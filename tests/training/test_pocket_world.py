@@ -1,0 +1,77 @@
+"""The pocket world draws the same scene from the same seed, keeps its promises and its secrets."""
+
+import numpy as np
+import pytest
+
+from training.pocket import world
+
+
+def test_a_scene_and_its_pixels_depend_on_the_seed_and_number_only():
+    scene = world.scene_at(3, 17)
+    assert scene == world.scene_at(3, 17)
+    assert scene != world.scene_at(3, 18)
+    assert scene != world.scene_at(4, 17)
+    again = world.render(world.scene_at(3, 17), 9)
+    assert np.array_equal(world.render(scene, 9).video, again.video)
+
+
+def test_a_tenth_of_the_combinations_is_held_out_and_never_trained_on():
+    held = set(world.combinations("held-out"))
+    assert len(world.combinations()) == 6 * 8 * 6 * 8
+    assert 0.08 < len(held) / len(world.combinations()) < 0.12
+    assert held.isdisjoint(world.combinations("train"))
+    for index in range(400):
+        scene = world.scene_at(0, index, "train", pair_share=0.5)
+        for subject in scene.subjects:
+            assert (subject.shape, subject.colour, scene.background, scene.motion) not in held
+        first = world.scene_at(0, index, "held-out")
+        assert (first.subjects[0].shape, first.subjects[0].colour, first.background, first.motion) in held
+
+
+def test_the_split_never_changes():
+    """The released weights were made without these; a different hash would leak them."""
+    assert len(world.combinations("held-out")) == 222
+    assert world.combinations("held-out")[:2] == [("ball", "red", "night sky", "spins"), ("ball", "red", "desert", "bounces")]
+
+
+@pytest.mark.parametrize("frames", [1, 9, 25, 49])
+def test_subjects_stay_in_the_frame(frames):
+    for index in range(60):
+        clip = world.render(world.scene_at(11, index, "all", pair_share=0.3), frames)
+        assert clip.video.shape == (frames, 128, 192, 3)
+        border = np.concatenate([clip.mask[:, 0], clip.mask[:, -1]], axis=1)
+        sides = np.concatenate([clip.mask[:, :, 0], clip.mask[:, :, -1]], axis=1)
+        assert border.max() == 0 and sides.max() == 0
+        assert (clip.mask.reshape(frames, -1).max(1) == 255).all()
+
+
+def test_part_of_a_clip_equals_that_part():
+    scene = world.scene_at(5, 1)
+    whole, part = world.render(scene, 25), world.render(scene, 25, only=range(8, 17))
+    assert np.array_equal(whole.video[8:17], part.video)
+    assert np.array_equal(whole.mask[8:17], part.mask)
+
+
+def test_edges_are_antialiased():
+    clip = world.render(world.scene_at(5, 2), 1)
+    assert len(np.unique(clip.mask)) > 20
+
+
+@pytest.mark.parametrize("width,height", [(96, 64), (256, 128), (128, 128)])
+def test_other_sizes_scale_the_canvas(width, height):
+    clip = world.render(world.scene_at(5, 3), 9, width, height)
+    assert clip.video.shape == (9, height, width, 3)
+    assert clip.mask.max() == 255
+
+
+def test_subjects_are_colourful_and_backgrounds_are_not():
+    for name in world.BACKGROUNDS:
+        stage = world.paint_background(name, (0.0, 0.0, 0.0), 192, 128)
+        assert (stage.max(-1) - stage.min(-1)).max() < 90
+    for rgb in world.COLOURS.values():
+        assert max(rgb) - min(rgb) > 120
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="split 'test'"):
+        world.scene_at(0, 0, "test")

@@ -1,0 +1,1 @@
+"""Training: datasets, LoRA training, and how the embedded pocket model was made."""

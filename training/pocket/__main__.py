@@ -1,0 +1,54 @@
+"""`python -m training.pocket`: make the pocket model, from nothing to `assets/pocket`.
+
+Stages are resumed where they stopped; run the same command again after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from .recipe import Recipe, Workshop, export, run_decoder, run_denoiser, run_latents, run_vae
+
+STAGES = ("vae", "latents", "denoiser", "decoder", "export")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.pocket", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(".pocket"), help="checkpoints, cached latents and curves")
+    parser.add_argument("--out", type=Path, default=Path("assets/pocket"), help="where the pipeline is written")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: what torch chooses")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--save-every", type=float, default=90.0, help="seconds between checkpoints")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    asked = parse(argv)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    asked.work.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe()
+    shop = Workshop(asked.work, asked.device, asked.save_every)
+    run = {
+        "vae": lambda: run_vae(recipe, shop),
+        "latents": lambda: run_latents(recipe, shop, say),
+        "denoiser": lambda: run_denoiser(recipe, shop),
+        "decoder": lambda: run_decoder(recipe, shop),
+        "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)}"),
+    }
+    for stage in asked.stages:
+        say(f"stage {stage}")
+        run[stage]()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,207 @@
+"""The recipe, stage by stage: vae -> latents -> denoiser, decoder, each resumable, then export.
+
+Every stage reads what the stage before left in the work folder and leaves one file (or shards)
+there; a stage that is done is skipped. The same functions run on CPU and GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import denoiser, latents, vae, world
+from .models import (
+    Architecture,
+    build_scheduler,
+    build_text_encoder,
+    build_transformer,
+    build_vae,
+    save_pipeline,
+)
+from .tokenizer import build_tokenizer
+from .trainer import Curve, Schedule, TrainState, load_average, train
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights. Tests use a much smaller one."""
+
+    seed: int = 0
+    architecture: Architecture = field(default_factory=Architecture)
+    vae_phases: tuple[vae.VaePhase, ...] = vae.PHASES
+    vae_lr: float = 3e-3
+    decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
+    decoder_lr: float = 1.5e-3
+    shelves: tuple[latents.Shelf, ...] = (
+        latents.Shelf(9, 2500),
+        latents.Shelf(1, 4000),
+        latents.Shelf(25, 2500),
+        latents.Shelf(17, 100),
+        latents.Shelf(33, 100),
+        latents.Shelf(49, 100),
+    )
+    denoiser_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.PHASES
+    denoiser_lr: float = 3e-3
+    recommended_steps: int = 20
+    recommended_guidance: float = 4.0
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a run works: its folder of checkpoints, its device, and how often it saves (seconds)."""
+
+    folder: Path
+    device: str = "cpu"
+    save_every: float = 90.0
+    until: int | None = None
+    """Stop the stage at this step, as a kill would but tidily; for tests and trials."""
+
+
+def _total(phases: tuple) -> int:
+    return sum(phase.steps for phase in phases)
+
+
+def run_vae(recipe: Recipe, shop: Workshop) -> None:
+    """Stage 1: encoder and decoder together."""
+    torch.manual_seed(recipe.seed + 1)
+    model = build_vae(recipe.architecture).to(shop.device)
+    state = TrainState(model, shop.folder / "vae.safetensors", ("conv_in.", "conv_out."))
+    schedule = Schedule(_total(recipe.vae_phases), recipe.vae_lr, warmup=30, cooldown=0.6)
+    _run(state, schedule, _vae_loss_at(model, recipe, recipe.vae_phases, shop.device), shop)
+
+
+def run_decoder(recipe: Recipe, shop: Workshop) -> None:
+    """Stage 1b: the decoder alone, on whole frames and several chunks; the latents stay as they are."""
+    model = load_vae(recipe, shop, decoder=False)
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    state = TrainState(model.decoder, shop.folder / "decoder.safetensors", ("conv_in.", "conv_out."))
+    schedule = Schedule(_total(recipe.decoder_phases), recipe.decoder_lr, warmup=30, cooldown=0.7)
+    loss_at = _vae_loss_at(model, recipe, recipe.decoder_phases, shop.device, first_step=1_000_000)
+    _run(state, schedule, loss_at, shop)
+
+
+def _vae_loss_at(model, recipe: Recipe, phases, device: str, first_step: int = 0):
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        phase = vae.phase_at(step, phases)
+        video, mask = vae.crop_batch(recipe.seed, first_step + step, phase)
+        with torch.autocast(device, torch.bfloat16):
+            return vae.vae_loss(model, video.to(device), mask.to(device), first_step + step)
+
+    return loss_at
+
+
+def load_vae(recipe: Recipe, shop: Workshop, *, decoder: bool = True):
+    """The trained autoencoder in fp32, with the refined decoder when there is one."""
+    model = build_vae(recipe.architecture).to(shop.device).eval()
+    load_average(model, shop.folder / "vae.safetensors")
+    if decoder and (shop.folder / "decoder.safetensors").exists():
+        load_average(model.decoder, shop.folder / "decoder.safetensors")
+    return model
+
+
+def run_latents(recipe: Recipe, shop: Workshop, say: Say) -> None:
+    """Stage 2: every shard of every shelf."""
+    model = load_vae(recipe, shop, decoder=False)
+    for shelf in recipe.shelves:
+        for number in range(shelf.clips // latents.SHARD):
+            latents.make_shard(model, shop.folder, shelf, number, seed=recipe.seed, device=shop.device)
+            say(f"latents: {shelf.frames} frames, {(number + 1) * latents.SHARD}/{shelf.clips} clips")
+
+
+def run_denoiser(recipe: Recipe, shop: Workshop) -> None:
+    """Stage 3: transformer and text encoder together."""
+    model = build_denoiser(recipe, shop)
+    state = TrainState(model, shop.folder / "denoiser.safetensors", ("shared", "patch_embed", "proj_out"))
+    schedule = Schedule(_total(recipe.denoiser_phases), recipe.denoiser_lr, warmup=100, cooldown=0.5, ema=0.998)
+    _run(state, schedule, _denoiser_loss_at(model, recipe, shop), shop)
+
+
+def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
+    torch.manual_seed(recipe.seed + 2)
+    transformer = build_transformer(recipe.architecture)
+    transformer.set_attn_processor(denoiser.BatchedAttention())
+    text_encoder = build_text_encoder(recipe.architecture)
+    return nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder}).to(shop.device)
+
+
+def latent_scale(recipe: Recipe, shop: Workshop) -> float:
+    """The scaling factor, measured on the first shard of the first shelf."""
+    shelf = recipe.shelves[0]
+    return latents.latent_scale(latents.load_shelf(shop.folder, latents.Shelf(shelf.frames, latents.SHARD)))
+
+
+def _denoiser_loss_at(model, recipe: Recipe, shop: Workshop):
+    tokenizer, device = build_tokenizer(), shop.device
+    alphas = build_scheduler().alphas_cumprod.float().to(device)
+    scale = latent_scale(recipe, shop)
+    shelves: dict[int, latents.Cached] = {}
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        phase = denoiser.phase_at(step, recipe.denoiser_phases)
+        for shelf in recipe.shelves:
+            if shelf.frames not in shelves and any(shelf.frames == m[0] for m in phase.mix):
+                shelves[shelf.frames] = latents.load_shelf(shop.folder, shelf)
+        batch = denoiser.draw_batch(shelves, tokenizer, phase, scale, seed=recipe.seed, step=step)
+        rope = denoiser.rotary(batch.latents.shape[1], head_dim=recipe.architecture.head_dim)
+        with torch.autocast(device, torch.bfloat16):
+            return denoiser.v_loss(model, alphas, batch.to(device), tuple(r.to(device) for r in rope))
+
+    return loss_at
+
+
+def _run(state: TrainState, schedule: Schedule, loss_at, shop: Workshop) -> None:
+    curve = Curve(state.path.with_suffix(".jsonl"), every=20)
+    for progress in train(state, schedule, loss_at, save_every=shop.save_every, until=shop.until):
+        curve.add(progress)
+
+
+# --- export ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fit_latent_rgb(model, scale: float, *, seed: int, device: str = "cpu", clips: int = 48) -> dict:
+    """Least-squares linear map from one scaled latent cell to the mean RGB, 0..1, of its 8x8 patch."""
+    rows, colours = [], []
+    for index in range(clips):
+        clip = world.render(world.scene_at(seed + 77, index), 9)
+        with torch.autocast(device, torch.bfloat16):
+            mean = model.encode(latents.to_tensor(clip.video, device)).latent_dist.mean[0].float().cpu() * scale
+        rows.append(mean.permute(1, 2, 3, 0).reshape(-1, mean.shape[0]))
+        patches = clip.video.reshape(9, 16, 8, 24, 8, 3).mean((2, 4)) / 255
+        grouped = np.concatenate([patches[:1], patches[1:].reshape(2, 4, 16, 24, 3).mean(1)])
+        colours.append(torch.from_numpy(grouped.reshape(-1, 3)).float())
+    x = torch.cat(rows)
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), torch.cat(colours)).solution
+    return {"weight": [[round(v, 5) for v in row] for row in solution[:-1].tolist()],
+            "bias": [round(v, 5) for v in solution[-1].tolist()]}  # fmt: skip
+
+
+def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
+    """Write the pipeline of the averaged weights; returns facts for the model card."""
+    model = load_vae(recipe, shop)
+    scale = latent_scale(recipe, shop)
+    model.register_to_config(scaling_factor=scale)
+    rgb = fit_latent_rgb(model, scale, seed=recipe.seed, device=shop.device)
+    pair = build_denoiser(recipe, shop)
+    step = load_average(pair, shop.folder / "denoiser.safetensors")
+    recommended = {
+        "num_inference_steps": recipe.recommended_steps,
+        "guidance_scale": recipe.recommended_guidance,
+        "fps": 8,
+        "num_frames": 25,
+        "height": world.HEIGHT,
+        "width": world.WIDTH,
+    }
+    save_pipeline(out, model, pair["transformer"], pair["text_encoder"], latent_rgb=rgb, recommended=recommended)
+    facts = {"denoiser_step": step, "scaling_factor": scale, "recipe": asdict(recipe)}
+    (shop.folder / "export.json").write_text(json.dumps(facts, indent=1))
+    return facts

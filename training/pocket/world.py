@@ -1,0 +1,466 @@
+"""The pocket world: small scenes drawn exactly, from a seed, with their ground truth.
+
+A scene is one or two flat-coloured subjects that perform one motion over one background.
+Everything is a pure function of a `Scene` and a clip shape; a `Scene` is a pure function of
+`(seed, index, split)`. Nothing here knows torch, files or captions (see `captions.py`).
+
+Geometry is declared on a 192x128 canvas ("canvas units"); `render` scales it to the asked
+size by height. Edges are antialiased analytically: a signed distance is turned into coverage
+with a ramp one output pixel wide, so there is no supersampling and no random sampling.
+
+Colour rule, kept on purpose so that any classical detector can tell subject from background:
+subjects are bright *and* saturated, backgrounds are pale or dark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+WIDTH, HEIGHT = 192, 128
+SHAPES = ("ball", "square", "triangle", "star", "heart", "ring")
+COLOURS = {
+    "red": (222, 30, 38),
+    "orange": (250, 132, 14),
+    "yellow": (250, 222, 30),
+    "green": (22, 150, 52),
+    "cyan": (20, 220, 226),
+    "blue": (36, 66, 232),
+    "purple": (134, 34, 190),
+    "pink": (255, 92, 176),
+}
+BACKGROUNDS = ("night sky", "meadow", "sea", "desert", "snow", "plain studio")
+MOTIONS = ("left to right", "right to left", "rises", "falls", "bounces", "grows", "shrinks", "spins")
+SPEEDS = ("slowly", "quickly")
+HORIZONTAL = ("left to right", "right to left")
+VERTICAL = ("rises", "falls", "bounces")
+
+SPLITS = ("train", "held-out", "all")
+PAIR_SHARE = 0.12
+"""Share of scenes with two subjects."""
+EDGE = 3.0
+"""A subject always stays at least this many canvas units inside the frame."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing on the stage. x, y: centre of its path, canvas units; size: largest radius."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that decides the pixels, except the clip's shape.
+
+    jitter: three numbers in [-1, 1] that move the background a little.
+    reach: how far the motion goes: canvas units for paths, a ratio of radii for grows and
+    shrinks, turns for spins. hops: number of bounces.
+    """
+
+    subjects: tuple[Subject, ...]
+    background: str
+    motion: str
+    speed: str
+    reach: float
+    hops: int
+    jitter: tuple[float, float, float]
+
+
+# --- which combinations are held out ---------------------------------------------------------
+
+
+def is_held_out(shape: str, colour: str, background: str, motion: str) -> bool:
+    """Whether this combination is never trained on: a fixed tenth, by hash."""
+    key = f"{shape}|{colour}|{background}|{motion}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") % 10 == 0
+
+
+def combinations(split: str = "all") -> list[tuple[str, str, str, str]]:
+    """All (shape, colour, background, motion) of a split, in a fixed order."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of {SPLITS}")
+    found = [(s, c, b, m) for s in SHAPES for c in COLOURS for b in BACKGROUNDS for m in MOTIONS]
+    return [key for key in found if split == "all" or is_held_out(*key) == (split == "held-out")]
+
+
+# --- drawing lots: a scene from a seed -------------------------------------------------------
+
+
+def scene_at(seed: int, index: int, split: str = "train", pair_share: float = PAIR_SHARE) -> Scene:
+    """Scene number `index` of the endless sequence `seed`; the same arguments, the same scene.
+
+    With split "train" no subject of the scene is a held-out combination; with "held-out" the
+    first one always is.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of {SPLITS}")
+    rng = np.random.default_rng((seed, index, SPLITS.index(split)))
+    while True:
+        shape, colour, background, motion = _draw_combination(rng)
+        if split != "all" and is_held_out(shape, colour, background, motion) != (split == "held-out"):
+            continue
+        second = None
+        if rng.random() < pair_share:
+            second = _draw_second(rng, shape, colour)
+            if split == "train" and is_held_out(*second, background, motion):
+                continue
+        break
+    speed = SPEEDS[rng.integers(2)]
+    shift, slide, light = rng.uniform(-1, 1, 3)
+    jitter = (float(shift), float(slide), float(light))
+    draft = Scene((), background, motion, speed, 0.0, 0, jitter)
+    if second is None:
+        return _stage_one(rng, draft, (shape, colour))
+    return _stage_two(rng, draft, ((shape, colour), second))
+
+
+def _draw_combination(rng: np.random.Generator) -> tuple[str, str, str, str]:
+    return (
+        SHAPES[rng.integers(len(SHAPES))],
+        tuple(COLOURS)[rng.integers(len(COLOURS))],
+        BACKGROUNDS[rng.integers(len(BACKGROUNDS))],
+        MOTIONS[rng.integers(len(MOTIONS))],
+    )
+
+
+def _draw_second(rng: np.random.Generator, shape: str, colour: str) -> tuple[str, str]:
+    """A companion that differs in shape and in colour, so that each can be told by either."""
+    shapes = [s for s in SHAPES if s != shape]
+    colours = [c for c in COLOURS if c != colour]
+    return shapes[rng.integers(len(shapes))], colours[rng.integers(len(colours))]
+
+
+def _reach(motion: str, speed: str, free: float) -> tuple[float, int]:
+    """(reach, hops) of a motion, given the free path length in canvas units."""
+    quick = speed == "quickly"
+    if motion == "bounces":
+        return free * (0.6 if quick else 0.7), 2 if quick else 1
+    if motion in HORIZONTAL:
+        return free * (0.7 if quick else 0.4), 0
+    if motion in VERTICAL:
+        return free * (0.9 if quick else 0.5), 0
+    if motion == "spins":
+        return 1.0 if quick else 0.5, 0
+    return 2.2 if quick else 1.5, 0
+
+
+Kind = tuple[str, str]
+"""A shape and a colour."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The rectangle a subject's centre may use, canvas units."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+
+def _stage_one(rng: np.random.Generator, draft: Scene, kind: Kind) -> Scene:
+    size = float(rng.uniform(*_size_range(draft.motion)))
+    near = size + EDGE
+    return _place(rng, draft, (kind,), (Lane(near, WIDTH - near, near, HEIGHT - near),), size)
+
+
+def _stage_two(rng: np.random.Generator, draft: Scene, kinds: tuple[Kind, Kind]) -> Scene:
+    """Two subjects in two lanes: one above the other for paths that cross the frame, else side by side."""
+    low, high = _size_range(draft.motion)
+    size = float(rng.uniform(0.8 * low, 0.8 * high))
+    if draft.motion in HORIZONTAL:
+        size = min(size, HEIGHT / 4 - EDGE)
+        near, half = size + EDGE, HEIGHT / 2
+        lanes = (Lane(near, WIDTH - near, near, half - near), Lane(near, WIDTH - near, half + near, HEIGHT - near))
+    else:
+        near, half = size + EDGE, WIDTH / 2
+        lanes = (Lane(near, half - near, near, HEIGHT - near), Lane(half + near, WIDTH - near, near, HEIGHT - near))
+    return _place(rng, draft, kinds, lanes, size)
+
+
+def _size_range(motion: str) -> tuple[float, float]:
+    """Largest radius in canvas units; smaller where the path is vertical, to leave it room."""
+    if motion in VERTICAL:
+        return 20.0, 25.0
+    if motion in ("grows", "shrinks"):
+        return 32.0, 38.0
+    return 23.0, 30.0
+
+
+def _place(rng: np.random.Generator, draft: Scene, kinds: tuple[Kind, ...], lanes: tuple[Lane, ...], size: float) -> Scene:
+    """Put the subjects on stage: centre of each path inside its lane, so that the whole path stays in it."""
+    motion = draft.motion
+    free = min(lane.x1 - lane.x0 if motion in HORIZONTAL else lane.y1 - lane.y0 for lane in lanes)
+    reach, hops = _reach(motion, draft.speed, free)
+    dx = reach / 2 if motion in HORIZONTAL else 0.0
+    dy = reach / 2 if motion in VERTICAL else 0.0
+    u, v = rng.random(), rng.random()
+    subjects = []
+    for (shape, colour), lane in zip(kinds, lanes, strict=True):
+        # A subject that does not travel sideways stands near the middle of its lane.
+        room_x = max(0.0, (lane.x1 - lane.x0) / 2 - dx)
+        room_x = min(room_x, 42.0) if motion not in HORIZONTAL else room_x
+        room_y = max(0.0, (lane.y1 - lane.y0) / 2 - dy)
+        x = (lane.x0 + lane.x1) / 2 + room_x * (2 * u - 1)
+        y = lane.y1 - dy if motion == "bounces" else (lane.y0 + lane.y1) / 2 + room_y * (2 * v - 1)
+        subjects.append(Subject(shape, colour, float(x), float(y), size))
+    return replace(draft, subjects=tuple(subjects), reach=float(reach), hops=hops)
+
+
+# --- motion ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a subject is in one frame: centre and radius in canvas units, angle in radians (clockwise)."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+
+def pose(scene: Scene, subject: Subject, phase: float, vigour: float = 1.0) -> Pose:
+    """The subject at `phase` in [0, 1] of the clip. vigour: share of the path that the clip travels."""
+    x, y, radius, angle = subject.x, subject.y, subject.size, 0.0
+    swing = scene.reach * vigour * (phase - 0.5)
+    match scene.motion:
+        case "left to right":
+            x += swing
+        case "right to left":
+            x -= swing
+        case "rises":
+            y -= swing
+        case "falls":
+            y += swing
+        case "bounces":
+            hops = max(1, round(scene.hops * vigour))
+            y += scene.reach * (0.5 - abs(math.sin(math.pi * hops * phase)))
+        case "grows":
+            radius *= (1 + (scene.reach - 1) * phase) / scene.reach
+        case "shrinks":
+            radius *= (1 + (scene.reach - 1) * (1 - phase)) / scene.reach
+        case "spins":
+            angle = 2 * math.pi * scene.reach * vigour * phase
+    return Pose(x, y, radius, angle)
+
+
+def vigour(num_frames: int) -> float:
+    """Share of its path a clip travels: all of it from 25 frames on, less in shorter clips.
+
+    A latent frame holds four video frames; at full travel a nine-frame clip would move a
+    subject by its own width within one.
+    """
+    return min(1.0, 0.3 + 0.7 * (num_frames - 1) / 24)
+
+
+def phases(num_frames: int) -> np.ndarray:
+    """Phase of each frame, in [0, 1]; a single frame shows the beginning."""
+    return np.linspace(0.0, 1.0, num_frames) if num_frames > 1 else np.zeros(1)
+
+
+# --- shapes as signed distances, in units of the radius (negative inside) --------------------
+
+_MARKS = {  # x, y, radius of the darker spot that makes a spin visible, in units of the radius
+    "ball": (0.40, -0.40, 0.27),
+    "square": (0.40, -0.40, 0.25),
+    "triangle": (0.0, -0.32, 0.22),
+    "star": (0.0, -0.34, 0.20),
+    "heart": (0.42, -0.28, 0.23),
+    "ring": (0.53, -0.53, 0.17),
+}
+_MARK_SHADE = 0.28
+
+
+def _polygon(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Signed distance to a simple polygon (corners: N x 2)."""
+    best = np.full(x.shape, np.inf, np.float32)
+    inside = np.zeros(x.shape, bool)
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        ex, ey = bx - ax, by - ay
+        wx, wy = x - ax, y - ay
+        t = np.clip((wx * ex + wy * ey) / (ex * ex + ey * ey), 0, 1)
+        best = np.minimum(best, (wx - ex * t) ** 2 + (wy - ey * t) ** 2)
+        if ay != by:
+            crosses = (ay > y) != (by > y)
+            inside ^= crosses & (x < ex * (y - ay) / ey + ax)
+    return np.where(inside, -1, 1) * np.sqrt(best)
+
+
+def _regular(count: int, radii: tuple[float, ...]) -> np.ndarray:
+    """Corners of a star-like polygon, first one up, radii repeating."""
+    turn = np.arange(count) * 2 * np.pi / count - np.pi / 2
+    r = np.resize(np.array(radii), count)
+    return np.stack([r * np.cos(turn), r * np.sin(turn)], axis=1).astype(np.float32)
+
+
+def _heart_outline() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    return np.stack([x / 16.6, (y - 2.6) / 16.6], axis=1).astype(np.float32)
+
+
+_TRIANGLE = _regular(3, (1.08,))
+_STAR = _regular(10, (1.08, 0.47))
+_HEART = _heart_outline()
+
+
+def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance to the outline at points given in units of the radius, negative inside."""
+    match shape:
+        case "ball":
+            return np.hypot(x, y) - 1.0
+        case "ring":
+            return np.abs(np.hypot(x, y) - 0.75) - 0.25
+        case "square":
+            qx, qy = np.abs(x) - 0.86, np.abs(y) - 0.86
+            return np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0)
+        case "triangle":
+            return _polygon(x, y, _TRIANGLE)
+        case "star":
+            return _polygon(x, y, _STAR)
+        case "heart":
+            return _polygon(x, y, _HEART)
+    raise ValueError(f"shape {shape!r} is not one of {SHAPES}")
+
+
+# --- backgrounds -----------------------------------------------------------------------------
+
+
+def _blend(low, high, t: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) between two RGB triples, t in [0, 1]."""
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    return low + (high - low) * np.clip(t, 0, 1)[..., None]
+
+
+def _over(image: np.ndarray, colour: np.ndarray, distance: np.ndarray, pixel: float) -> np.ndarray:
+    """Paint `colour` where the distance (canvas units) is negative, with an antialiased edge."""
+    cover = np.clip(0.5 - distance / pixel, 0, 1)[..., None]
+    return image + (colour - image) * cover
+
+
+def paint_background(name: str, jitter: tuple[float, float, float], width: int, height: int) -> np.ndarray:
+    """The empty stage, float32 (height, width, 3) in [0, 255]."""
+    pixel = HEIGHT / height
+    x, y = np.meshgrid((np.arange(width) + 0.5) * pixel, (np.arange(height) + 0.5) * pixel)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    shift = 3.0 * jitter[0]
+    image = _SCENERY[name](x, y, shift, 8.0 * jitter[1], pixel)
+    return np.clip(image * (1 + 0.03 * jitter[2]), 0, 255).astype(np.float32)
+
+
+def _night(x, y, shift, slide, pixel):
+    image = _blend((6, 8, 30), (30, 32, 72), y / HEIGHT)
+    stars = np.random.default_rng(7).uniform((2, 4, 1.3, 90), (WIDTH - 2, HEIGHT - 4, 2.0, 170), (22, 4))
+    for sx, sy, radius, light in stars:
+        glow = np.exp(-((x - sx - slide / 4) ** 2 + (y - sy - shift) ** 2) / (2 * radius**2))
+        image = image + glow[..., None] * np.array((light, light, light * 0.95), np.float32)
+    return image
+
+
+def _meadow(x, y, shift, slide, pixel):
+    image = _blend((176, 208, 232), (224, 236, 240), y / 70)
+    far = 66 + shift + 7 * np.sin((x + slide) / 31)
+    near = 88 + shift + 6 * np.sin((x - slide) / 23 + 2)
+    image = _over(image, np.float32((160, 192, 132)), far - y, pixel)
+    return _over(image, _blend((132, 172, 104), (112, 152, 88), (y - 84) / 44), near - y, pixel)
+
+
+def _sea(x, y, shift, slide, pixel):
+    image = _blend((158, 182, 200), (206, 216, 220), y / 44)
+    water = _blend((74, 116, 138), (40, 76, 100), (y - 44) / 84)
+    wave = np.sin((y - 44 - shift) / 3.4 + 1.6 * np.sin((x + slide) / 17))
+    water = water + (7 * wave)[..., None]
+    return _over(image, water, 44 + shift - y, pixel)
+
+
+def _desert(x, y, shift, slide, pixel):
+    image = _blend((244, 226, 204), (252, 240, 220), y / 60)
+    far = 68 + shift + 9 * np.sin((x + slide) / 37 + 1)
+    near = 96 + shift + 8 * np.sin((x + slide) / 29 + 4)
+    image = _over(image, np.float32((224, 196, 156)), far - y, pixel)
+    return _over(image, np.float32((202, 170, 128)), near - y, pixel)
+
+
+def _snow(x, y, shift, slide, pixel):
+    image = _blend((188, 202, 222), (214, 224, 238), y / 60)
+    far = 62 + shift + 6 * np.sin((x + slide) / 27 + 3)
+    near = 86 + shift + 5 * np.sin((x - slide) / 33)
+    image = _over(image, np.float32((228, 235, 246)), far - y, pixel)
+    return _over(image, np.float32((247, 249, 253)), near - y, pixel)
+
+
+def _studio(x, y, shift, slide, pixel):
+    wall = _blend((150, 150, 152), (172, 172, 174), y / 92)
+    return _over(wall, _blend((136, 135, 136), (118, 117, 118), (y - 92) / 36), 92 + shift - y, pixel)
+
+
+_SCENERY = {
+    "night sky": _night,
+    "meadow": _meadow,
+    "sea": _sea,
+    "desert": _desert,
+    "snow": _snow,
+    "plain studio": _studio,
+}
+
+
+# --- rendering -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clip:
+    """video: uint8 (frames, height, width, 3). mask: uint8 coverage 0..255 of all subjects, (frames, height, width)."""
+
+    video: np.ndarray
+    mask: np.ndarray
+
+
+def render(scene: Scene, num_frames: int = 25, width: int = WIDTH, height: int = HEIGHT, *, only: range | None = None) -> Clip:
+    """Draw the scene as a clip of `num_frames`, or just the frames `only` of that clip.
+
+    The canvas is scaled by height and centred when the aspect differs.
+    """
+    wanted = phases(num_frames)[slice(None) if only is None else slice(only.start, only.stop)]
+    stage = paint_background(scene.background, scene.jitter, width, height)
+    video = np.empty((len(wanted), height, width, 3), np.uint8)
+    mask = np.zeros((len(wanted), height, width), np.uint8)
+    for f, phase in enumerate(wanted):
+        image, cover = stage.copy(), np.zeros((height, width), np.float32)
+        for subject in scene.subjects:
+            _draw(image, cover, subject, pose(scene, subject, float(phase), vigour(num_frames)))
+        video[f] = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+        mask[f] = np.rint(cover * 255).astype(np.uint8)
+    return Clip(video, mask)
+
+
+def _draw(image: np.ndarray, cover: np.ndarray, subject: Subject, at: Pose) -> None:
+    """Paint one subject into `image` (H, W, 3) and its coverage into `cover`, both in place."""
+    height, width = cover.shape
+    scale = height / HEIGHT
+    cx, cy = at.x * scale + (width - WIDTH * scale) / 2, at.y * scale
+    radius = at.radius * scale
+    x0, x1 = max(0, int(cx - 1.2 * radius - 2)), min(width, int(cx + 1.2 * radius + 3))
+    y0, y1 = max(0, int(cy - 1.2 * radius - 2)), min(height, int(cy + 1.2 * radius + 3))
+    if x0 >= x1 or y0 >= y1:
+        return
+    x, y = np.meshgrid((np.arange(x0, x1) + 0.5 - cx) / radius, (np.arange(y0, y1) + 0.5 - cy) / radius)
+    cos, sin = math.cos(at.angle), math.sin(at.angle)
+    u, v = (x * cos + y * sin).astype(np.float32), (y * cos - x * sin).astype(np.float32)
+    body = np.clip(0.5 - signed_distance(subject.shape, u, v) * radius, 0, 1)
+    mx, my, mr = _MARKS[subject.shape]
+    mark = np.clip(0.5 - (np.hypot(u - mx, v - my) - mr) * radius, 0, 1)[..., None]
+    colour = np.asarray(COLOURS[subject.colour], np.float32)
+    paint = colour + (colour * _MARK_SHADE - colour) * mark
+    part = image[y0:y1, x0:x1]
+    part += (paint - part) * body[..., None]
+    np.maximum(cover[y0:y1, x0:x1], body, out=cover[y0:y1, x0:x1])
