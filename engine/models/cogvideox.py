@@ -17,8 +17,9 @@ from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMSchedule
 from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
-from transformers import T5Tokenizer
+from transformers import T5TokenizerFast
 from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.utils import logging as transformers_logging
 
 from engine.errors import InvalidRequest, ModelInvalid, OutputRejected
 from engine.models import attention, vae_decode
@@ -37,7 +38,11 @@ class CogVideoX:
         `staged`: each component is on the device only while it works.
         """
         self.spec, self.dtype, self.device, self.staged = spec, DTYPES[dtype], torch.device(device), staged
-        self.tokenizer = T5Tokenizer.from_pretrained(spec.path / "tokenizer", local_files_only=True)
+        try:
+            self.tokenizer = T5TokenizerFast.from_pretrained(spec.path / "tokenizer", local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+            raise ModelInvalid(f"{spec.path / 'tokenizer'} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
+                               "Fetch the model again.") from error
         self.text_encoder = self._load(T5EncoderModel, "text_encoder")
         self.transformer = self._load(CogVideoXTransformer3DModel, "transformer")
         self.vae = self._load(AutoencoderKLCogVideoX, "vae")
@@ -46,9 +51,9 @@ class CogVideoX:
         if not staged:  # staged weights are on the wrong device here, and moving them dominates the time anyway
             vae_decode.speed_up(self.vae, spec.latent_channels)
             if spec.position != "sincos":
-                side = spec.spatial_scale * 4
-                small = self._new_rotary_table((1, spec.patch_size_t or 2, spec.latent_channels, side, side))
-                self._complex_rotary = attention.speed_up(self.transformer, small)
+                grid = (self.transformer.config.sample_height, self.transformer.config.sample_width)
+                picture = self._new_rotary_table((1, spec.patch_size_t or 1, spec.latent_channels, *grid))
+                self._complex_rotary = attention.speed_up(self.transformer, picture)
         self._no_text: Tensor | None = None
 
     def close(self) -> None:
@@ -60,6 +65,7 @@ class CogVideoX:
 
     def _load(self, kind: Any, part: str) -> Any:
         folder = self.spec.path / part
+        transformers_logging.disable_progress_bar()  # a bar for 21 tensors, on the error stream of a worker
         try:
             module, info = kind.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True,
                                                 output_loading_info=True)
@@ -74,7 +80,7 @@ class CogVideoX:
             if not torch.isfinite(weight).all():
                 raise ModelInvalid(f"{folder} holds NaN or infinity in {name}: the file is damaged or its training went "
                                    "wrong. Fetch the model again.")
-        module = module.eval().requires_grad_(False)
+        module = module.to(self.dtype).eval().requires_grad_(False) if module.dtype != self.dtype else module.eval()
         return module if self.staged else module.to(self.device)
 
     def _on_device(self, part: str) -> Any:

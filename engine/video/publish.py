@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import StorageBlocked
 
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def publish(part: Path, final: Path) -> bool:
@@ -61,13 +61,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def storage_errors(where: Path) -> Iterator[None]:
-    """Turns the operating system's 'disk full', 'over quota' and 'read-only' into `StorageBlocked`."""
+    """Turns the operating system's 'disk full', 'over quota', 'read-only' and 'not allowed' into `StorageBlocked`."""
     try:
         yield
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
             raise
-        reason = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your disk quota is used up"}
+        reason = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your disk quota is used up",
+                  errno.EACCES: "writing is not allowed"}
         raise StorageBlocked(f"{reason.get(error.errno, 'the disk is read-only')} ({where}). Nothing is lost: the job goes on "
                              "when there is room again.") from error
 
