@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from app.history.records import JobState  # noqa: E402
 from app.history.sidecar import file_sha256, read_sidecar  # noqa: E402
+from app.queue.process import die_with_parent  # noqa: E402
 from app.queue.supervisor import Supervisor  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from app.studio import Studio, open_studio  # noqa: E402
@@ -68,6 +70,7 @@ def settings_for(folder: Path) -> Settings:
 
 def web(folder: Path, first: int, taking: bool) -> None:
     """The victim: supervises, and takes requests from number `first` on, each acknowledged once it is durable."""
+    die_with_parent(os.getppid())  # the bench may itself be stopped
     settings = settings_for(folder)
     studio = open_studio(settings)
     supervisor = Supervisor(settings, studio.store)
@@ -155,28 +158,39 @@ def whole(path: Path) -> bool:
 
 
 def strike(victim: str, running: Web, folder: Path, dice: random.Random) -> bool:
-    """Kills one victim. False when there was none to be found within a few seconds."""
-    end = time.monotonic() + 8.0
-    while time.monotonic() < end:
-        if victim == "web":
-            running.kill()
-            return True
-        worker = running.worker()
-        if worker is not None and (victim == "worker" or writes(folder)):
-            time.sleep(dice.random() * 0.04 if victim == "writer" else 0.0)
-            with contextlib.suppress(psutil.Error):
-                worker.kill()
-                return True
-        time.sleep(0.005)
+    """Kills one victim. False when there is none to be found."""
+    if victim == "web":
+        running.kill()
+        return True
+    if victim == "writer":
+        wait_for(lambda: any(state == "finalizing" or stage in WRITING for state, stage in held(folder)))
+        time.sleep(dice.random() * 0.04)
+    worker = running.worker()
+    if worker is None:
+        return False
+    with contextlib.suppress(psutil.Error):
+        worker.kill()
+        return True
     return False
 
 
-def writes(folder: Path) -> bool:
-    """Is a file being written, checked or published right now?"""
+def at_work(folder: Path) -> bool:
+    """Has a worker begun to sample or write?"""
+    return any(stage in ("sample", *WRITING) for _state, stage in held(folder))
+
+
+def held(folder: Path) -> list[tuple[str, str | None]]:
+    """(state, stage) of the jobs in a worker's hands."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(folder / "history.db", timeout=1.0)) as c:
-        rows = c.execute("SELECT state, stage FROM jobs WHERE state IN ('running', 'finalizing')").fetchall()
-        return any(state == "finalizing" or stage in WRITING for state, stage in rows)
-    return False
+        return c.execute("SELECT state, stage FROM jobs WHERE state IN ('running', 'finalizing')").fetchall()
+    return []
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Returns when `true()` is, or when the time is up."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not true():
+        time.sleep(0.005)
 
 
 def run_chaos(folder: Path, *, kills: int, seed: int, step_seconds: float = 0.06, pause: float = 1.5,
@@ -193,6 +207,8 @@ def run_chaos(folder: Path, *, kills: int, seed: int, step_seconds: float = 0.06
     try:
         while sum(tally.kills.values()) < kills:
             running.ready.wait(30.0)
+            if dice.random() < 0.75:  # else the victim may die while it starts, which takes longer than a job
+                wait_for(lambda: at_work(folder))
             time.sleep(dice.random() * pause)
             victim = dice.choice(("web", "worker", "worker", "writer"))
             if strike(victim, running, folder, dice):
