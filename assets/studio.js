@@ -66,6 +66,7 @@
     }
     if (data.view) visit("/?view=" + data.view);
     if (act === "project") element.closest("details").open = false;
+    if (act === "cancel") pressed(element, "Stopping…");
     send(act, data);
     if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
   }
@@ -83,6 +84,14 @@
     if (act === "project_new") form.reset();
     if (form.closest("details.menu")) form.closest("details.menu").open = false;
     send(act, { ...data, ...fields });
+  }
+
+  // Feedback before the server has answered; the answer redraws the panel.
+  function pressed(element, word) {
+    const label = element.textContent;
+    element.textContent = word;
+    element.disabled = true;
+    setTimeout(() => { if (element.isConnected && element.textContent === word) { element.textContent = label; element.disabled = false; } }, 3000);
   }
 
   function focusPrompt() {
@@ -116,15 +125,20 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
-  function play(event, on) {
+  // A card plays while it is pointed at or focused. The video is added and removed only when that changes: replacing it under
+  // a pressed button would swallow the click.
+  function play(event) {
     const card = event.target.closest && event.target.closest("a.card");
-    if (!card || (event.relatedTarget && card.contains(event.relatedTarget))) return;
-    const poster = card.querySelector(".poster");
-    card.querySelectorAll("video").forEach((video) => video.remove());
-    if (!on || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-    const video = Object.assign(document.createElement("video"), { src: card.dataset.play, muted: true, loop: true, autoplay: true, playsInline: true });
-    video.setAttribute("aria-hidden", "true");
-    poster.append(video);
+    if (!card) return;
+    requestAnimationFrame(() => {
+      const on = (card.matches(":hover") || card.matches(":focus-visible")) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
+      const playing = card.querySelector("video");
+      if (!on && playing) playing.remove();
+      if (!on || playing) return;
+      const video = Object.assign(document.createElement("video"), { src: card.dataset.play, muted: true, loop: true, autoplay: true, playsInline: true });
+      video.setAttribute("aria-hidden", "true");
+      card.querySelector(".poster").append(video);
+    });
   }
 
   window.sprocket = {
@@ -136,6 +150,7 @@
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
       const stage = element.querySelector(".stage");
+      if (!element.querySelector(".top")) document.documentElement.classList.remove("sending");
       show(viewOf(location.search));
       if (!stage) return;
       document.title = stage.dataset.title + "Sprocket";
@@ -155,16 +170,18 @@
 
   show(viewOf(location.search));
   document.addEventListener("click", onClick);
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#generate")) return;
+    document.documentElement.classList.add("sending");
+    setTimeout(() => document.documentElement.classList.remove("sending"), 10000);
+  });
   document.addEventListener("submit", onSubmit);
   document.addEventListener("change", (event) => {
     const form = event.target.closest("form.filters");
     if (form && event.target.name !== "words") form.requestSubmit();
   });
   document.addEventListener("keydown", onKey);
-  document.addEventListener("mouseover", (event) => play(event, true));
-  document.addEventListener("mouseout", (event) => play(event, false));
-  document.addEventListener("focusin", (event) => play(event, true));
-  document.addEventListener("focusout", (event) => play(event, false));
+  for (const name of ["mouseover", "mouseout", "focusin", "focusout"]) document.addEventListener(name, play);
   document.addEventListener("dragover", (event) => {
     if (event.dataTransfer && [...event.dataTransfer.types].includes("Files")) {
       event.preventDefault();

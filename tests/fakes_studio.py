@@ -26,12 +26,38 @@ from engine.request import GenerationRequest
 
 STEPS_PER_SECOND = 4.0
 WAITING = (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED)
-SPEC = SimpleNamespace(name="pocket", native_width=192, native_height=128, native_frames=25, fps=8.0, max_frames=49, fixed_size=False,
-                       frame_step=8, size_multiple=16, temporal_scale=4, recommended_steps=12, recommended_guidance=6.0,
-                       scheduler="dpm")
-COLOURS = {"red": "#e5483d", "yellow": "#f5c542", "blue": "#4079e8", "purple": "#9358d6", "orange": "#f08a2c", "green": "#3fa35b", "pink": "#ec6fa6"}
-GROUNDS = {"night": ("#0c1230", "#1d2550"), "sea": ("#86c5ea", "#2f78ac"), "desert": ("#f7d9a0", "#d9a75b"), "snow": ("#dcecf7", "#f7fbff"),
-           "studio": ("#d8d4ce", "#bdb8b0"), "meadow": ("#a8d8f0", "#5da84f")}
+SPEC = SimpleNamespace(
+    name="pocket",
+    native_width=192,
+    native_height=128,
+    native_frames=25,
+    fps=8.0,
+    max_frames=49,
+    fixed_size=False,
+    frame_step=8,
+    size_multiple=16,
+    temporal_scale=4,
+    recommended_steps=12,
+    recommended_guidance=6.0,
+    scheduler="dpm",
+)
+COLOURS = {
+    "red": "#e5483d",
+    "yellow": "#f5c542",
+    "blue": "#4079e8",
+    "purple": "#9358d6",
+    "orange": "#f08a2c",
+    "green": "#3fa35b",
+    "pink": "#ec6fa6",
+}
+GROUNDS = {
+    "night": ("#0c1230", "#1d2550"),
+    "sea": ("#86c5ea", "#2f78ac"),
+    "desert": ("#f7d9a0", "#d9a75b"),
+    "snow": ("#dcecf7", "#f7fbff"),
+    "studio": ("#d8d4ce", "#bdb8b0"),
+    "meadow": ("#a8d8f0", "#5da84f"),
+}
 
 
 def picture(prompt: str, at: float, width: int = 192, height: int = 128) -> Image.Image:
@@ -47,6 +73,7 @@ def picture(prompt: str, at: float, width: int = 192, height: int = 128) -> Imag
 
 def write_video(path: Path, prompt: str, frames: int, recipe: Mapping[str, Any]) -> None:
     import av
+
     with av.open(str(path), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as container:
         container.metadata["sprocket"] = json.dumps(recipe)
         stream = container.add_stream("libx264", rate=Fraction(8))
@@ -75,16 +102,48 @@ class FakeStudio:
         self._count += 1
         return f"{self._count:08x}{uuid.uuid4().hex[:24]}"
 
-    def submit(self, request: Any, *, owner: str = "local", project_id: str | None = None, idempotency_key: str | None = None,
-               made_from: str | None = None) -> Job:
+    def submit(
+        self,
+        request: Any,
+        *,
+        owner: str = "local",
+        project_id: str | None = None,
+        idempotency_key: str | None = None,
+        made_from: str | None = None,
+    ) -> Job:
         if idempotency_key in self._keys:
             return self._jobs[self._keys[idempotency_key]]
-        wish = self._checked(request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request))
+        wish = self._checked(
+            request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+        )
         now = time.time()
-        job = Job(id=self._new_id(), owner=owner, project_id=project_id or "p1", kind="generate", state=JobState.QUEUED,
-                  request=wish.to_json(), rank=now, attempt=0, max_attempts=3, stage=None, step=0, steps=wish.steps or 12, eta_seconds=None,
-                  progress_at=None, resumed_from=None, status_seq=1, preview_seq=0, error_code=None, error=None, notes=(), clip_id=None,
-                  made_from=made_from, created_at=now, started_at=None, finished_at=None)
+        job = Job(
+            id=self._new_id(),
+            owner=owner,
+            project_id=project_id or "p1",
+            kind="generate",
+            state=JobState.QUEUED,
+            request=wish.to_json(),
+            rank=now,
+            attempt=0,
+            max_attempts=3,
+            stage=None,
+            step=0,
+            steps=wish.steps or 12,
+            eta_seconds=None,
+            progress_at=None,
+            resumed_from=None,
+            status_seq=1,
+            preview_seq=0,
+            error_code=None,
+            error=None,
+            notes=(),
+            clip_id=None,
+            made_from=made_from,
+            created_at=now,
+            started_at=None,
+            finished_at=None,
+        )
         self._jobs[job.id] = job
         if idempotency_key:
             self._keys[idempotency_key] = job.id
@@ -95,10 +154,21 @@ class FakeStudio:
         frames = wish.frames or 25
         if (frames - 1) % 8:
             nearest = round((frames - 1) / 8) * 8 + 1
-            raise InvalidRequest("frames", f"is {frames}; this model makes 8k + 1 frames, 9 to 49. The nearest is {nearest}.", suggestion=nearest)
+            raise InvalidRequest(
+                "frames",
+                f"is {frames}; this model makes 8k + 1 frames, 9 to 49. The nearest is {nearest}.",
+                suggestion=nearest,
+            )
         seed = int(time.time() * 1e6) % 10**6 if wish.seed is None else wish.seed
-        return dataclasses.replace(wish, frames=frames, width=wish.width or 192, height=wish.height or 128, steps=wish.steps or 12,
-                                   guidance=6.0 if wish.guidance is None else wish.guidance, seed=seed)
+        return dataclasses.replace(
+            wish,
+            frames=frames,
+            width=wish.width or 192,
+            height=wish.height or 128,
+            steps=wish.steps or 12,
+            guidance=6.0 if wish.guidance is None else wish.guidance,
+            seed=seed,
+        )
 
     def _tick(self) -> None:
         running = next((j for j in self._jobs.values() if j.state is JobState.RUNNING), None)
@@ -117,8 +187,13 @@ class FakeStudio:
         step = int(passed * self.speed)
         if step >= job.steps + 2:
             if "fails" in job.request["prompt"]:
-                self._set(job.id, state=JobState.FAILED, error="All frames were equal, so nothing was saved. Try another seed.",
-                          error_code="output_rejected", finished_at=time.time())
+                self._set(
+                    job.id,
+                    state=JobState.FAILED,
+                    error="All frames were equal, so nothing was saved. Try another seed.",
+                    error_code="output_rejected",
+                    finished_at=time.time(),
+                )
             else:
                 self._finish(job)
         elif step > job.steps:
@@ -128,7 +203,9 @@ class FakeStudio:
             film = Image.new("RGB", (96 * 7, 64))
             for i in range(7):
                 frame = picture(job.request["prompt"], i / 7, 96, 64)
-                noise = Image.fromarray((np.random.default_rng(i).random((8, 12, 3)) * 255).astype("uint8")).resize((96, 64), Image.BICUBIC)
+                noise = Image.fromarray((np.random.default_rng(i).random((8, 12, 3)) * 255).astype("uint8")).resize(
+                    (96, 64), Image.BICUBIC
+                )
                 film.paste(Image.blend(noise, frame, min(step / job.steps, 1)), (96 * i, 0))
             data = io.BytesIO()
             film.save(data, "WEBP")
@@ -141,13 +218,33 @@ class FakeStudio:
 
     def add_clip(self, prompt: str, *, job: Job | None = None, age: float = 0.0, favourite: bool = False) -> Clip:
         request = job.request if job else self._checked(GenerationRequest(prompt=prompt)).to_json()
-        clip_id, recipe = self._new_id(), {"sprocket": 1, "request": request, "seconds": {"load": 0.4, "encode": 0.1, "sample": 2.9, "decode": 1.2}}
+        clip_id, recipe = (
+            self._new_id(),
+            {"sprocket": 1, "request": request, "seconds": {"load": 0.4, "encode": 0.1, "sample": 2.9, "decode": 1.2}},
+        )
         write_video(self.folder / f"{clip_id}.mp4", prompt, request["frames"], recipe)
         picture(prompt, 0.5, 384, 256).save(self.folder / f"{clip_id}.poster.webp")
-        clip = Clip(id=clip_id, owner="local", project_id=job.project_id if job else "p1", job_id=job.id if job else "", name=prompt[:60], prompt=prompt,
-                    model="pocket", seed=request["seed"], file=f"{clip_id}.mp4", sha256="0" * 64, size_bytes=48_213, width=192, height=128,
-                    frames=request["frames"], fps=8.0, recipe=recipe, favourite=favourite, made_from=job.made_from if job else None,
-                    created_at=time.time() - age)
+        clip = Clip(
+            id=clip_id,
+            owner="local",
+            project_id=job.project_id if job else "p1",
+            job_id=job.id if job else "",
+            name=prompt[:60],
+            prompt=prompt,
+            model="pocket",
+            seed=request["seed"],
+            file=f"{clip_id}.mp4",
+            sha256="0" * 64,
+            size_bytes=48_213,
+            width=192,
+            height=128,
+            frames=request["frames"],
+            fps=8.0,
+            recipe=recipe,
+            favourite=favourite,
+            made_from=job.made_from if job else None,
+            created_at=time.time() - age,
+        )
         self._clips[clip_id] = clip
         return clip
 
@@ -180,7 +277,11 @@ class FakeStudio:
         job = self.job(job_id, owner=owner)
         if job.state.ended:
             return job
-        return self._set(job_id, state=JobState.CANCELLING if job.state is JobState.RUNNING else JobState.CANCELLED, finished_at=time.time())
+        return self._set(
+            job_id,
+            state=JobState.CANCELLING if job.state is JobState.RUNNING else JobState.CANCELLED,
+            finished_at=time.time(),
+        )
 
     def retry(self, job_id: str, *, owner: str) -> Job:
         job = self.job(job_id, owner=owner)
@@ -212,12 +313,18 @@ class FakeStudio:
     # --- clips
     def clips(self, query: ClipQuery, *, owner: str) -> ClipPage:
         words = query.words.lower().split()
-        found = [c for c in self._clips.values() if bool(c.trashed_at) == query.trashed and all(w in f"{c.prompt} {c.name}".lower() for w in words)
-                 and (not query.project_id or c.project_id == query.project_id) and (not query.model or c.model == query.model)
-                 and (c.favourite or not query.favourites_only)]
+        found = [
+            c
+            for c in self._clips.values()
+            if bool(c.trashed_at) == query.trashed
+            and all(w in f"{c.prompt} {c.name}".lower() for w in words)
+            and (not query.project_id or c.project_id == query.project_id)
+            and (not query.model or c.model == query.model)
+            and (c.favourite or not query.favourites_only)
+        ]
         found.sort(key=lambda c: -c.created_at)
         start, pages = (query.page - 1) * query.page_size, max(1, -(-len(found) // query.page_size))
-        return ClipPage(tuple(found[start: start + query.page_size]), query.page, pages, len(found))
+        return ClipPage(tuple(found[start : start + query.page_size]), query.page, pages, len(found))
 
     def clip(self, clip_id: str, *, owner: str) -> Clip:
         if clip_id not in self._clips:
@@ -232,7 +339,10 @@ class FakeStudio:
 
     def lineage(self, clip_id: str, *, owner: str) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
         clip = self.clip(clip_id, owner=owner)
-        return (tuple(c for c in self._clips.values() if c.id == clip.made_from), tuple(c for c in self._clips.values() if c.made_from == clip_id))
+        return (
+            tuple(c for c in self._clips.values() if c.id == clip.made_from),
+            tuple(c for c in self._clips.values() if c.made_from == clip_id),
+        )
 
     def _change(self, clip_id: str, **changes: Any) -> Clip:
         self._clips[clip_id] = dataclasses.replace(self.clip(clip_id, owner="local"), **changes)
@@ -255,11 +365,15 @@ class FakeStudio:
 
     def request_from_file(self, path: Path) -> GenerationRequest:
         from engine.video.recipe import read_recipe
+
         return GenerationRequest.from_mapping(read_recipe(path)["request"])
 
     # --- the rest
     def projects(self, *, owner: str) -> tuple[Project, ...]:
-        return tuple(dataclasses.replace(p, clips=sum(c.project_id == p.id for c in self._clips.values())) for p in self._projects.values())
+        return tuple(
+            dataclasses.replace(p, clips=sum(c.project_id == p.id for c in self._clips.values()))
+            for p in self._projects.values()
+        )
 
     def create_project(self, name: str, *, owner: str) -> Project:
         project = Project(self._new_id(), name, time.time())
@@ -282,14 +396,27 @@ class FakeStudio:
 
     def forecast(self, request: GenerationRequest, *, owner: str) -> Forecast:
         wish = self._checked(request)
-        return Forecast(seconds=(wish.steps or 12) / self.speed + 1, memory_bytes=412 * 2**20, basis="from 12 clips made on this machine",
-                        notes=("bf16 on this processor (cpu).",), queued_ahead=len(self.jobs(owner=owner, active_only=True)))
+        return Forecast(
+            seconds=(wish.steps or 12) / self.speed + 1,
+            memory_bytes=412 * 2**20,
+            basis="from 12 clips made on this machine",
+            notes=("bf16 on this processor (cpu).",),
+            queued_ahead=len(self.jobs(owner=owner, active_only=True)),
+        )
 
     def status(self) -> Any:
         active = self.jobs(owner="local", active_only=True)
         waiting = sum(j.state in WAITING for j in active)
-        return SimpleNamespace(worker_alive=self.worker_alive, disk_free_bytes=10**11, blocked_reason=self.blocked_reason, queued=waiting,
-                               running=len(active) - waiting, hardware=None)
+        return SimpleNamespace(
+            worker_alive=self.worker_alive,
+            disk_free_bytes=10**11,
+            blocked_reason=self.blocked_reason,
+            queued=waiting,
+            running=len(active) - waiting,
+            hardware=None,
+            worker_message=None,
+            recovery_message=None,
+        )
 
     def close(self) -> None:
         pass

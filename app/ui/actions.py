@@ -77,7 +77,11 @@ def cancel(click: Click) -> Changes:
 
 def retry(click: Click) -> Changes:
     job = click.studio.retry(click.text("job"), owner=OWNER)
-    return create.show_job(click.studio, click.parts, job, click.at, click.memory) if click.at.view == "create" else refresh(click)
+    return (
+        create.show_job(click.studio, click.parts, job, click.at, click.memory)
+        if click.at.view == "create"
+        else refresh(click)
+    )
 
 
 def duplicate(click: Click) -> Changes:
@@ -180,6 +184,12 @@ def project_rename(click: Click) -> Changes:
     return _with_project(click, click.text("project"))
 
 
+def dismiss(click: Click) -> Changes:
+    """The message about a recovered history was read."""
+    click.studio.dismiss_recovery_message()
+    return refresh(click)
+
+
 def at_create(click: Click) -> Click:
     """The same click, as if made on Create, with the screen left as it is."""
     return Click(click.studio, click.parts, click.said, Address(view="create", job=click.job), click.job, click.memory)
@@ -200,8 +210,29 @@ def _name(click: Click) -> str:
 
 ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
     handler.__name__: handler
-    for handler in (go, cancel, retry, duplicate, move, take_back, edit, remix, restore, again, unremix, example, fix, favourite,
-                    rename, trash, untrash, project, project_new, project_rename)
+    for handler in (
+        go,
+        cancel,
+        retry,
+        duplicate,
+        move,
+        take_back,
+        edit,
+        remix,
+        restore,
+        again,
+        unremix,
+        example,
+        fix,
+        favourite,
+        rename,
+        trash,
+        untrash,
+        project,
+        project_new,
+        project_rename,
+        dismiss,
+    )
 }
 
 

@@ -61,11 +61,20 @@ class Address:
     def href(self, **changes: object) -> str:
         """A relative link to this place, with `changes`; what is at its default is left out."""
         values = {"view": self.view} | {name: getattr(self, name) for name in (*TEXTS, *FLAGS, "page")} | changes
-        kept = {name: "1" if value is True else str(value) for name, value in values.items()
-                if value and not (name == "page" and value == 1)}
+        kept = {
+            name: "1" if value is True else str(value)
+            for name, value in values.items()
+            if value and not (name == "page" and value == 1)
+        }
         return "/?" + urlencode(kept)
 
     def query(self) -> ClipQuery:
         """What the gallery asks the studio for."""
-        return ClipQuery(words=self.words, project_id=self.project or None, model=self.model or None,
-                         favourites_only=self.favourites, trashed=self.trash, page=self.page)
+        return ClipQuery(
+            words=self.words,
+            project_id=self.project or None,
+            model=self.model or None,
+            favourites_only=self.favourites,
+            trashed=self.trash,
+            page=self.page,
+        )

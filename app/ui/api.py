@@ -27,21 +27,47 @@ MAX_WORDS = 200
 
 def job_json(job: Job, clip: Clip | None) -> dict[str, Any]:
     """What `/job` answers."""
-    return {"id": job.id, "state": job.state.value, "stage": job.stage, "step": job.step, "steps": job.steps,
-            "eta_seconds": job.eta_seconds, "clip": clip_json(clip) if clip else None, "error": job.error}
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "stage": job.stage,
+        "step": job.step,
+        "steps": job.steps,
+        "eta_seconds": job.eta_seconds,
+        "clip": clip_json(clip) if clip else None,
+        "error": job.error,
+    }
 
 
 def clip_json(clip: Clip) -> dict[str, Any]:
     """One clip as the API shows it."""
-    return {"id": clip.id, "name": clip.name, "url": clip_url(clip.id), "poster": poster_url(clip.id), "prompt": clip.prompt,
-            "model": clip.model, "seed": clip.seed, "width": clip.width, "height": clip.height, "frames": clip.frames,
-            "fps": clip.fps, "bytes": clip.size_bytes, "sha256": clip.sha256, "favourite": clip.favourite,
-            "made_from": clip.made_from, "created_at": clip.created_at}
+    return {
+        "id": clip.id,
+        "name": clip.name,
+        "url": clip_url(clip.id),
+        "poster": poster_url(clip.id),
+        "prompt": clip.prompt,
+        "model": clip.model,
+        "seed": clip.seed,
+        "width": clip.width,
+        "height": clip.height,
+        "frames": clip.frames,
+        "fps": clip.fps,
+        "bytes": clip.size_bytes,
+        "sha256": clip.sha256,
+        "favourite": clip.favourite,
+        "made_from": clip.made_from,
+        "created_at": clip.created_at,
+    }
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields the caller said something about; None and '' mean "the model's own"."""
-    return {name: value for name, value in values.items() if value is not None and (value != "" or name in ("prompt", "negative"))}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and (value != "" or name in ("prompt", "negative"))
+    }
 
 
 def _identifier(name: str, value: Any) -> str:
@@ -57,10 +83,26 @@ def add_endpoints(studio: Any) -> None:
         job = studio.job(job_id, owner=OWNER)
         return job_json(job, studio.clip(job.clip_id, owner=OWNER) if job.clip_id else None)
 
-    def submit(prompt: Any = None, negative: Any = None, model: Any = None, seed: Any = None, frames: Any = None, width: Any = None,
-               height: Any = None, steps: Any = None, guidance: Any = None, scheduler: Any = None) -> str:
+    def submit(
+        prompt: Any = None,
+        negative: Any = None,
+        model: Any = None,
+        seed: Any = None,
+        frames: Any = None,
+        width: Any = None,
+        height: Any = None,
+        steps: Any = None,
+        guidance: Any = None,
+        scheduler: Any = None,
+    ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own."""
-        values = dict(zip(REQUEST_FIELDS, (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler), strict=True))
+        values = dict(
+            zip(
+                REQUEST_FIELDS,
+                (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler),
+                strict=True,
+            )
+        )
         return studio.submit(given(values), owner=OWNER).id
 
     def job(job_id: Any = None) -> dict:
@@ -79,7 +121,12 @@ def add_endpoints(studio: Any) -> None:
         if page is not None and (isinstance(page, bool) or not isinstance(page, int) or not 1 <= page <= 10**6):
             raise InvalidRequest("page", f"must be a whole number from 1, not {str(page)[:40]!r}.")
         found = studio.clips(ClipQuery(words=words or "", page=page or 1), owner=OWNER)
-        return {"clips": [clip_json(clip) for clip in found.clips], "page": found.page, "pages": found.pages, "total": found.total}
+        return {
+            "clips": [clip_json(clip) for clip in found.clips],
+            "page": found.page,
+            "pages": found.pages,
+            "total": found.total,
+        }
 
     for endpoint in (submit, job, cancel, clips):
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)

@@ -1,6 +1,6 @@
 """The Create page: the form, Generate, the forecast, restore from a file.
 
-    form -> Generate -> studio.submit -> job id -> the screen (views.stage), redrawn by watch.poll
+form -> Generate -> studio.submit -> job id -> the screen (views.stage), redrawn by watch.poll
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from app.ui.parts import OWNER, Changes, Parts, guarded, remembered
 from engine.errors import CannotFit, InvalidRequest, SprocketError
 from engine.request import GenerationRequest
 
+SYNC = "window.sprocket.sync(element); watch('value', () => window.sprocket.sync(element));"
+"""Every redraw of such a panel tells `studio.js`."""
 EXAMPLES = {
     "bouncing ball": "a red ball bounces over a green meadow",
     "rising star": "a yellow star rises slowly in the night sky",
@@ -42,7 +44,7 @@ def build_form(studio: Any) -> dict[str, Component]:
     made["prompt"] = FIELDS["prompt"].build(spec)
     gr.HTML(_chips(), elem_id="examples", apply_default_css=False)
     made["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", size="lg")
-    made["forecast"] = gr.HTML(forecast_html(None), elem_id="forecast", apply_default_css=False)
+    made["forecast"] = gr.HTML(forecast_html(None), elem_id="forecast", apply_default_css=False, js_on_load=SYNC)
     with gr.Group(elem_classes="settings"):
         with gr.Row():
             made["model"] = model_field([s.name for s in specs], spec.name if spec else None)
@@ -52,33 +54,54 @@ def build_form(studio: Any) -> dict[str, Component]:
             made["guidance"] = FIELDS["guidance"].build(spec)
         with gr.Row(elem_classes="seed-row"):
             made["seed"] = FIELDS["seed"].build(spec)
-            made["dice"] = gr.Button("Roll a seed", elem_id="dice", size="sm", min_width=60)
+            made["dice"] = gr.Button("Roll dice", elem_id="dice", size="sm", min_width=60)
     with gr.Accordion("More settings", open=False, elem_id="more"):
         made["negative"] = FIELDS["negative"].build(spec)
         with gr.Row():
             made["width"] = FIELDS["width"].build(spec)
             made["height"] = FIELDS["height"].build(spec)
         made["scheduler"] = FIELDS["scheduler"].build(spec)
-    made["file"] = gr.File(label="Restore settings from a clip", file_types=[".mp4", ".json"], elem_id="restore", height=92)
+    with gr.Row(elem_id="restore-row"):
+        made["file"] = gr.UploadButton(
+            "Restore settings from a clip…", file_types=[".mp4", ".json"], elem_id="restore", size="sm"
+        )
+        gr.HTML(
+            '<p class="quiet">or drop a Sprocket mp4 anywhere here</p>', elem_id="restore-hint", apply_default_css=False
+        )
     return made
 
 
 def build_stage() -> Component:
     """The right column."""
-    return gr.HTML(stage_html(None), elem_id="stage", apply_default_css=False)
+    return gr.HTML(stage_html(None), elem_id="stage", apply_default_css=False, js_on_load=SYNC)
 
 
 def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     """Events of the Create page."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     bind = functools.partial(functools.partial, studio=studio, parts=parts)
-    made["generate"].click(guarded(named(bind(generate))), [parts.made_from, parts.ticket, parts.at, parts.memory], parts.outputs(),
-                           inputs_kwargs=dict(parts.form), trigger_mode="once", **quiet)
+    made["generate"].click(
+        guarded(named(bind(generate))),
+        [parts.made_from, parts.ticket, parts.at, parts.memory],
+        parts.outputs(),
+        inputs_kwargs=dict(parts.form),
+        trigger_mode="once",
+        **quiet,
+    )
     # `prompt` last and on blur only: a forecast does not depend on it, save for its length.
     changing = [parts.form[name].change for name in ("frames", "steps", "guidance", "width", "height", "scheduler")]
-    gr.on([*changing, parts.form["prompt"].blur, parts.form["seed"].blur], guarded(named(bind(forecast))), None, [parts.forecast],
-          inputs_kwargs=dict(parts.form), trigger_mode="always_last", **quiet)
-    parts.form["model"].input(guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet)
+    gr.on(
+        [*changing, parts.form["prompt"].blur, parts.form["seed"].blur],
+        guarded(named(bind(forecast))),
+        None,
+        [parts.forecast],
+        inputs_kwargs=dict(parts.form),
+        trigger_mode="always_last",
+        **quiet,
+    )
+    parts.form["model"].input(
+        guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet
+    )
     made["dice"].click(None, None, [parts.form["seed"]], js="() => window.sprocket.dice()", api_visibility="private")
     parts.file.upload(guarded(named(bind(restore_file))), [parts.file], parts.outputs(), **quiet)
 
@@ -86,7 +109,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
 def named(handler: functools.partial) -> Any:
     """A partial with the name gradio and the log ask for."""
     functools.update_wrapper(handler, handler.func)
-    del handler.__wrapped__  # gradio would inspect the full signature, bound arguments included
+    vars(handler).pop("__wrapped__", None)  # gradio would inspect the full signature, bound arguments included
     return handler
 
 
@@ -95,8 +118,13 @@ def generate(made_from: Any, ticket: Any, at: Any, memory: Any, *, studio: Any, 
     projects = studio.projects(owner=OWNER)
     project = views.project_of(projects, remembered(memory, "project"))
     try:
-        job = studio.submit(read_form(values), owner=OWNER, project_id=project, idempotency_key=ticket or None,
-                            made_from=made_from or None)
+        job = studio.submit(
+            read_form(values),
+            owner=OWNER,
+            project_id=project,
+            idempotency_key=ticket or None,
+            made_from=made_from or None,
+        )
     except (InvalidRequest, CannotFit) as error:
         return {parts.forecast: problem(error)}
     return show_job(studio, parts, job, Address.parse(at), memory)
@@ -107,15 +135,24 @@ def show_job(studio: Any, parts: Parts, job: Any, at: Address, memory: Any) -> C
     here = Address(view="create", job=job.id)
     html, token = views.stage(studio, job)
     header, header_token = views.header(studio, here, remembered(memory, "project"))
-    return {parts.stage: html, parts.job: job.id, parts.seen: {"stage": token, "header": header_token}, parts.header: header,
-            parts.at: here.href(), parts.timer: gr.Timer(active=True), parts.ticket: uuid.uuid4().hex,
-            parts.memory: {"project": remembered(memory, "project"), "job": job.id}}
+    return {
+        parts.stage: html,
+        parts.job: job.id,
+        parts.seen: {"stage": token, "header": header_token},
+        parts.header: header,
+        parts.at: here.href(),
+        parts.timer: gr.Timer(active=True),
+        parts.ticket: uuid.uuid4().hex,
+        parts.memory: {"project": remembered(memory, "project"), "job": job.id},
+    }
 
 
 def problem(error: SprocketError) -> str:
     """A bad setting as markup, with its way out."""
     if isinstance(error, InvalidRequest):
-        return problem_html(str(error), field=error.field if error.field in FIELDS else None, suggestion=error.suggestion)
+        return problem_html(
+            str(error), field=error.field if error.field in FIELDS else None, suggestion=error.suggestion
+        )
     return problem_html(str(error))
 
 
@@ -175,4 +212,5 @@ def restore_file(path: Any, *, studio: Any, parts: Parts) -> Changes:
 
 def _chips() -> str:
     chips = "".join(button(name, "example", kind="chip-btn", name=name) for name in EXAMPLES)
-    return f'<div class="examples"><span class="quiet" id="examples-label">Try</span><div role="group" aria-labelledby="examples-label">{chips}</div></div>'
+    label = '<span class="quiet" id="examples-label">Try</span>'
+    return f'<div class="examples">{label}<div role="group" aria-labelledby="examples-label">{chips}</div></div>'

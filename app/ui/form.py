@@ -79,8 +79,13 @@ def show_frames(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
         return {"value": value or 25}
     step = spec.frame_step
     low, high = (1 if value == 1 else step + 1), max(spec.max_frames, value or 0)
-    return {"value": value or spec.native_frames, "minimum": low, "maximum": high, "step": step,
-            "info": f"{spec.fps:g} a second"}
+    return {
+        "value": value or spec.native_frames,
+        "minimum": low,
+        "maximum": high,
+        "step": step,
+        "info": f"{spec.fps:g} a second",
+    }
 
 
 def show_steps(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
@@ -106,36 +111,93 @@ def show_scheduler(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
 
 
 def _side(label: str, spec: ModelSpec | None, show: Callable[[Any, ModelSpec | None], dict[str, Any]]) -> Component:
-    return gr.Number(label=label, step=spec.size_multiple if spec else 16, minimum=None, elem_id=f"field-{label.lower()}",
-                     min_width=110, **show(None, spec))
+    return gr.Number(
+        label=label,
+        step=spec.size_multiple if spec else 16,
+        minimum=None,
+        elem_id=f"field-{label.lower()}",
+        min_width=110,
+        **show(None, spec),
+    )
 
 
 FIELDS: Mapping[str, Field] = {
-    "prompt": Field(lambda _: gr.Textbox(label="What should the video show?", placeholder=PLACEHOLDER, lines=3, max_lines=8,
-                                         max_length=MAX_PROMPT_CHARS, autofocus=True, elem_id="field-prompt"),
-                    read_text, show_plain),
-    "frames": Field(lambda spec: gr.Slider(label="Frames", elem_id="field-frames", buttons=[], **show_frames(None, spec)),
-                    read_whole, show_frames),
-    "steps": Field(lambda spec: gr.Slider(label="Steps", minimum=1, step=1, elem_id="field-steps", buttons=[], info="more is slower",
-                                          **show_steps(None, spec)), read_whole, show_steps),
-    "guidance": Field(lambda spec: gr.Slider(label="Guidance", minimum=0, step=0.1, elem_id="field-guidance", buttons=[],
-                                             info="follow the words", **show_guidance(None, spec)),
-                      read_number, show_guidance),
-    "seed": Field(lambda _: gr.Textbox(label="Seed", placeholder="a new one each time", max_lines=1, elem_id="field-seed"),
-                  read_whole, show_seed),
-    "negative": Field(lambda _: gr.Textbox(label="Steer away from", placeholder="What you do not want to see", lines=2,
-                                           max_length=MAX_PROMPT_CHARS, elem_id="field-negative"), read_text, show_plain),
+    "prompt": Field(
+        lambda _: gr.Textbox(
+            label="What should the video show?",
+            placeholder=PLACEHOLDER,
+            lines=3,
+            max_lines=8,
+            max_length=MAX_PROMPT_CHARS,
+            autofocus=True,
+            elem_id="field-prompt",
+        ),
+        read_text,
+        show_plain,
+    ),
+    "frames": Field(
+        lambda spec: gr.Slider(label="Frames", elem_id="field-frames", buttons=[], **show_frames(None, spec)),
+        read_whole,
+        show_frames,
+    ),
+    "steps": Field(
+        lambda spec: gr.Slider(
+            label="Steps",
+            minimum=1,
+            step=1,
+            elem_id="field-steps",
+            buttons=[],
+            info="more is slower",
+            **show_steps(None, spec),
+        ),
+        read_whole,
+        show_steps,
+    ),
+    "guidance": Field(
+        lambda spec: gr.Slider(
+            label="Guidance",
+            minimum=0,
+            step=0.1,
+            elem_id="field-guidance",
+            buttons=[],
+            info="follow the words",
+            **show_guidance(None, spec),
+        ),
+        read_number,
+        show_guidance,
+    ),
+    "seed": Field(
+        lambda _: gr.Textbox(label="Seed", placeholder="a new one each time", max_lines=1, elem_id="field-seed"),
+        read_whole,
+        show_seed,
+    ),
+    "negative": Field(
+        lambda _: gr.Textbox(
+            label="Steer away from",
+            placeholder="What you do not want to see",
+            lines=2,
+            max_length=MAX_PROMPT_CHARS,
+            elem_id="field-negative",
+        ),
+        read_text,
+        show_plain,
+    ),
     "width": Field(lambda spec: _side("Width", spec, show_width), read_whole, show_width),
     "height": Field(lambda spec: _side("Height", spec, show_height), read_whole, show_height),
-    "scheduler": Field(lambda _: gr.Radio([MODELS_OWN, "dpm", "ddim"], value=MODELS_OWN, label="Scheduler",
-                                          elem_id="field-scheduler"), read_choice, show_scheduler),
+    "scheduler": Field(
+        lambda _: gr.Radio([MODELS_OWN, "dpm", "ddim"], value=MODELS_OWN, label="Scheduler", elem_id="field-scheduler"),
+        read_choice,
+        show_scheduler,
+    ),
 }
 """All fields but `model`, whose choices depend on the machine."""
 
 
 def model_field(names: Sequence[str], chosen: str | None) -> Component:
     """The one field whose choices are not in the table."""
-    return gr.Dropdown(choices=list(names), value=chosen, label="Model", elem_id="field-model", filterable=len(names) > 8)
+    return gr.Dropdown(
+        choices=list(names), value=chosen, label="Model", elem_id="field-model", filterable=len(names) > 8
+    )
 
 
 def read_form(values: Mapping[str, Any]) -> GenerationRequest:
@@ -154,5 +216,8 @@ def show_request(request: GenerationRequest, spec: ModelSpec | None) -> dict[str
 
 def show_model(spec: ModelSpec) -> dict[str, Any]:
     """Updates by field after another model was chosen: its recommendations; prompt, negative and seed stay."""
-    return {name: gr.update(**field.show(None, spec)) for name, field in FIELDS.items()
-            if name not in ("prompt", "negative", "seed", "scheduler")}
+    return {
+        name: gr.update(**field.show(None, spec))
+        for name, field in FIELDS.items()
+        if name not in ("prompt", "negative", "seed", "scheduler")
+    }

@@ -20,9 +20,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-          "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' ws: wss: blob: data:; "
-          "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; frame-ancestors {ancestors}")
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' ws: wss: blob: data:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; frame-ancestors {ancestors}"
+)
 
 
 class Guard:
@@ -49,7 +51,10 @@ class Guard:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message["headers"]}
                 extra = [*HEADERS, (b"content-security-policy", self.policy)]
-                message["headers"] = [*message["headers"], *((name, value) for name, value in extra if name not in present)]
+                message["headers"] = [
+                    *message["headers"],
+                    *((name, value) for name, value in extra if name not in present),
+                ]
             await send(message)
 
         await self.app(scope, receive, sending)
@@ -60,7 +65,10 @@ def allowed_names() -> frozenset[str]:
     what `SPROCKET_ALLOWED_HOSTS` lists (commas)."""
     own = socket.gethostname().lower()
     listed = os.environ.get("SPROCKET_ALLOWED_HOSTS", "").lower().split(",")
-    return frozenset({"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *(n.strip() for n in listed)} - {""})
+    return frozenset(
+        {"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *(n.strip() for n in listed)}
+        - {""}
+    )
 
 
 def refusal(method: str, host: str, origin: str | None, names: frozenset[str]) -> str | None:
@@ -92,6 +100,11 @@ def _is_address(name: str) -> bool:
 
 async def _refuse(send: Send, reason: str) -> None:
     body = reason.encode()
-    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8"),
-                                                                         (b"content-length", str(len(body)).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 403,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

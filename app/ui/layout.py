@@ -18,16 +18,24 @@ from typing import Any
 import gradio as gr
 
 from app.ui import actions, create, watch
+from app.ui.address import Address
 from app.ui.api import add_endpoints
 from app.ui.html.frame import header_html
-from app.ui.address import Address
 from app.ui.parts import Parts, guarded
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "sans-serif")
+SANS = (
+    "ui-sans-serif",
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "Helvetica Neue",
+    "Liberation Sans",
+    "sans-serif",
+)
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 RELAY = "window.sprocket.start(element, trigger);"
-SYNC = "window.sprocket.sync(element); watch('value', () => window.sprocket.sync(element));"
 MEMORY_KEY = "sprocket-studio"
 PAPER, INK, NIGHT, CREAM = "#f6f2ea", "#241c14", "#14110e", "#f3ebe0"
 
@@ -36,26 +44,58 @@ def theme() -> gr.themes.Base:
     """Gradio's inputs in our colours: each points at a variable that `assets/style.css` sets for light and dark."""
     base = gr.themes.Base(font=SANS, font_mono=MONO, radius_size="md", spacing_size="md", text_size="md")
     same = {
-        "background_fill_primary": "var(--sp-surface)", "background_fill_secondary": "var(--sp-raised)",
-        "block_background_fill": "transparent", "block_border_width": "0px", "block_label_background_fill": "transparent",
-        "block_label_text_color": "var(--sp-muted)", "block_title_text_color": "var(--sp-ink)", "block_title_text_weight": "600",
-        "block_info_text_color": "var(--sp-muted)", "block_shadow": "none", "block_padding": "0px", "border_color_primary": "var(--sp-line)",
-        "border_color_accent": "var(--sp-accent)", "color_accent": "var(--sp-accent)", "color_accent_soft": "var(--sp-soft)",
-        "input_background_fill": "var(--sp-field)", "input_background_fill_focus": "var(--sp-field)", "input_border_color": "var(--sp-edge)",
-        "input_border_color_focus": "var(--sp-accent)", "input_border_width": "1px", "input_placeholder_color": "var(--sp-faint)",
-        "input_shadow": "none", "input_shadow_focus": "0 0 0 3px var(--sp-glow)", "slider_color": "var(--sp-accent)",
-        "button_primary_background_fill": "var(--sp-accent)", "button_primary_background_fill_hover": "var(--sp-accent-hover)",
-        "button_primary_text_color": "var(--sp-on-accent)", "button_primary_border_color": "var(--sp-accent)",
-        "button_secondary_background_fill": "var(--sp-raised)", "button_secondary_background_fill_hover": "var(--sp-line)",
-        "button_secondary_text_color": "var(--sp-ink)", "button_secondary_border_color": "var(--sp-edge)",
-        "body_text_color": "var(--sp-ink)", "body_text_color_subdued": "var(--sp-muted)", "link_text_color": "var(--sp-link)",
-        "link_text_color_hover": "var(--sp-link)", "link_text_color_visited": "var(--sp-link)", "link_text_color_active": "var(--sp-link)",
-        "checkbox_background_color": "var(--sp-field)", "checkbox_background_color_selected": "var(--sp-accent)",
-        "checkbox_border_color": "var(--sp-edge)", "checkbox_border_color_selected": "var(--sp-accent)",
-        "checkbox_label_background_fill": "var(--sp-raised)", "checkbox_label_background_fill_hover": "var(--sp-line)",
-        "checkbox_label_background_fill_selected": "var(--sp-soft)", "checkbox_label_border_color": "var(--sp-edge)",
-        "checkbox_label_text_color": "var(--sp-ink)", "panel_background_fill": "var(--sp-surface)", "panel_border_color": "var(--sp-line)",
-        "error_background_fill": "var(--sp-surface)", "error_border_color": "var(--sp-bad)", "error_text_color": "var(--sp-bad)",
+        "background_fill_primary": "var(--sp-surface)",
+        "background_fill_secondary": "var(--sp-raised)",
+        "block_background_fill": "transparent",
+        "block_border_width": "0px",
+        "block_label_background_fill": "transparent",
+        "block_label_text_color": "var(--sp-muted)",
+        "block_title_text_color": "var(--sp-ink)",
+        "block_title_text_weight": "600",
+        "block_info_text_color": "var(--sp-muted)",
+        "block_shadow": "none",
+        "block_padding": "0px",
+        "border_color_primary": "var(--sp-line)",
+        "border_color_accent": "var(--sp-accent)",
+        "color_accent": "var(--sp-accent)",
+        "color_accent_soft": "var(--sp-soft)",
+        "input_background_fill": "var(--sp-field)",
+        "input_background_fill_focus": "var(--sp-field)",
+        "input_border_color": "var(--sp-edge)",
+        "input_border_color_focus": "var(--sp-accent)",
+        "input_border_width": "1px",
+        "input_placeholder_color": "var(--sp-faint)",
+        "input_shadow": "none",
+        "input_shadow_focus": "0 0 0 3px var(--sp-glow)",
+        "slider_color": "var(--sp-accent)",
+        "button_primary_background_fill": "var(--sp-accent)",
+        "button_primary_background_fill_hover": "var(--sp-accent-hover)",
+        "button_primary_text_color": "var(--sp-on-accent)",
+        "button_primary_border_color": "var(--sp-accent)",
+        "button_secondary_background_fill": "var(--sp-raised)",
+        "button_secondary_background_fill_hover": "var(--sp-line)",
+        "button_secondary_text_color": "var(--sp-ink)",
+        "button_secondary_border_color": "var(--sp-edge)",
+        "body_text_color": "var(--sp-ink)",
+        "body_text_color_subdued": "var(--sp-muted)",
+        "link_text_color": "var(--sp-link)",
+        "link_text_color_hover": "var(--sp-link)",
+        "link_text_color_visited": "var(--sp-link)",
+        "link_text_color_active": "var(--sp-link)",
+        "checkbox_background_color": "var(--sp-field)",
+        "checkbox_background_color_selected": "var(--sp-accent)",
+        "checkbox_border_color": "var(--sp-edge)",
+        "checkbox_border_color_selected": "var(--sp-accent)",
+        "checkbox_label_background_fill": "var(--sp-raised)",
+        "checkbox_label_background_fill_hover": "var(--sp-line)",
+        "checkbox_label_background_fill_selected": "var(--sp-soft)",
+        "checkbox_label_border_color": "var(--sp-edge)",
+        "checkbox_label_text_color": "var(--sp-ink)",
+        "panel_background_fill": "var(--sp-surface)",
+        "panel_border_color": "var(--sp-line)",
+        "error_background_fill": "var(--sp-surface)",
+        "error_border_color": "var(--sp-bad)",
+        "error_text_color": "var(--sp-bad)",
     }
     known = {name: value for name, value in same.items() if hasattr(base, name)}
     dark = {f"{name}_dark": value for name, value in known.items() if hasattr(base, f"{name}_dark")}
@@ -73,14 +113,16 @@ def build_ui(studio: Any) -> gr.Blocks:
     """All pages and the API endpoints over one studio. Starts nothing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Blocks is built
     with gr.Blocks(title="Sprocket", analytics_enabled=False, fill_width=True) as demo:
-        header = gr.HTML(header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=SYNC, head=head())
+        header = gr.HTML(
+            header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=create.SYNC, head=head()
+        )
         relay = gr.HTML("", elem_id="relay", apply_default_css=False, js_on_load=RELAY, head=head())
         with gr.Column(elem_id="main", elem_classes="views"):
             with gr.Row(elem_id="view-create", elem_classes="view", equal_height=False):
                 with gr.Column(elem_id="form", scale=5, min_width=320):
                     made = create.build_form(studio)
                 with gr.Column(elem_id="screen-column", scale=7, min_width=320):
-                    stage = gr.HTML(create.stage_html(None), elem_id="stage", apply_default_css=False, js_on_load=SYNC)
+                    stage = create.build_stage()
             queue = gr.HTML("", elem_id="view-queue", elem_classes="view", apply_default_css=False)
             gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
         parts = _parts(made, header, stage, queue, gallery)
@@ -93,10 +135,23 @@ def build_ui(studio: Any) -> gr.Blocks:
 
 def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: Any) -> Parts:
     form = {name: component for name, component in made.items() if name in create.FIELDS or name == "model"}
-    return Parts(header=header, notice=made["notice"], forecast=made["forecast"], stage=stage, queue=queue, gallery=gallery, form=form,
-                 file=made["file"], timer=gr.Timer(watch.POLL_SECONDS, active=False), job=gr.State(""), seen=gr.State({}),
-                 at=gr.State("/?view=create"), made_from=gr.State(""), ticket=gr.State(""),
-                 memory=gr.BrowserState({}, storage_key=MEMORY_KEY, secret=MEMORY_KEY))
+    return Parts(
+        header=header,
+        notice=made["notice"],
+        forecast=made["forecast"],
+        stage=stage,
+        queue=queue,
+        gallery=gallery,
+        form=form,
+        file=made["file"],
+        timer=gr.Timer(watch.POLL_SECONDS, active=False),
+        job=gr.State(""),
+        seen=gr.State({}),
+        at=gr.State("/?view=create"),
+        made_from=gr.State(""),
+        ticket=gr.State(""),
+        memory=gr.BrowserState({}, storage_key=MEMORY_KEY, secret=MEMORY_KEY),
+    )
 
 
 def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any) -> None:
@@ -111,6 +166,10 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any) -> None:
 
     relay.click(guarded(on_act), [parts.at, parts.job, parts.memory], parts.outputs(), trigger_mode="multiple", **quiet)
     demo.load(guarded(on_load), [parts.memory], parts.outputs(), **quiet)
-    parts.timer.tick(guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
-                     [parts.job, parts.seen, parts.at, parts.memory],
-                     [parts.stage, parts.queue, parts.gallery, parts.header, parts.timer, parts.seen], trigger_mode="once", **quiet)
+    parts.timer.tick(
+        guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
+        [parts.job, parts.seen, parts.at, parts.memory],
+        [parts.stage, parts.queue, parts.gallery, parts.header, parts.timer, parts.seen],
+        trigger_mode="once",
+        **quiet,
+    )

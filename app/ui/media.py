@@ -1,9 +1,9 @@
 """Clips, posters and previews by id, never by path, each with its own type and nothing a browser could run.
 
-    GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seeking works
-    GET /media/clips/{clip}.json               the recipe
-    GET /media/posters/{clip}.webp
-    GET /media/previews/{job}.webp             changes while the job runs
+GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seeking works
+GET /media/clips/{clip}.json               the recipe
+GET /media/posters/{clip}.webp
+GET /media/previews/{job}.webp             changes while the job runs
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from app.ui.parts import OWNER
 from engine.errors import SprocketError
 
-SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Cross-Origin-Resource-Policy": "same-origin"}
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NEVER = {"Cache-Control": "no-store"}
 

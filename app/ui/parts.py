@@ -49,8 +49,23 @@ class Parts:
     """{'project': id, 'job': id}: kept by the browser, untrusted."""
 
     def outputs(self) -> list[Component]:
-        return [self.header, self.notice, self.forecast, self.stage, self.queue, self.gallery, *self.form.values(), self.file, self.timer,
-                self.job, self.seen, self.at, self.made_from, self.ticket, self.memory]
+        return [
+            self.header,
+            self.notice,
+            self.forecast,
+            self.stage,
+            self.queue,
+            self.gallery,
+            *self.form.values(),
+            self.file,
+            self.timer,
+            self.job,
+            self.seen,
+            self.at,
+            self.made_from,
+            self.ticket,
+            self.memory,
+        ]
 
 
 Changes = dict[Component, Any]
@@ -80,7 +95,10 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(said(error), title="That did not work", duration=8, print_exception=False) from error
         except Exception as error:
             log.exception("handler %s failed", handler.__name__)
-            raise gr.Error("Something went wrong inside Sprocket; the log says what. Nothing you made is lost.",
-                           title="That did not work", print_exception=False) from error
+            raise gr.Error(
+                "Something went wrong inside Sprocket; the log says what. Nothing you made is lost.",
+                title="That did not work",
+                print_exception=False,
+            ) from error
 
     return call

@@ -5,8 +5,10 @@ Never imports torch. Listens on loopback unless told otherwise; see `guard.py` f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ def build_app(studio: Any) -> FastAPI:
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 
     from app.ui.layout import ASSETS, build_ui, head, theme
+
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(media_routes(studio))
 
@@ -38,8 +41,11 @@ def build_app(studio: Any) -> FastAPI:
     def asset(name: str) -> Response:
         if name not in ASSET_TYPES:
             return PlainTextResponse("Not here.", status_code=404, headers=SAFE)
-        return FileResponse(ASSETS / name, media_type=ASSET_TYPES[name], headers={"X-Content-Type-Options": "nosniff",
-                                                                                  "Cache-Control": "no-cache"})
+        return FileResponse(
+            ASSETS / name,
+            media_type=ASSET_TYPES[name],
+            headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
+        )
 
     @app.get("/healthz")
     def health() -> Response:
@@ -48,20 +54,54 @@ def build_app(studio: Any) -> FastAPI:
     for view in VIEWS:
         app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])
 
-    gr.mount_gradio_app(app, build_ui(studio), path="/", theme=theme(), css_paths=[ASSETS / "style.css"], head=head(), footer_links=[],
-                        run_history=False, enable_monitoring=False, pwa=False, mcp_server=False, ssr_mode=False, show_error=True,
-                        max_file_size=MAX_UPLOAD, allowed_paths=[], blocked_paths=[str(settings.data_dir / "history.db")],
-                        favicon_path=str(ASSETS / "logo.svg"), i18n=None)
+    gr.mount_gradio_app(
+        app,
+        build_ui(studio),
+        path="/",
+        theme=theme(),
+        css_paths=[ASSETS / "style.css"],
+        head=head(),
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        ssr_mode=False,
+        show_error=True,
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[],
+        blocked_paths=[str(settings.data_dir / "history.db")],
+        favicon_path=str(ASSETS / "logo.svg"),
+        i18n=None,
+    )
     app.add_middleware(Guard, uploads=uploads)
     return app
 
 
 def serve(studio: Any, host: str, port: int) -> None:
-    """Serves until SIGINT or SIGTERM. Raises OSError when the port is taken."""
+    """Serves until SIGINT or SIGTERM, then returns, so that the caller can close what it opened."""
     import uvicorn
-    config = uvicorn.Config(build_app(studio), host=host, port=port, log_level="warning", access_log=False,
-                            timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False)
-    uvicorn.Server(config).run()
+
+    config = uvicorn.Config(
+        build_app(studio),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        server_header=False,
+    )
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            uvicorn.Server(config).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(_number: int, _frame: object) -> None:
+    """uvicorn hands the signal on to the handler it found; the default one would end us before the worker is stopped."""
+    raise SystemExit(0)
 
 
 def _short_address(view: str) -> Callable[[Request], Response]:

@@ -28,8 +28,15 @@ def header(studio: Any, at: Address, project: str) -> tuple[str, str]:
     """Markup and a token that changes when the markup does."""
     status, projects = studio.status(), studio.projects(owner=OWNER)
     busy = status.queued + status.running
-    html = header_html(at, projects, project_of(projects, project), busy=busy, blocked=status.blocked_reason)
-    return html, f"{at.view}|{busy}|{status.blocked_reason}"
+    html = header_html(
+        at,
+        projects,
+        project_of(projects, project),
+        busy=busy,
+        blocked=status.blocked_reason,
+        message=status.recovery_message,
+    )
+    return html, f"{at.view}|{busy}|{status.blocked_reason}|{status.recovery_message}"
 
 
 def find_job(studio: Any, job_id: str) -> Job | None:
@@ -64,7 +71,15 @@ def stage(studio: Any, job: Job | None) -> tuple[str, str]:
     ahead = _ahead(studio, job) if job.state is JobState.QUEUED else 0
     spec = spec_of(studio, job.request.get("model"))
     frames = ((job.request.get("frames") or spec.native_frames) - 1) // spec.temporal_scale + 1 if spec else 0
-    html = stage_html(job, clip, ahead=ahead, blocked=status.blocked_reason, preview_frames=frames, worker_alive=status.worker_alive)
+    html = stage_html(
+        job,
+        clip,
+        ahead=ahead,
+        blocked=status.blocked_reason,
+        preview_frames=frames,
+        worker_alive=status.worker_alive,
+        worker_message=status.worker_message,
+    )
     return html, stage_token(job, ahead, status.worker_alive)
 
 
@@ -75,8 +90,12 @@ def stage_token(job: Job, ahead: int, worker_alive: bool) -> str:
 def queue(studio: Any) -> tuple[str, str]:
     """The Queue page and its token."""
     jobs, status = studio.jobs(owner=OWNER, limit=QUEUE_SHOWN), studio.status()
-    return (queue_html(jobs, blocked=status.blocked_reason, worker_alive=status.worker_alive),
-            queue_token(jobs, status.blocked_reason, status.worker_alive))
+    return (
+        queue_html(
+            jobs, blocked=status.blocked_reason, worker_alive=status.worker_alive, worker_message=status.worker_message
+        ),
+        queue_token(jobs, status.blocked_reason, status.worker_alive),
+    )
 
 
 def gallery(studio: Any, at: Address) -> str:
@@ -88,8 +107,11 @@ def gallery(studio: Any, at: Address) -> str:
     try:
         clip = studio.clip(at.clip, owner=OWNER)
     except NotFound:
-        return empty("No such clip", "It was never here, or it belongs to someone else.",
-                     action=link("Show all clips", Address(view="gallery").href()))
+        return empty(
+            "No such clip",
+            "It was never here, or it belongs to someone else.",
+            action=link("Show all clips", Address(view="gallery").href()),
+        )
     parents, children = studio.lineage(clip.id, owner=OWNER)
     name = next((p.name for p in projects if p.id == clip.project_id), "")
     return clip_html(clip, parents, children, name, at)

@@ -33,9 +33,16 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         stage = stage_html(None).replace("Nothing is running", "That job is not here")
     queue, queue_token = views.queue(studio)
     changes: Changes = {
-        parts.header: header, parts.stage: stage, parts.queue: queue, parts.job: job.id if job else "", parts.at: at.href(),
-        parts.seen: {"stage": stage_token, "header": header_token, "queue": queue_token}, parts.ticket: uuid.uuid4().hex,
-        parts.timer: gr.Timer(active=True), parts.forecast: first_forecast(studio)}
+        parts.header: header,
+        parts.stage: stage,
+        parts.queue: queue,
+        parts.job: job.id if job else "",
+        parts.at: at.href(),
+        parts.seen: {"stage": stage_token, "header": header_token, "queue": queue_token},
+        parts.ticket: uuid.uuid4().hex,
+        parts.timer: gr.Timer(active=True),
+        parts.forecast: first_forecast(studio),
+    }
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     return changes

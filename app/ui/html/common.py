@@ -86,7 +86,9 @@ def short(text: str, limit: int = 90) -> str:
 
 def button(label: str, act: str, *, kind: str = "", title: str = "", **data: object) -> str:
     """A button that `studio.js` relays: `data-act`, and each of `data` as `data-name`."""
-    attributes = "".join(f' data-{name.replace("_", "-")}="{esc(value)}"' for name, value in data.items() if value is not None)
+    attributes = "".join(
+        f' data-{name.replace("_", "-")}="{esc(value)}"' for name, value in data.items() if value is not None
+    )
     named = f' title="{esc(title)}" aria-label="{esc(title)}"' if title else ""
     return f'<button type="button" class="btn {kind}" data-act="{act}"{attributes}{named}>{esc(label)}</button>'
 

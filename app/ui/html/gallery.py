@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from app.history.records import Clip, ClipPage, Project
 from app.ui.address import Address
-from app.ui.html.common import (ago, button, clip_facts, clip_url, duration, empty, esc, link, poster_url, short, size)
+from app.ui.html.common import ago, button, clip_url, duration, empty, esc, link, poster_url, short, size
 
 
 def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], models: Sequence[str]) -> str:
@@ -23,45 +23,72 @@ def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], model
 def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address) -> str:
     """One clip: the video, what to do with it, where it comes from and all that made it."""
     back = at.href(clip="", view="gallery")
-    star = button("★ Favourite" if clip.favourite else "☆ Favourite", "favourite", kind="on" if clip.favourite else "",
-                  clip=clip.id, value="0" if clip.favourite else "1")
+    star = button(
+        "★ Favourite" if clip.favourite else "☆ Favourite",
+        "favourite",
+        kind="on" if clip.favourite else "",
+        clip=clip.id,
+        value="0" if clip.favourite else "1",
+    )
     if clip.trashed_at:
         actions = button("Put back", "untrash", kind="primary", clip=clip.id)
     else:
-        actions = (button("Remix", "remix", kind="primary", clip=clip.id, view="create")
-                   + button("Same but new seed", "again", clip=clip.id, view="create")
-                   + button("Restore settings", "restore", clip=clip.id, view="create", title="Fill the form with exactly these settings")
-                   + star + link("Download", clip_url(clip.id) + "?download=1", download=True)
-                   + button("Delete", "trash", kind="quiet-bad", clip=clip.id))
-    video = ('<div class="screen-note"><p><b>The file is missing</b></p><p>It was moved or deleted outside Sprocket. '
-             "Its settings are still here.</p></div>" if clip.missing else
-             f'<video class="result" src="{clip_url(clip.id)}" poster="{poster_url(clip.id)}" controls autoplay loop muted '
-             f'playsinline aria-label="{esc(short(clip.prompt))}"></video>')
+        actions = (
+            button("Remix", "remix", kind="primary", clip=clip.id, view="create")
+            + button("Same but new seed", "again", clip=clip.id, view="create")
+            + button(
+                "Restore settings",
+                "restore",
+                clip=clip.id,
+                view="create",
+                title="Fill the form with exactly these settings",
+            )
+            + star
+            + link("Download", clip_url(clip.id) + "?download=1", download=True)
+            + button("Move to trash", "trash", kind="quiet-bad", clip=clip.id)
+        )
+    video = (
+        '<div class="screen-note"><p><b>The file is missing</b></p><p>It was moved or deleted outside Sprocket. '
+        "Its settings are still here.</p></div>"
+        if clip.missing
+        else f'<video class="result" src="{clip_url(clip.id)}" poster="{poster_url(clip.id)}" controls autoplay loop muted '
+        f'playsinline aria-label="{esc(short(clip.prompt))}"></video>'
+    )
     shape = min(max(clip.width / clip.height, 0.5), 2.4)
-    return (f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
-            f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
-            f'<div class="actions">{actions}</div></div><div class="clip-side">{_name_form(clip)}'
-            f'<p class="clip-prompt">{esc(clip.prompt)}</p>{_facts(clip, project)}{_lineage(parents, children, at)}{_recipe(clip)}</div></article>')
+    return (
+        f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
+        f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
+        f'<div class="actions">{actions}</div></div><div class="clip-side">{_name_form(clip)}'
+        f"{_facts(clip, project)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
+    )
 
 
 def _filters(at: Address, projects: Sequence[Project], models: Sequence[str]) -> str:
     project_options = _options([("", "All projects"), *((p.id, p.name) for p in projects)], at.project)
     model_options = _options([("", "All models"), *((name, name) for name in models)], at.model)
     hidden = '<input type="hidden" name="trash" value="1">' if at.trash else ""
-    other = (link("Back to the gallery", Address(view="gallery").href(), kind="btn link") if at.trash
-             else link("Trash", Address(view="gallery", trash=True).href(), kind="btn link"))
-    return (f'<form class="filters" role="search" data-act="search" action="/" method="get"><input type="hidden" name="view" value="gallery">{hidden}'
-            f'<label class="search"><span class="sr">Search prompts and names</span><input type="search" name="words" value="{esc(at.words)}" '
-            f'placeholder="Search prompts and names" maxlength="200" autocomplete="off"></label>'
-            f'<label><span class="sr">Project</span><select name="project">{project_options}</select></label>'
-            f'<label><span class="sr">Model</span><select name="model">{model_options}</select></label>'
-            f'<label class="check"><input type="checkbox" name="favourites" value="1"{" checked" if at.favourites else ""}> Favourites</label>'
-            f'<button class="btn small" type="submit">Search</button>{other}</form>')
+    other = (
+        link("Back to the gallery", Address(view="gallery").href(), kind="btn link")
+        if at.trash
+        else link("Trash", Address(view="gallery", trash=True).href(), kind="btn link")
+    )
+    return (
+        f'<form class="filters" role="search" data-act="search" action="/" method="get">'
+        f'<input type="hidden" name="view" value="gallery">{hidden}'
+        f'<label class="search"><span class="sr">Search prompts and names</span><input type="search" name="words" value="{esc(at.words)}" '
+        f'placeholder="Search prompts and names" maxlength="200" autocomplete="off"></label>'
+        f'<label><span class="sr">Project</span><select name="project">{project_options}</select></label>'
+        f'<label><span class="sr">Model</span><select name="model">{model_options}</select></label>'
+        f'<label class="check"><input type="checkbox" name="favourites" value="1"{" checked" if at.favourites else ""}> Favourites</label>'
+        f'<button class="btn small" type="submit">Search</button>{other}</form>'
+    )
 
 
 def _options(choices: Sequence[tuple[str, str]], chosen: str) -> str:
-    return "".join(f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(short(label, 40))}</option>'
-                   for value, label in choices)
+    return "".join(
+        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(short(label, 40))}</option>'
+        for value, label in choices
+    )
 
 
 def _grid(page: ClipPage, at: Address) -> str:
@@ -72,46 +99,79 @@ def card(clip: Clip, at: Address) -> str:
     """A poster that links to the clip's page; hovering or focusing it plays the clip."""
     star = '<span class="star" title="Favourite">★</span>' if clip.favourite else ""
     gone = '<span class="gone">file missing</span>' if clip.missing else ""
-    return (f'<li><a class="card" href="{esc(at.href(view="gallery", clip=clip.id, job=""))}" data-act="go" data-clip="{clip.id}" data-play="{clip_url(clip.id)}">'
-            f'<span class="poster"><img src="{poster_url(clip.id)}" alt="" loading="lazy" width="{clip.width}" height="{clip.height}">{star}{gone}'
-            f'<span class="length">{clip.frames / clip.fps:.1f} s</span></span>'
-            f'<span class="card-name">{esc(short(clip.name or clip.prompt, 60))}</span><span class="card-line">{esc(ago(clip.created_at))}</span></a></li>')
+    return (
+        f'<li><a class="card" href="{esc(at.href(view="gallery", clip=clip.id, job=""))}" data-act="go" data-clip="{clip.id}" '
+        f'data-play="{clip_url(clip.id)}">'
+        f'<span class="poster"><img src="{poster_url(clip.id)}" alt="" loading="lazy" width="{clip.width}" '
+        f'height="{clip.height}">{star}{gone}'
+        f'<span class="length">{clip.frames / clip.fps:.1f} s</span></span>'
+        f'<span class="card-name">{esc(short(clip.name or clip.prompt, 60))}</span>'
+        f'<span class="card-line">{esc(ago(clip.created_at))}</span></a></li>'
+    )
 
 
 def _pages(page: ClipPage, at: Address) -> str:
     if page.pages <= 1:
         return ""
-    back = link("← Newer", at.href(page=page.page - 1)) if page.page > 1 else '<span class="btn off" aria-disabled="true">← Newer</span>'
-    more = link("Older →", at.href(page=page.page + 1)) if page.page < page.pages else '<span class="btn off" aria-disabled="true">Older →</span>'
+    back = (
+        link("← Newer", at.href(page=page.page - 1))
+        if page.page > 1
+        else '<span class="btn off" aria-disabled="true">← Newer</span>'
+    )
+    more = (
+        link("Older →", at.href(page=page.page + 1))
+        if page.page < page.pages
+        else '<span class="btn off" aria-disabled="true">Older →</span>'
+    )
     return f'<nav class="pages" aria-label="Pages">{back}<span>Page {page.page} of {page.pages}</span>{more}</nav>'
 
 
 def _nothing(at: Address) -> str:
     if at.words or at.project or at.model or at.favourites:
-        return empty("No clip matches", "Take a word away, or choose other filters.",
-                     action=link("Show all clips", Address(view="gallery", trash=at.trash).href()))
+        return empty(
+            "No clip matches",
+            "Take a word away, or choose other filters.",
+            action=link("Show all clips", Address(view="gallery", trash=at.trash).href()),
+        )
     if at.trash:
         return empty("The trash is empty", "Clips you delete wait here, and can be put back.")
-    return empty("No clips yet", "Every video you make is kept here, with the settings that made it.",
-                 action=link("Create a video", "/?view=create", kind="btn primary"))
+    return empty(
+        "No clips yet",
+        "Every video you make is kept here, with the settings that made it.",
+        action=link("Create a video", "/?view=create", kind="btn primary"),
+    )
 
 
 def _name_form(clip: Clip) -> str:
-    return (f'<form class="rename" data-act="rename" data-clip="{clip.id}"><label><span class="sr">Name of this clip</span>'
-            f'<input name="name" value="{esc(clip.name)}" maxlength="200" required autocomplete="off"></label>'
-            f'<button class="btn small" type="submit">Rename</button></form>')
+    return (
+        f'<h1 class="clip-name">{esc(short(clip.name, 120))}</h1><details class="rename"><summary>Rename</summary>'
+        f'<form data-act="rename" data-clip="{clip.id}"><label><span class="sr">Name of this clip</span>'
+        f'<input name="name" value="{esc(clip.name)}" maxlength="200" required autocomplete="off"></label>'
+        '<button class="btn small" type="submit">Save</button></form></details>'
+    )
 
 
 def _facts(clip: Clip, project: str) -> str:
     request = clip.recipe.get("request", {}) if isinstance(clip.recipe, dict) else {}
     seconds = clip.recipe.get("seconds", {}) if isinstance(clip.recipe, dict) else {}
-    rows = [("Model", clip.model), ("Size", f"{clip.width} × {clip.height}"),
-            ("Length", f"{clip.frames} frames, {clip.frames / clip.fps:.1f} s at {clip.fps:g} fps"), ("Seed", str(clip.seed)),
-            ("Steps", request.get("steps")), ("Guidance", request.get("guidance")), ("Scheduler", request.get("scheduler")),
-            ("Steer away from", request.get("negative")), ("Project", project),
-            ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),
-            ("Took", _took(seconds)), ("File", size(clip.size_bytes))]
-    shown = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, ""))
+    rows = [
+        ("Prompt", clip.prompt),
+        ("Model", clip.model),
+        ("Size", f"{clip.width} × {clip.height}"),
+        ("Length", f"{clip.frames} frames, {clip.frames / clip.fps:.1f} s at {clip.fps:g} fps"),
+        ("Seed", str(clip.seed)),
+        ("Steps", request.get("steps")),
+        ("Guidance", request.get("guidance")),
+        ("Scheduler", request.get("scheduler")),
+        ("Steer away from", request.get("negative")),
+        ("Project", project),
+        ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),
+        ("Took", _took(seconds)),
+        ("File", size(clip.size_bytes)),
+    ]
+    shown = "".join(
+        f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, "")
+    )
     return f'<dl class="facts">{shown}</dl>'
 
 
@@ -122,17 +182,19 @@ def _took(seconds: object) -> str:
     return duration(sum(numbers)) if numbers else ""
 
 
-def _lineage(parents: Sequence[Clip], children: Sequence[Clip], at: Address) -> str:
+def _lineage(parents: Sequence[Clip], children: Sequence[Clip]) -> str:
     here = Address(view="gallery")
     parts = []
-    if parents:
-        parts.append(f'<section class="lineage"><h2>Made from</h2><ul class="grid mini">{"".join(card(clip, here) for clip in parents)}</ul></section>')
-    if children:
-        parts.append(f'<section class="lineage"><h2>Made into</h2><ul class="grid mini">{"".join(card(clip, here) for clip in children)}</ul></section>')
+    for title, clips in (("Made from", parents), ("Made into", children)):
+        if clips:
+            cards = "".join(card(clip, here) for clip in clips)
+            parts.append(f'<section class="lineage"><h2>{title}</h2><ul class="grid mini">{cards}</ul></section>')
     return "".join(parts)
 
 
 def _recipe(clip: Clip) -> str:
     text = json.dumps(clip.recipe, indent=2, ensure_ascii=False, default=str)
-    return (f'<details class="recipe"><summary>Full recipe</summary><pre tabindex="0">{esc(text)}</pre>'
-            f'{button("Copy", "copy", kind="small")}</details>')
+    return (
+        f'<details class="recipe"><summary>Full recipe</summary><pre tabindex="0">{esc(text)}</pre>'
+        f"{button('Copy', 'copy', kind='small')}</details>"
+    )

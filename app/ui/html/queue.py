@@ -6,28 +6,50 @@ from collections.abc import Sequence
 
 from app.history.records import Job, JobState
 from app.ui.html.common import STATE_WORDS, ago, button, duration, empty, esc, facts, left, link, poster_url, short
-from app.ui.html.status import STAGE_DOING, progress
+from app.ui.html.status import STAGE_DOING, WORKER_STARTS, progress
 
 ENDED_SHOWN = 20
 
 
-def queue_html(jobs: Sequence[Job], *, blocked: str | None = None, worker_alive: bool = True, now: float | None = None) -> str:
+def queue_html(
+    jobs: Sequence[Job],
+    *,
+    blocked: str | None = None,
+    worker_alive: bool = True,
+    worker_message: str | None = None,
+    now: float | None = None,
+) -> str:
     """All of it, from `Studio.jobs` (running first, then waiting in order, then ended newest first)."""
-    running = [job for job in jobs if not job.state.ended and job.state not in (JobState.QUEUED, JobState.PAUSED, JobState.BLOCKED)]
+    running = [
+        job
+        for job in jobs
+        if not job.state.ended and job.state not in (JobState.QUEUED, JobState.PAUSED, JobState.BLOCKED)
+    ]
     waiting = [job for job in jobs if job.state in (JobState.QUEUED, JobState.PAUSED, JobState.BLOCKED)]
     ended = [job for job in jobs if job.state.ended][:ENDED_SHOWN]
     if not jobs:
         return '<h1 class="page-title">Queue</h1>' + empty(
-            "Nothing in the queue", "What you generate waits here, in order, and goes on while this page is closed.",
-            action=link("Create a video", "/?view=create", kind="btn primary"))
-    parts = ['<h1 class="page-title">Queue</h1>', _banner(blocked, worker_alive, bool(running or waiting))]
+            "Nothing in the queue",
+            "What you generate waits here, in order, and goes on while this page is closed.",
+            action=link("Create a video", "/?view=create", kind="btn primary"),
+        )
+    parts = [
+        '<h1 class="page-title">Queue</h1>',
+        _banner(blocked, worker_alive, worker_message, bool(running or waiting)),
+    ]
     if running:
         parts.append(_group("Running", "".join(_running(job) for job in running)))
     if waiting:
         last = len(waiting) - 1
-        parts.append(_group(f"Waiting ({len(waiting)})", "".join(_waiting(job, i, last) for i, job in enumerate(waiting))))
+        parts.append(
+            _group(f"Waiting ({len(waiting)})", "".join(_waiting(job, i, last) for i, job in enumerate(waiting)))
+        )
     if not running and not waiting:
-        parts.append('<p class="all-done">Nothing runs and nothing waits. ' + link("Create a video", "/?view=create", kind="inline") + "</p>")
+        parts.append(
+            '<p class="all-done">Nothing runs and nothing waits. '
+            + link("Create a video", "/?view=create", kind="inline")
+            + "</p>"
+        )
     if ended:
         parts.append(_group("Ended", "".join(_ended(job, now) for job in ended)))
     return "".join(parts)
@@ -38,11 +60,11 @@ def queue_token(jobs: Sequence[Job], blocked: str | None, worker_alive: bool) ->
     return f"{blocked}|{worker_alive}|" + ",".join(f"{job.id}:{job.status_seq}:{job.rank}" for job in jobs)
 
 
-def _banner(blocked: str | None, worker_alive: bool, anything: bool) -> str:
+def _banner(blocked: str | None, worker_alive: bool, worker_message: str | None, anything: bool) -> str:
     if blocked:
         return f'<p class="banner bad" role="alert">Nothing can be written: {esc(blocked)} Jobs wait and go on by themselves.</p>'
     if not worker_alive and anything:
-        return '<p class="banner" role="status">The worker is starting. Jobs run as soon as it is there.</p>'
+        return f'<p class="banner" role="status">{esc(worker_message or WORKER_STARTS)}</p>'
     return ""
 
 
@@ -51,11 +73,16 @@ def _group(title: str, rows: str) -> str:
 
 
 def _row(job: Job, *, detail: str, actions: str, extra: str = "") -> str:
-    mark = (f'<img class="thumb" src="{poster_url(job.clip_id)}" alt="" loading="lazy">' if job.clip_id
-            else f'<span class="thumb thumb-{job.state.value}" aria-hidden="true"></span>')
-    return (f'<li class="job job-{job.state.value}" data-id="{job.id}">{mark}<div class="job-text"><p class="job-prompt">'
-            f'{esc(short(str(job.request.get("prompt", "")), 140))}</p><p class="job-line"><span class="chip chip-{job.state.value}">'
-            f'{STATE_WORDS[job.state]}</span> {detail}</p>{extra}</div><div class="job-actions">{actions}</div></li>')
+    mark = (
+        f'<img class="thumb" src="{poster_url(job.clip_id)}" alt="" loading="lazy">'
+        if job.clip_id
+        else f'<span class="thumb thumb-{job.state.value}" aria-hidden="true"></span>'
+    )
+    return (
+        f'<li class="job job-{job.state.value}" data-id="{job.id}">{mark}<div class="job-text"><p class="job-prompt">'
+        f'{esc(short(str(job.request.get("prompt", "")), 140))}</p><p class="job-line"><span class="chip chip-{job.state.value}">'
+        f'{STATE_WORDS[job.state]}</span> {detail}</p>{extra}</div><div class="job-actions">{actions}</div></li>'
+    )
 
 
 def _running(job: Job) -> str:
@@ -70,10 +97,16 @@ def _running(job: Job) -> str:
 def _waiting(job: Job, index: int, last: int) -> str:
     name = short(str(job.request.get("prompt", "")), 40)
     up = button("↑", "move", kind="small icon", title=f"Move up: {name}", job=job.id, to="up") if index else ""
-    down = button("↓", "move", kind="small icon", title=f"Move down: {name}", job=job.id, to="down") if index < last else ""
+    down = (
+        button("↓", "move", kind="small icon", title=f"Move down: {name}", job=job.id, to="down")
+        if index < last
+        else ""
+    )
     top = button("⤒", "move", kind="small icon", title=f"Run next: {name}", job=job.id, to="top") if index > 1 else ""
     edit = button("Edit", "take_back", kind="small", job=job.id, view="create")
-    rest = button("Duplicate", "duplicate", kind="small", job=job.id) + button("Cancel", "cancel", kind="small", job=job.id)
+    rest = button("Duplicate", "duplicate", kind="small", job=job.id) + button(
+        "Cancel", "cancel", kind="small", job=job.id
+    )
     detail = f"{index + 1} in line · {facts(job)}"
     if job.error and job.state is JobState.BLOCKED:
         detail = esc(job.error)
@@ -86,7 +119,10 @@ def _ended(job: Job, now: float | None) -> str:
         detail += f" · took {duration(job.finished_at - job.started_at)}"
     if job.state is JobState.FAILED and job.error:
         detail += f" · {short(job.error, 220)}"
-    actions = link("Open", f"/?view=gallery&clip={job.clip_id}", kind="btn small") if job.clip_id else button(
-        "Try again", "retry", kind="small", job=job.id)
+    actions = (
+        link("Open", f"/?view=gallery&clip={job.clip_id}", kind="btn small")
+        if job.clip_id
+        else button("Try again", "retry", kind="small", job=job.id)
+    )
     again = button("Duplicate", "duplicate", kind="small", job=job.id)
     return _row(job, detail=esc(detail), actions=actions + again)

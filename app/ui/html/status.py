@@ -12,13 +12,46 @@ The parts (screen, film strip, caption, actions) are the same elements in every 
 from __future__ import annotations
 
 from app.history.records import Clip, Forecast, Job, JobState
-from app.ui.html.common import (ACTIVE, STATE_WORDS, button, clip_facts, clip_url, duration, esc, facts, left, link, poster_url,
-                                preview_url, short, size)
+from app.ui.html.common import (
+    ACTIVE,
+    STATE_WORDS,
+    button,
+    clip_facts,
+    clip_url,
+    duration,
+    esc,
+    facts,
+    left,
+    link,
+    poster_url,
+    preview_url,
+    short,
+    size,
+)
 
-STAGES = (("load", "Load"), ("encode", "Read prompt"), ("sample", "Imagine"), ("decode", "Develop"), ("verify", "Check"))
-STAGE_DOING = {"load": "Loading the model", "encode": "Reading the prompt", "sample": "Imagining the video",
-               "decode": "Developing the frames", "verify": "Checking the file"}
-SHARES = {"load": (0.0, 0.05), "encode": (0.05, 0.08), "sample": (0.08, 0.8), "decode": (0.8, 0.97), "verify": (0.97, 1.0)}
+STAGES = (
+    ("load", "Load"),
+    ("encode", "Read prompt"),
+    ("sample", "Imagine"),
+    ("decode", "Develop"),
+    ("verify", "Check"),
+)
+STAGE_DOING = {
+    "load": "Loading the model",
+    "encode": "Reading the prompt",
+    "sample": "Imagining the video",
+    "decode": "Developing the frames",
+    "verify": "Checking the file",
+}
+SHARES = {
+    "load": (0.0, 0.05),
+    "encode": (0.05, 0.08),
+    "sample": (0.08, 0.8),
+    "decode": (0.8, 0.97),
+    "verify": (0.97, 1.0),
+}
+
+WORKER_STARTS = "The worker is starting. Your job runs as soon as it is there."
 
 
 def progress(job: Job) -> float:
@@ -32,22 +65,41 @@ def progress(job: Job) -> float:
     return low + (high - low) * within
 
 
-def stage_html(job: Job | None, clip: Clip | None = None, *, ahead: int = 0, blocked: str | None = None,
-               preview_frames: int = 0, worker_alive: bool = True) -> str:
+def stage_html(
+    job: Job | None,
+    clip: Clip | None = None,
+    *,
+    ahead: int = 0,
+    blocked: str | None = None,
+    preview_frames: int = 0,
+    worker_alive: bool = True,
+    worker_message: str | None = None,
+) -> str:
     """The whole screen for `job`. `clip` is its result, `ahead` how many jobs run before it, `blocked` why nothing is
     written at the moment, `preview_frames` how many pictures stand side by side in its preview."""
     if job is None:
-        return _frame("idle", 3 / 2, _idle_screen(), _strip(None, 0), _caption("Nothing is running", "Your video will play here."), "")
+        return _frame(
+            "idle",
+            3 / 2,
+            _idle_screen(),
+            _strip(None, 0),
+            _caption("Nothing is running", "Your video will play here."),
+            "",
+        )
     shape = _shape(job)
     title = f"{progress(job):.0%} · " if job.state in ACTIVE else ""
     if job.state is JobState.DONE and clip is not None:
-        screen = (f'<video class="result" src="{clip_url(clip.id)}" poster="{poster_url(clip.id)}" controls autoplay loop '
-                  f'muted playsinline aria-label="{esc(short(clip.prompt))}"></video>')
+        screen = (
+            f'<video class="result" src="{clip_url(clip.id)}" poster="{poster_url(clip.id)}" controls autoplay loop '
+            f'muted playsinline aria-label="{esc(short(clip.prompt))}"></video>'
+        )
         caption = _caption(short(clip.prompt, 120), clip_facts(clip) + _made_in(clip))
         return _frame("done", shape, screen, _strip(job, preview_frames), caption, _done_actions(clip), job=job.id)
     screen = _screen(job, preview_frames, worker_alive)
-    caption = _running_caption(job, ahead, blocked, worker_alive)
-    return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title)
+    caption = _running_caption(job, ahead, blocked, worker_alive, worker_message)
+    return _frame(
+        job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title
+    )
 
 
 def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None) -> str:
@@ -58,14 +110,20 @@ def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None =
     film = f"{seconds_of_video:.1f} s of video" if seconds_of_video else "Your video"
     ahead = f", after {forecast.queued_ahead} waiting" if forecast.queued_ahead else ""
     notes = "".join(f"<li>{esc(note)}</li>" for note in forecast.notes)
-    more = f'<details><summary>How it will run</summary><ul>{notes}</ul></details>' if notes else ""
-    return (f'<div class="forecast" role="status"><p><b>{esc(film)}</b> · <b>{esc(time)}</b>{esc(ahead)} · '
-            f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>{more}</div>')
+    more = f"<details><summary>How it will run</summary><ul>{notes}</ul></details>" if notes else ""
+    return (
+        f'<div class="forecast" role="status"><p><b>{esc(film)}</b> · <b>{esc(time)}</b>{esc(ahead)} · '
+        f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>{more}</div>'
+    )
 
 
 def problem_html(message: str, *, field: str | None = None, suggestion: object = None) -> str:
     """A bad setting, where the forecast stands: what is wrong, and one click to put it right."""
-    fix = button(f"Use {suggestion}", "fix", kind="small", field=field, value=suggestion) if suggestion is not None and field else ""
+    fix = (
+        button(f"Use {suggestion}", "fix", kind="small", field=field, value=suggestion)
+        if suggestion is not None and field
+        else ""
+    )
     return f'<div class="forecast problem" role="alert"><p>{esc(message)}</p>{fix}</div>'
 
 
@@ -76,15 +134,21 @@ def notice_html(text: str, *, act: str = "", label: str = "") -> str:
     return f'<div class="notice" role="status"><span>{esc(text)}</span>{button(label, act, kind="link") if act else ""}</div>'
 
 
-def _frame(kind: str, shape: float, screen: str, strip: str, caption: str, actions: str, *, job: str = "", title: str = "") -> str:
-    return (f'<section class="stage stage-{kind}" data-job="{esc(job)}" data-title="{esc(title)}" data-state="{kind}" aria-label="Your video">'
-            f'<div class="screen" style="--shape:{shape:.4f}">{screen}</div>{strip}'
-            f'<div class="caption" aria-live="polite">{caption}</div><div class="actions">{actions}</div></section>')
+def _frame(
+    kind: str, shape: float, screen: str, strip: str, caption: str, actions: str, *, job: str = "", title: str = ""
+) -> str:
+    return (
+        f'<section class="stage stage-{kind}" data-job="{esc(job)}" data-title="{esc(title)}" data-state="{kind}" aria-label="Your video">'
+        f'<div class="screen" style="--shape:{shape:.4f}">{screen}</div>{strip}'
+        f'<div class="caption" aria-live="polite">{caption}</div><div class="actions">{actions}</div></section>'
+    )
 
 
 def _idle_screen() -> str:
-    return ('<div class="screen-note"><div class="empty-reel" aria-hidden="true"></div>'
-            '<p><b>Type a sentence, then press Generate.</b></p><p>Or try one of the examples.</p></div>')
+    return (
+        '<div class="screen-note"><div class="empty-reel" aria-hidden="true"></div>'
+        "<p><b>Type a sentence, then press Generate.</b></p><p>Or try one of the examples.</p></div>"
+    )
 
 
 def _shape(job: Job) -> float:
@@ -94,16 +158,24 @@ def _shape(job: Job) -> float:
 
 def _screen(job: Job, frames: int, worker_alive: bool) -> str:
     if job.state in (JobState.FAILED, JobState.CANCELLED, JobState.DONE):
-        word = {JobState.FAILED: "This one did not work out", JobState.CANCELLED: "Cancelled", JobState.DONE: "Done"}[job.state]
+        word = {JobState.FAILED: "This one did not work out", JobState.CANCELLED: "Cancelled", JobState.DONE: "Done"}[
+            job.state
+        ]
         return f'<div class="screen-note"><p><b>{esc(word)}</b></p></div>'
     if job.preview_seq and frames:
-        return (f'<div class="reel" style="--n:{frames}"><img src="{preview_url(job)}" alt="Preview of the video as it forms"></div>'
-                '<span class="badge">Preview</span>')
+        return (
+            f'<div class="reel" style="--n:{frames}"><img src="{preview_url(job)}" alt="Preview of the video as it forms"></div>'
+            '<span class="badge">Preview</span>'
+        )
     return '<div class="screen-note"><div class="shimmer" aria-hidden="true"></div></div>'
 
 
 def _strip(job: Job | None, frames: int) -> str:
-    film = f'<img src="{preview_url(job)}" alt="">' if job and job.preview_seq and frames and job.state is not JobState.FAILED else ""
+    film = (
+        f'<img src="{preview_url(job)}" alt="">'
+        if job and job.preview_seq and frames and job.state is not JobState.FAILED
+        else ""
+    )
     return f'<div class="film" aria-hidden="true">{film}</div>'
 
 
@@ -119,27 +191,31 @@ def _made_in(clip: Clip) -> str:
     return esc(f" · made in {duration(total)}")
 
 
-def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bool) -> str:
+def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bool, worker_message: str | None) -> str:
     if job.state is JobState.FAILED:
         return _caption(job.error or "It failed without a reason.", facts(job), tone="bad")
     if job.state is JobState.CANCELLED:
         return _caption("Cancelled", "Nothing was saved. Your settings are still in the form.")
     if job.state is JobState.BLOCKED:
-        return _caption("Waiting for disk space", esc(blocked or job.error or "The disk is full or read-only.")
-                        + " Nothing is lost; it goes on by itself.", tone="bad")
+        return _caption(
+            "Waiting for disk space",
+            esc(blocked or job.error or "The disk is full or read-only.") + " Nothing is lost; it goes on by itself.",
+            tone="bad",
+        )
     if job.state is JobState.PAUSED:
         return _caption("Paused", facts(job))
     if job.state is JobState.CANCELLING:
         return _caption("Stopping…", "It stops after the step it is in.")
     if job.state is JobState.QUEUED:
         title = "Next in line" if not ahead else f"Waiting, {ahead} before this one"
-        line = facts(job) if worker_alive else esc("The worker is starting. If this stays, restart the studio.")
+        line = facts(job) if worker_alive else esc(worker_message or WORKER_STARTS)
         return _bar(job) + _caption(title if worker_alive else "Waiting for the worker", line)
     doing = "Saving the file" if job.state is JobState.FINALIZING else STAGE_DOING.get(job.stage or "", "Starting")
     unit = "frame" if job.stage == "decode" else "step"
-    step = f"{unit} {job.step} of {job.steps}" if job.steps and job.state is JobState.RUNNING else ""
+    step = f"{unit} {job.step} of {job.steps}" if job.steps and job.stage in ("sample", "decode") and not job.state.ended else ""
     resumed = f"went on from step {job.resumed_from}" if job.resumed_from else ""
-    line = " · ".join(part for part in (step, left(job.eta_seconds), resumed) if part)
+    patience = "the first time takes longest" if job.stage == "load" and job.eta_seconds is None else ""
+    line = " · ".join(part for part in (step, left(job.eta_seconds), patience, resumed) if part)
     return _bar(job) + _caption(doing, esc(line) or "&nbsp;")
 
 
@@ -147,15 +223,22 @@ def _bar(job: Job) -> str:
     share = progress(job)
     names = [name for name, _ in STAGES]
     at = names.index(job.stage) if job.stage in names else -1
-    marks = "".join(f'<li class="{"past" if i < at or job.state is JobState.FINALIZING else "now" if i == at else ""}">{word}</li>'
-                    for i, (_, word) in enumerate(STAGES))
-    return (f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
-            f'<i style="width:{share * 100:.1f}%"></i></div><ol class="stages">{marks}</ol>')
+    marks = "".join(
+        f'<li class="{"past" if i < at or job.state is JobState.FINALIZING else "now" if i == at else ""}">{word}</li>'
+        for i, (_, word) in enumerate(STAGES)
+    )
+    return (
+        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{share * 100:.0f}">'
+        f'<i style="width:{share * 100:.1f}%"></i></div><ol class="stages">{marks}</ol>'
+    )
 
 
 def _actions(job: Job) -> str:
     if job.state is JobState.FAILED:
-        return button("Try again", "retry", kind="primary", job=job.id) + button("Change the settings", "edit", job=job.id)
+        return button("Try again", "retry", kind="primary", job=job.id) + button(
+            "Change the settings", "edit", job=job.id
+        )
     if job.state is JobState.CANCELLED:
         return button("Start again", "retry", job=job.id)
     if job.state in (JobState.CANCELLING, JobState.FINALIZING, JobState.DONE):
@@ -164,6 +247,9 @@ def _actions(job: Job) -> str:
 
 
 def _done_actions(clip: Clip) -> str:
-    return (button("Remix", "remix", kind="strong", clip=clip.id) + button("Same but new seed", "again", clip=clip.id)
-            + link("Download", clip_url(clip.id) + "?download=1", download=True)
-            + link("Open in gallery", f"/?view=gallery&clip={clip.id}", kind="btn link"))
+    return (
+        button("Remix", "remix", kind="strong", clip=clip.id)
+        + button("Same but new seed", "again", clip=clip.id)
+        + link("Download", clip_url(clip.id) + "?download=1", download=True)
+        + link("Open in gallery", f"/?view=gallery&clip={clip.id}", kind="btn link")
+    )
