@@ -38,7 +38,7 @@ def pipeline_side(folder: Path, dtype: torch.dtype) -> Any:
     """Diffusers' pipeline, loaded as its documentation says."""
     from diffusers import CogVideoXPipeline
 
-    pipe = CogVideoXPipeline.from_pretrained(folder, torch_dtype=dtype)
+    pipe = CogVideoXPipeline.from_pretrained(folder, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

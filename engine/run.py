@@ -114,22 +114,25 @@ class _Job:
             generator.set_state(saved.generator)
             self.seconds[Stage.SAMPLE.value] = saved.seconds
             yield Resumed(state.step, plan.steps)
-        previewed, checkpointed, durations = float("-inf"), time.monotonic(), []
+        previewed, checkpointed, on_disk, durations = float("-inf"), time.monotonic(), state.step, []
         steps = sample(model, model.scheduler(plan.scheduler, plan.steps), text, state, plan.guidance, generator)
         while state.step < plan.steps:
             begun = time.perf_counter()
-            if self.cancelled() and state.step > (0 if saved is None else saved.state.step):
+            try:
+                with self.stage(Stage.SAMPLE):
+                    state = next(steps)
+                    _check_finite(state, plan)
+            except Cancelled:
                 # A worker that is told to end hands its job on: what was sampled since the last checkpoint goes with it.
-                save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
-            with self.stage(Stage.SAMPLE):
-                state = next(steps)
-                _check_finite(state, plan)
+                if state.step > on_disk:
+                    save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
+                raise
             durations.append(time.perf_counter() - begun)
             yield StepDone(Stage.SAMPLE, state.step, plan.steps, self.eta_sampling(state.step, durations))
             now, last = time.monotonic(), state.step == plan.steps
             if last or now - checkpointed >= self.checkpoint_seconds:
                 path = save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
-                checkpointed = time.monotonic()
+                checkpointed, on_disk = time.monotonic(), state.step
                 yield CheckpointSaved(state.step, path)
             if now - previewed >= self.preview_seconds and state.clean is not None and not last:
                 previewed = now

@@ -23,16 +23,16 @@ def find(model: str, *, models_dir: Path | None = None) -> Path:
     Raises `ModelNotFound`, naming what is there.
     """
     if model == POCKET:
-        if not (pocket_dir() / "model_index.json").is_file():
+        if not _is_model(pocket_dir()):
             raise ModelNotFound(f"the embedded model is not in {pocket_dir()}. Get a complete copy of Sprocket, or make "
                                 "it with `make pocket`.")
         return pocket_dir()
     if Path(model).is_absolute():
-        if (Path(model) / "model_index.json").is_file():
+        if _is_model(Path(model)):
             return Path(model)
-        raise ModelNotFound(f"{model} has no model_index.json, so it is no model in diffusers layout.")
+        raise ModelNotFound(f"{model[:200]} has no model_index.json, so it is no model in diffusers layout.")
     # A name, never a path: "../x" and "a/b" must not lead out of the models folder.
-    if models_dir is not None and Path(model).name == model and (models_dir / model / "model_index.json").is_file():
+    if models_dir is not None and Path(model).name == model and _is_model(models_dir / model):
         return models_dir / model
     known = ", ".join(_names(models_dir)) or "none"
     raise ModelNotFound(f"there is no model {model[:80]!r} on this machine. Installed: {known}. "
@@ -51,7 +51,14 @@ def installed(*, models_dir: Path | None = None) -> tuple[ModelSpec, ...]:
 
 
 def _names(models_dir: Path | None) -> list[str]:
-    names = [POCKET] if (pocket_dir() / "model_index.json").is_file() else []
+    names = [POCKET] if _is_model(pocket_dir()) else []
     if models_dir is not None and models_dir.is_dir():
-        names += sorted(p.name for p in models_dir.iterdir() if (p / "model_index.json").is_file() and p.name != POCKET)
+        names += sorted(p.name for p in models_dir.iterdir() if _is_model(p) and p.name != POCKET)
     return names
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return (folder / "model_index.json").is_file()
+    except (OSError, ValueError):  # a name too long or impossible for the file system
+        return False

@@ -106,7 +106,7 @@ def _mp4_text(path: Path) -> str:
         with av.open(str(path.absolute()), format="mp4", options={"protocol_whitelist": "file"},
                      metadata_errors="replace") as container:
             found = {key.lower(): value for key, value in container.metadata.items()}
-    except (OSError, ValueError) as error:  # av.error.FFmpegError subclasses are one or the other
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InvalidRequest("file", "is no mp4 video, or is damaged. Drop a clip made with Sprocket, or its .json "
                                      "file.") from error
     if METADATA_KEY not in found:

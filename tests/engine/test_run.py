@@ -100,6 +100,9 @@ def test_cancel_is_noticed_at_the_next_step_and_leaves_no_file(asked: int, tmp_p
         seen.extend(start(job, tmp_path, cache_of(job), cancelled))
     assert count == asked
     assert not (tmp_path / "clip.part").exists()
+    sampled = min(asked - 3, 3)  # and what was sampled is kept: a worker told to end hands the job on
+    kept = [f"step-{sampled:04d}.safetensors"] if sampled > 0 else []
+    assert [p.name for p in (tmp_path / "work").glob("*")] == kept
 
 
 def test_closing_the_generator_removes_the_part(tmp_path: Path, tiny_plan: Callable[..., Plan],
