@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BENCHES = {
+    "clean_clone": "a fresh clone to its first video, and what the shipped weights weigh",
     "startup": "sprocket generate from a cold process; memory of the web process; first answer and cancel over HTTP",
     "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same bits, time ratio",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
