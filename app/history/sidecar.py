@@ -73,9 +73,11 @@ def _sound(clip: Clip) -> bool:
     texts = (clip.owner, clip.name, clip.prompt, clip.model, clip.sha256)
     counts = (clip.size_bytes, clip.width, clip.height, clip.frames, clip.seed)
     times = (clip.fps, clip.created_at, *([] if clip.trashed_at is None else [clip.trashed_at]))
+    if not all(isinstance(text, str) for text in texts):
+        return False
     for text in texts:
         text.encode()  # lone surrogates raise ValueError
-    return (all(map(is_id, (clip.id, clip.job_id, clip.project_id))) and all(isinstance(text, str) for text in texts)
+    return (all(map(is_id, (clip.id, clip.job_id, clip.project_id)))
             and all(type(count) is int and 0 <= count < 2**63 for count in counts)
             and all(isinstance(at, (int, float)) and math.isfinite(at) for at in times)
             and isinstance(clip.favourite, bool) and (clip.made_from is None or is_id(clip.made_from))

@@ -23,7 +23,7 @@ from app.history.recovery import recover, write_stale_sidecars
 from app.history.store import Store
 from app.lock import FileLock
 from app.queue.process import ProcessId, identify, oom_kills
-from app.queue.worker import META_KEY, UNUSABLE_EXIT
+from app.queue.worker import META_KEY, REPORT_SECONDS, UNUSABLE_EXIT
 from app.settings import Settings
 from engine.errors import SprocketError
 
@@ -202,13 +202,13 @@ class Supervisor:
                 self._child.terminate()
 
     def _enforce_life(self) -> None:
-        """A worker whose report has not changed for a lease, by a clock that does not run while the machine sleeps."""
+        """A worker that has not reported for a minute, by a clock that does not run while the machine sleeps."""
         known = self._history.recall(META_KEY)
         at = known[1] if known is not None else 0.0
         if at != self._seen_report[0]:
             self._seen_report = (at, time.monotonic())
         silent = time.monotonic() - self._seen_report[1]
-        if silent > 2 * self._settings.lease_seconds and storage.problem(self._settings) is None:
+        if silent > max(2 * self._settings.lease_seconds, 6 * REPORT_SECONDS) and storage.problem(self._settings) is None:
             self._kill(f"it has not been heard of for {silent:.0f} s")
 
     def _kill(self, why: str) -> None:

@@ -1,0 +1,251 @@
+"""Opening what a crash, an older version or a bad disk left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.errors import DataDirBusy, HistoryDamaged, NotFound, SchemaTooNew
+from app.history.database import Database, journal_mode
+from app.history.migrate import current, upgrade
+from app.history.opening import back_up, open_store, rebuild
+from app.history.records import Clip, ClipQuery, Job, JobState
+from app.history.recovery import recover
+from app.history.schema import HEAD, metadata
+from app.lock import FileLock
+from app.settings import Settings
+from app.studio import Studio, open_studio
+
+Work = Callable[[], Job | None]
+
+
+def shelf(studio: Studio, work_once: Work) -> tuple[Clip, Clip]:
+    """Two clips with everything a person can change about them: a favourite in a project, and its trashed remix."""
+    project = studio.create_project("Holiday")
+    studio.submit({"prompt": "one", "seed": 1}, project_id=project.id)
+    work_once()
+    first = studio.clips().clips[0]
+    studio.submit({"prompt": "two", "seed": 2}, made_from=first.id)
+    work_once()
+    second = studio.clips(ClipQuery(words="two")).clips[0]
+    studio.set_favourite(first.id)
+    studio.rename(first.id, "The best")
+    studio.trash(second.id)
+    return studio.clip(first.id), studio.clip(second.id)
+
+
+def spoil(path: Path) -> None:
+    """Flips bytes in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 : len(data) // 3 * 2] = b"\xa5" * (len(data) // 3)
+    path.write_bytes(data)
+
+
+def test_the_history_is_rebuilt_from_the_files_alone(studio: Studio, work_once: Work) -> None:
+    clips = shelf(studio, work_once)
+    waiting = studio.submit({"prompt": "waits"})
+    projects = studio.projects()
+    studio.close()
+    assert rebuild(studio.settings) == 2
+    again = open_studio(studio.settings)
+    assert tuple(again.clip(clip.id) for clip in clips) == clips
+    assert [(p.id, p.name, p.clips) for p in again.projects()] == [(p.id, p.name, p.clips) for p in projects]
+    assert again.lineage(clips[1].id)[0] == (clips[0],)
+    assert again.job(waiting.id) == waiting  # carried over from the old history
+    assert len(list(studio.settings.data_dir.glob("history.before-rebuild-*.db"))) == 1
+    again.close()
+
+
+def test_sidecars_lost_the_mp4s_tell_the_story(studio: Studio, work_once: Work) -> None:
+    first, _second = shelf(studio, work_once)
+    studio.close()
+    for path in studio.settings.media_dir.glob("*/*.json"):
+        path.unlink()
+    studio.settings.db_path.unlink()
+    assert rebuild(studio.settings) == 2
+    again = open_studio(studio.settings)
+    found = again.clip(first.id)
+    assert (found.prompt, found.seed, found.sha256, found.frames) == ("one", 1, first.sha256, 9)
+    again.close()
+
+
+@pytest.mark.parametrize("spoiled", ["middle", "text", "header", "cut"])
+def test_a_damaged_history_is_put_aside_and_made_again(studio: Studio, work_once: Work, spoiled: str) -> None:
+    clips = shelf(studio, work_once)
+    studio.close()
+    path = studio.settings.db_path
+    if spoiled == "middle":
+        spoil(path)
+    elif spoiled == "text":
+        path.write_text("this is not a database" * 500)
+    elif spoiled == "header":
+        path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
+    else:
+        path.write_bytes(path.read_bytes()[:5000])
+    damaged = path.read_bytes()
+    with pytest.raises(HistoryDamaged):
+        open_store(studio.settings, repair=False)
+    again = open_studio(studio.settings)
+    assert tuple(again.clip(clip.id) for clip in clips) == clips
+    assert "2 clips found there" in str(again.status().recovery_message)
+    aside, = studio.settings.data_dir.glob("history.damaged-*.db")
+    assert aside.read_bytes() == damaged and aside.name in str(again.status().recovery_message)
+    again.dismiss_recovery_message()
+    assert again.status().recovery_message is None
+    assert again.submit({"prompt": "goes on"}).state is JobState.QUEUED
+    again.close()
+
+
+def test_the_newest_backup_comes_first_and_files_fill_it_up(studio: Studio, work_once: Work) -> None:
+    waiting = studio.submit({"prompt": "waits"})
+    paused = studio.pause(waiting.id)
+    assert back_up(studio.settings, studio.store, now=time.time()) is not None
+    assert back_up(studio.settings, studio.store, now=time.time()) is None  # one a day
+    clips = shelf(studio, work_once)
+    studio.close()
+    studio.settings.db_path.write_text("gone" * 5000)
+    again = open_studio(studio.settings)
+    assert again.job(waiting.id) == paused
+    assert tuple(again.clip(clip.id) for clip in clips) == clips
+    again.close()
+    studio.settings.db_path.unlink()  # as if a repair had been cut short after moving the file aside
+    again = open_studio(studio.settings)
+    assert again.job(waiting.id) == paused and again.clip(clips[0].id) == clips[0]
+    again.close()
+
+
+def test_a_damaged_history_is_not_replaced_under_a_running_server(studio: Studio) -> None:
+    studio.close()
+    studio.settings.db_path.write_text("broken" * 1000)
+    with FileLock(studio.settings.data_dir / "server.lock"):
+        with pytest.raises(HistoryDamaged, match="Stop the server"):
+            open_studio(studio.settings)
+        with pytest.raises(DataDirBusy):
+            rebuild(studio.settings)
+    assert studio.settings.db_path.read_text() == "broken" * 1000
+
+
+def test_damage_that_appears_while_running_has_a_message(studio: Studio) -> None:
+    studio.store.database.close()
+    studio.settings.db_path.write_text("broken" * 1000)
+    with pytest.raises(HistoryDamaged, match="is damaged"):
+        studio.jobs()
+
+
+def test_files_without_a_row_find_their_place_or_go_to_trash(studio: Studio, work_once: Work) -> None:
+    first, second = shelf(studio, work_once)
+    media = studio.settings.media_dir
+    month = (media / first.file).parent
+    studio.store.database.write(lambda c: c.exec_driver_sql("DELETE FROM clips WHERE id = ?", (first.id,)))
+    (month / "20200101-000000_x_s1_00000000.mp4").write_bytes(b"nothing we know")
+    (month / "20200101-000000_x_s1_00000001.json").write_text("{}")
+    (media / second.file).rename(month.parent / "away")
+    (studio.settings.parts_dir / f"{'0' * 32}-dead.part").write_bytes(b"half")
+    recover(studio.settings, studio.store)
+    assert studio.clip(first.id) == first
+    assert studio.clip(second.id) == dataclasses.replace(second, missing=True)
+    assert sorted(path.suffix for path in studio.settings.trash_dir.iterdir()) == [".json", ".mp4"]
+    assert not list(studio.settings.parts_dir.iterdir())
+    (month.parent / "away").rename(media / second.file)
+    recover(studio.settings, studio.store)
+    assert studio.clip(second.id) == second
+
+
+def test_recovery_leaves_a_living_attempt_alone(studio: Studio) -> None:
+    from app.history.recovery import part_name
+    from app.queue.process import this_process
+
+    studio.submit({"prompt": "x"})
+    claim = studio.store.leases.claim(this_process(), now=time.time())
+    assert claim is not None
+    part = studio.settings.parts_dir / part_name(claim.job, claim.token)
+    part.write_bytes(b"growing")
+    recover(studio.settings, studio.store)
+    assert part.exists() and studio.job(claim.job.id).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("poison", [
+    {"id": "../../x"}, {"owner": 5}, {"seed": -1}, {"seed": 2**70}, {"fps": None}, {"created_at": "now"},
+    {"prompt": "\ud800"}, {"favourite": "yes"}, {"project_id": "p"}, {"made_from": "../x"}, None,
+], ids=str)
+def test_an_untrusted_sidecar_does_no_harm(studio: Studio, work_once: Work, poison: dict[str, object] | None) -> None:
+    studio.submit({"prompt": "one", "seed": 1})
+    work_once()
+    clip, = studio.clips().clips
+    sidecar = studio.clip_path(clip.id).with_suffix(".json")
+    told = json.loads(sidecar.read_text())
+    told["clip"] = told["clip"] | poison if poison is not None else [1, 2]
+    sidecar.write_text(json.dumps(told))
+    studio.close()
+    assert rebuild(studio.settings) == 1  # from the mp4 itself
+    again = open_studio(studio.settings)
+    found = again.clip(clip.id)
+    assert (found.prompt, found.seed, found.owner) == ("one", 1, "local")
+    again.close()
+
+
+def test_a_history_of_the_first_version_is_brought_up_to_date(settings: Settings) -> None:
+    settings.make_folders()
+    old = Database(settings.db_path)
+    upgrade(old, "0001")
+    old.close()
+    with sqlite3.connect(settings.db_path) as raw:
+        raw.execute("INSERT INTO projects VALUES ('p', 'local', 'Old', 1.0)")
+        raw.execute("INSERT INTO jobs (id, owner, project_id, kind, state, request, request_sha, rank, max_attempts, created_at)"
+                    f" VALUES ('{'1' * 32}', 'local', 'p', 'generate', 'queued', '{{\"prompt\": \"x\"}}', 's', 1.0, 3, 1.0)")
+    raw.close()
+    studio = open_studio(settings)
+    assert current(studio.store.database) == HEAD
+    assert studio.job("1" * 32).state is JobState.QUEUED and studio.projects()[0].name == "Old"
+    studio.close()
+    copy, = settings.backups_dir.glob(f"before-{HEAD}-*.db")
+    with sqlite3.connect(copy) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    raw.close()
+
+
+def test_migrations_end_at_the_schema_of_the_code(studio: Studio) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    differences = studio.store.database.read(
+        lambda c: compare_metadata(MigrationContext.configure(c), metadata))
+    assert differences == []
+
+
+def test_a_newer_history_is_left_alone(studio: Studio) -> None:
+    studio.close()
+    with sqlite3.connect(studio.settings.db_path) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    raw.close()
+    before = studio.settings.db_path.read_bytes()
+    with pytest.raises(SchemaTooNew, match="newer Sprocket"):
+        open_studio(studio.settings)
+    assert studio.settings.db_path.read_bytes() == before
+
+
+def test_how_the_file_is_opened(studio: Studio) -> None:
+    def pragma(name: str) -> object:
+        return studio.store.database.read(lambda c: c.exec_driver_sql(f"PRAGMA {name}").scalar())
+
+    expected = journal_mode(studio.settings.db_path, sqlite3.sqlite_version_info).lower()
+    assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == (expected, 2, 1)
+    assert journal_mode(Path("/"), (3, 51, 2)) == "TRUNCATE"
+
+
+def test_a_data_folder_can_be_moved(studio: Studio, work_once: Work, tmp_path: Path) -> None:
+    first, _second = shelf(studio, work_once)
+    studio.close()
+    shutil.move(studio.settings.data_dir, tmp_path / "elsewhere über")
+    again = open_studio(studio.settings.model_copy(update={"data_dir": tmp_path / "elsewhere über"}))
+    assert again.clip(first.id) == first and again.clip_path(first.id).exists()
+    with pytest.raises(NotFound):
+        again.clip("0" * 32)
+    again.close()

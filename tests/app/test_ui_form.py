@@ -1,0 +1,78 @@
+"""The form's table: every field both ways, and bad values named."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from app.ui.actions import ACTIONS, act
+from app.ui.form import FIELDS, MODELS_OWN, read_form, show_model, show_request
+from engine.errors import InvalidRequest
+from engine.request import MAX_SEED, GenerationRequest
+from tests.fakes import SPEC
+
+FULL = GenerationRequest(prompt="a red ball", negative="blur", seed=MAX_SEED, frames=17, width=64, height=48, steps=120, guidance=20.0,
+                         scheduler="ddim")
+
+
+def values_of(updates: dict[str, Any]) -> dict[str, Any]:
+    return {name: update["value"] for name, update in updates.items()}
+
+
+def test_the_table_knows_every_field_of_a_request() -> None:
+    assert {*FIELDS, "model", "schema_version"} == {field.name for field in dataclasses.fields(GenerationRequest)}
+
+
+def test_what_is_shown_is_what_is_read() -> None:
+    assert read_form(values_of(show_request(FULL, SPEC))) == FULL
+
+
+def test_a_bare_request_shows_the_models_own_values() -> None:
+    read = read_form(values_of(show_request(GenerationRequest(prompt="x"), SPEC)))
+    assert (read.seed, read.frames, read.width, read.height, read.steps, read.guidance, read.scheduler) == (None, 9, 64, 48, 12, 4.0, None)
+
+
+def test_sliders_make_room_for_what_is_restored() -> None:
+    updates = show_request(FULL, SPEC)
+    assert updates["steps"]["maximum"] == 200 and updates["guidance"]["maximum"] == 30
+    assert updates["seed"]["value"] == str(MAX_SEED)  # text: a number would lose digits in a browser
+
+
+def test_another_model_leaves_the_words_alone() -> None:
+    assert {"prompt", "negative", "seed"}.isdisjoint(show_model(SPEC))
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"prompt": "  "}, "prompt"), ({"prompt": "x" * 2001}, "prompt"), ({"prompt": "\ud800"}, "prompt"), ({"prompt": 5}, "prompt"),
+    ({"seed": "abc"}, "seed"), ({"seed": str(2**63)}, "seed"), ({"seed": "-1"}, "seed"), ({"seed": "1" * 50}, "seed"),
+    ({"frames": 8.5}, "frames"), ({"frames": True}, "frames"), ({"frames": [25]}, "frames"), ({"steps": 0}, "steps"), ({"steps": 10**9}, "steps"),
+    ({"guidance": float("nan")}, "guidance"), ({"guidance": float("inf")}, "guidance"), ({"guidance": "high"}, "guidance"),
+    ({"width": -16}, "width"), ({"height": float("nan")}, "height"), ({"scheduler": "euler"}, "scheduler"), ({"model": None}, "model"),
+])
+def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> None:
+    good = {"prompt": "a ball", "model": "pocket", "scheduler": MODELS_OWN}
+    with pytest.raises(InvalidRequest) as caught:
+        read_form(good | changes)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(("text", "seed"), [("", None), ("  ", None), ("42", 42), (" 1,000 ", 1000), (str(2**60), 2**60)])
+def test_seeds_are_typed_as_people_type(text: str, seed: int | None) -> None:
+    assert read_form({"prompt": "a ball", "model": "pocket", "seed": text}).seed == seed
+
+
+@pytest.mark.parametrize("data", [None, 5, "go", [], {}, {"act": "__class__"}, {"act": ["go"]}, {"act": None}])
+def test_unknown_clicks_do_nothing(data: object) -> None:
+    assert act(data, None, None, None, studio=None, parts=None) == {}  # type: ignore[arg-type]
+
+
+def test_every_act_in_the_markup_is_known() -> None:
+    from pathlib import Path
+    import re
+    root = Path(__file__).resolve().parents[2] / "app" / "ui"
+    text = "".join(path.read_text() for path in (root / "html").glob("*.py")) + (root / "create.py").read_text()
+    used = set(re.findall(r'data-act="(\w+)"', text)) | set(re.findall(r'button\(\s*(?:"[^"]*"|\w+|f"[^"]*"),\s*"(\w+)"', text))
+    used |= set(re.findall(r'button\(\s*"[^"]*" if [^,]*, "(\w+)"', text))
+    assert used - {"theme", "copy", "search"} <= set(ACTIONS)
