@@ -67,7 +67,7 @@ def build_app(studio: Any) -> FastAPI:
         pwa=False,
         mcp_server=False,
         ssr_mode=False,
-        show_error=True,
+        show_error=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[],
         blocked_paths=[str(settings.data_dir / "history.db")],

@@ -1,0 +1,71 @@
+"""A whole running site for tests: real history, real worker process with the fake engine behind its door, real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from app.queue.supervisor import Supervisor
+from app.settings import Settings
+from app.studio import open_studio
+from app.ui.server import build_app
+
+
+@dataclass(frozen=True)
+class Site:
+    url: str
+    studio: Any
+
+
+@contextlib.contextmanager
+def serving(studio: Any) -> Iterator[Site]:
+    """The pages over any studio, on a free port of this machine."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(build_app(studio), log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started, "the server to start")
+        try:
+            yield Site(f"http://127.0.0.1:{bound.getsockname()[1]}", studio)
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@contextlib.contextmanager
+def whole_site(folder: Path, *, step_seconds: float = 0.15) -> Iterator[Site]:
+    """The pages over the real studio, with a supervisor and its worker."""
+    os.environ["FAKE_STEP_SECONDS"] = str(step_seconds)
+    settings = Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0, preview_seconds=0.0)
+    supervisor = Supervisor(settings)
+    supervisor.start()
+    try:
+        with contextlib.closing(open_studio(settings)) as studio, serving(studio) as site:
+            wait_for(lambda: studio.status().worker_alive, "the worker")
+            yield site
+    finally:
+        supervisor.close()
+        os.environ.pop("FAKE_STEP_SECONDS", None)
+
+
+def wait_for(check: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:
+    """The first true answer of `check`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = check()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {seconds:g} s")
