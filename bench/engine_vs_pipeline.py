@@ -3,8 +3,9 @@
     python bench/engine_vs_pipeline.py [--model DIR] [--runs 5] [--steps N] [--dtype bf16|fp32] [--max-ratio 0.95]
 
 Both sides start from a loaded model and end with uint8 frames in memory: text encoding, all steps, decoding; the rounds
-alternate who goes first. Two more ratios are printed: sampling and decoding alone. Exit status 1 if an output differs or the
-ratio of medians is above `--max-ratio`.
+alternate who goes first. Two more ratios are printed: sampling and decoding alone. The verdict is on wall time, or on
+processor time where other programs kept this one from a full core (wall time then measures them). Exit status 1 if an
+output differs or the ratio of medians is above `--max-ratio`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from engine.request import GenerationRequest
 from engine.sample import SampleState, sample
 from engine.spec import read_spec
 
+FULL_CORE = 0.9
 PROMPTS = ("a red ball rises slowly over the sea", "a blue star spins in the night sky", "a green heart grows on a meadow")
 
 
@@ -81,6 +83,23 @@ def timed(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan) -> tu
     return frames, marks
 
 
+def report(seen: dict[str, list[dict[str, float]]], limit: float) -> bool:
+    """Print every ratio; True if the deciding one is within `limit`."""
+    middle = {name: {what: median(m[what] for m in marks) for what in marks[0]} for name, marks in seen.items()}
+    rows = {"total": "whole, wall", "cpu": "whole, processor time", "sample": "encode + sample, wall", "decode": "decode, wall"}
+    for what, label in rows.items():
+        ratios = [e[what] / p[what] for e, p in zip(seen["engine"], seen["pipeline"], strict=True)]
+        print(f"{label:22} pipeline {middle['pipeline'][what]:7.3f} s   engine {middle['engine'][what]:7.3f} s   ratio of "
+              f"medians {middle['engine'][what] / middle['pipeline'][what]:.3f}   median of ratios {median(ratios):.3f}")
+    share = min(marks["cpu"] / marks["total"] for side in seen.values() for marks in side)
+    what = "total" if share >= FULL_CORE else "cpu"
+    if what == "cpu":
+        print(f"other programs were running (as little as {share:.0%} of one core for this one): processor time decides")
+    ratio = middle["engine"][what] / middle["pipeline"][what]
+    print(f"time ratio {ratio:.3f} (wanted <= {limit})")
+    return ratio <= limit
+
+
 def main() -> int:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--model", default="pocket", help="catalogue name or absolute folder")
@@ -116,15 +135,8 @@ def main() -> int:
         equal &= same
         print(f"  round {index + 1}: pipeline {seen['pipeline'][-1]['total']:6.2f} s  engine {seen['engine'][-1]['total']:6.2f} s  "
               f"output {'equal' if same else 'DIFFERENT'}")
-    middle = {name: {what: median(m[what] for m in marks) for what in marks[0]} for name, marks in seen.items()}
-    for what, label in (("total", "whole, wall"), ("cpu", "whole, processor time"), ("sample", "encode + sample"), ("decode", "decode")):
-        ratios = [e[what] / p[what] for e, p in zip(seen["engine"], seen["pipeline"], strict=True)]
-        print(f"{label:22} pipeline {middle['pipeline'][what]:7.3f} s   engine {middle['engine'][what]:7.3f} s   "
-              f"ratio of medians {middle['engine'][what] / middle['pipeline'][what]:.3f}   median of ratios {median(ratios):.3f}")
-    ratio = middle["engine"]["total"] / middle["pipeline"]["total"]
-    good = equal and ratio <= wish.max_ratio
-    print(f"{'OK' if good else 'NOT REACHED'}: outputs {'equal' if equal else 'DIFFERENT'}, time ratio {ratio:.3f} "
-          f"(wanted <= {wish.max_ratio})")
+    good = report(seen, wish.max_ratio) and equal
+    print(f"{'OK' if good else 'NOT REACHED'}: outputs {'equal' if equal else 'DIFFERENT'}")
     models.close()
     return 0 if good else 1
 

@@ -90,7 +90,7 @@ def _sync_file(path: Path) -> None:
 
 def _already_there(part: Path, final: Path) -> bool:
     """False after removing `part` if both hold the same bytes; raises `FileExistsError` if they do not."""
-    if not (os.path.samefile(part, final) or filecmp.cmp(part, final, shallow=False)):
+    if not (part.samefile(final) or filecmp.cmp(part, final, shallow=False)):
         raise FileExistsError(errno.EEXIST, "another file has that name", str(final))
     part.unlink(missing_ok=True)
     sync_dir(final.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from fractions import Fraction
@@ -84,10 +85,8 @@ class ClipWriter:
 
     def discard(self) -> None:
         """Remove the unfinished file."""
-        try:
+        with contextlib.suppress(OSError, ValueError):  # what broke the writing breaks the closing too
             self._container.close()
-        except (OSError, ValueError):  # what broke the writing breaks the closing too
-            pass
         self.part.unlink(missing_ok=True)
 
 

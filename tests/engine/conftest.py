@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from engine.models.cache import ModelCache
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.spec import read_spec
-
 from tests.engine.tiny import CPU, save_tiny
 
 

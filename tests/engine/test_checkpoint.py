@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+
 from engine.checkpoint import PATTERN
 from engine.errors import Cancelled
 from engine.events import CheckpointSaved, ClipWritten, Event, Resumed, StepDone
@@ -75,7 +76,7 @@ def test_a_damaged_checkpoint_falls_back(how: str, tmp_path: Path, tiny_plan: Ca
     job = tiny_plan()
     whole = clip(events(job, tmp_path / "whole", cache_of(job)))
     events(job, tmp_path, cache_of(job), stop_after=2)
-    older, newer = sorted((tmp_path / "work").glob(PATTERN))
+    _, newer = sorted((tmp_path / "work").glob(PATTERN))
     damage(newer, how)
     seen = events(job, tmp_path, cache_of(job))
     assert [e.step for e in seen if isinstance(e, Resumed)] == [1]

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from engine.errors import CannotFit, InvalidRequest
 from engine.memory import Shape, latent_frames, peak_bytes, stage_work
 from engine.plan import Plan, Timing, forecast_seconds, plan, tile_size
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec, read_spec
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.engine.tiny import CPU
 
 SPEC = ModelSpec(

@@ -13,6 +13,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
+
 from engine.errors import Cancelled, CannotFit, ModelInvalid, OutputRejected, StorageBlocked
 from engine.events import CheckpointSaved, ClipWritten, Event, Preview, Stage, StageStarted, StepDone
 from engine.models.cache import ModelCache
@@ -21,7 +23,6 @@ from engine.preview import MAX_BYTES
 from engine.run import run
 from engine.video.probe import probe
 from engine.video.recipe import build_recipe, read_recipe
-from PIL import Image
 
 
 def start(job: Plan, folder: Path, models: ModelCache, cancelled: Callable[[], bool] = lambda: False,
@@ -72,6 +73,7 @@ def test_previews_are_small_strips_of_all_latent_frames(tmp_path: Path, tiny_pla
 
 def test_colours_of_a_known_map() -> None:
     import torch
+
     from engine.preview import LatentColours
 
     colours = LatentColours(torch.eye(3), torch.zeros(3))
@@ -207,8 +209,9 @@ def test_weights_that_do_not_belong_are_refused(tmp_path: Path, tiny: Callable[.
     import shutil
 
     import torch
-    from engine.spec import read_spec
     from safetensors.torch import load_file, save_file
+
+    from engine.spec import read_spec
 
     folder = tmp_path / "broken"
     shutil.copytree(tiny(), folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from engine.errors import ModelInvalid, ModelNotFound
 from engine.hardware import detect
 from engine.models.catalogue import find, installed
@@ -128,10 +129,10 @@ def test_foreign_and_incomplete_folders_are_refused(folder: Path) -> None:
         (lambda: edit(folder / "transformer/config.json", sample_width="wide"), "wrong one"),
         (lambda: (folder / "transformer/config.json").write_text("[1]"), "not an object"),
         (lambda: (folder / "transformer/config.json").write_text("{"), "cannot be read as JSON"),
-        (lambda: (folder / "transformer/config.json").unlink(), "lacks transformer/config.json"),
+        ((folder / "transformer/config.json").unlink, "lacks transformer/config.json"),
         (lambda: edit(folder / "model_index.json", vae=["custom", "MyVAE"]), "vae is MyVAE"),
         (lambda: edit(folder / "model_index.json", _class_name="WanPipeline"), "is a WanPipeline"),
-        (lambda: (folder / "model_index.json").unlink(), "lacks model_index.json"),
+        ((folder / "model_index.json").unlink, "lacks model_index.json"),
     ]
     for spoil, message in cases:
         spoil()

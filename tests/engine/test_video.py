@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+
 from engine.errors import InvalidRequest, OutputRejected, StorageBlocked
 from engine.plan import Plan
 from engine.request import GenerationRequest
