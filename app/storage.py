@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -38,10 +39,8 @@ def problem(settings: Settings, need_bytes: int = 0) -> str | None:
     except OSError as error:
         return f"{settings.data_dir} cannot be written ({error.strerror}). Check who owns the folder."
     finally:
-        try:
+        with contextlib.suppress(OSError):  # said above
             probe.unlink(missing_ok=True)
-        except OSError:
-            pass  # said above
     return None
 
 

@@ -77,7 +77,7 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
             place.store.jobs.ask_cancel(job.id, owner=job.owner, now=time.time())
             place.store.leases.confirm_cancel(claim, now=time.time())
             raise
-        except Exception as error:  # noqa: BLE001  (the worker loop: one bad job must not take the queue down)
+        except Exception as error:  # the worker loop: one bad job must not take the queue down
             log.exception("an unforeseen error")
             _failed(place, claim, "internal", f"An unforeseen error ended this job: {type(error).__name__}: {error}. "
                                               "Its log says more; please report it.")

@@ -74,7 +74,7 @@ class Heartbeat:
                 return
             except (HistoryBusy, StorageBlocked) as error:
                 log.warning("progress was not written: %s", error)  # the token still holds; the next tick tries again
-            except Exception:  # noqa: BLE001  (a worker that cannot say it lives must stop, not run on unseen)
+            except Exception:  # a worker that cannot say it lives must stop, not run on unseen
                 log.exception("the heartbeat failed")
                 self.lost = True
                 return

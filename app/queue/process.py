@@ -72,7 +72,7 @@ def _boot_id() -> str:
 
 def _pid_space() -> str:
     try:
-        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (the link's text is the answer, not a path)
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return "only"
 

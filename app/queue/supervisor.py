@@ -89,11 +89,10 @@ class Supervisor:
         Raises DataDirBusy when another server works on this directory, and what `open_store` raises. A full disk is no
         reason not to start: the page can say so.
         """
-        self._settings.make_folders()
-        self._lock.acquire()
+        if self._store is None:
+            self._store = open_store(self._settings)  # before the lock, which a repair takes for itself
         try:
-            if self._store is None:
-                self._store = open_store(self._settings)
+            self._lock.acquire()
             try:
                 recover(self._settings, self._store)
                 storage.keep_ballast(self._settings)
@@ -101,7 +100,7 @@ class Supervisor:
                 log.error("recovery is not complete: %s", error)
             self._thread.start()
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
     def close(self) -> None:
@@ -126,7 +125,7 @@ class Supervisor:
                 if time.monotonic() >= housekeeping_at:
                     self._keep_house()
                     housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
-            except Exception:  # noqa: BLE001  (whatever goes wrong here, the worker must stay watched)
+            except Exception:  # whatever goes wrong here, the worker must stay watched
                 log.exception("the supervisor met an error")
                 self._end.wait(1.0)
             self._end.wait(TICK_SECONDS)

@@ -132,7 +132,7 @@ def _need(place: Workplace, job: Job) -> int:
 def _warm_up(engine: Engine) -> None:
     try:
         engine.warm_up()
-    except Exception:  # noqa: BLE001  (the first job meets the same error and says it to its owner)
+    except Exception:  # the first job meets the same error and says it to its owner
         log.exception("the engine could not be warmed up")
 
 

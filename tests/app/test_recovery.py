@@ -20,6 +20,7 @@ from app.history.records import Clip, ClipQuery, Job, JobState
 from app.history.recovery import recover
 from app.history.schema import HEAD, metadata
 from app.lock import FileLock
+from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.studio import Studio, open_studio
 
@@ -130,6 +131,18 @@ def test_a_damaged_history_is_not_replaced_under_a_running_server(studio: Studio
         with pytest.raises(DataDirBusy):
             rebuild(studio.settings)
     assert studio.settings.db_path.read_text() == "broken" * 1000
+
+
+def test_a_server_repairs_when_it_starts(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.queue.supervisor.Supervisor._tick", lambda self: None)
+    studio.close()
+    studio.settings.db_path.write_text("broken" * 1000)
+    server = Supervisor(studio.settings)
+    server.start()
+    again = open_studio(studio.settings)
+    assert "has been made again" in str(again.status().recovery_message)
+    again.close()
+    server.close()
 
 
 def test_damage_that_appears_while_running_has_a_message(studio: Studio) -> None:
