@@ -16,6 +16,7 @@ from typing import Any
 from app import storage
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
+from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
 from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
 from app.history.recovery import write_stale_sidecars
@@ -29,6 +30,7 @@ from app.settings import Settings
 from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
+from engine.models.tokens import check_tokens
 from engine.plan import Plan, Timing, forecast_seconds, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
@@ -122,7 +124,10 @@ class Studio:
 
     def cancel(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """Raises NotFound, NotAllowed (it has ended or is being saved). Cancelling twice is fine."""
-        return self.store.jobs.ask_cancel(_id(job_id, "job"), owner=owner, now=time.time())
+        job = self.store.jobs.ask_cancel(_id(job_id, "job"), owner=owner, now=time.time())
+        if job.state is JobState.CANCELLING and self._reap():  # its worker may be dead, and no server here to notice
+            return self.store.jobs.get(job.id)
+        return job
 
     def retry(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """The same failed or cancelled job again, from where it saved its state. Raises NotFound, NotAllowed."""
@@ -262,6 +267,9 @@ class Studio:
             hardware=hardware, worker_message=message[0] if message and not process else None,
             recovery_message=recovery[0] if recovery else None)
 
+    def _reap(self) -> int:
+        return self.store.leases.reap(now=time.time(), limits=Limits(self.settings.max_crashes, self.settings.max_kills))
+
     def _blocked(self) -> str | None:
         """Why nothing can be written; looked up at most every second, for pages that ask often."""
         now = time.monotonic()
@@ -277,7 +285,9 @@ class Studio:
     def _planned(self, wish: GenerationRequest) -> Plan:
         spec = self.spec(wish.model)
         _alive, hardware = self._worker()
-        return plan(wish, spec, hardware or self._engine.hardware())
+        made = plan(wish, spec, hardware or self._engine.hardware())
+        check_tokens(made)
+        return made
 
     def _worker(self) -> tuple[bool, Hardware | None]:
         """(is a worker alive, the hardware it reported)."""

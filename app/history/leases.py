@@ -201,6 +201,12 @@ class Leases:
         rows = self._db.read(lambda c: c.execute(query).all())
         return tuple(Claim(job_of(row), row.lease_token or "") for row in rows)
 
+    def unfinished(self) -> tuple[Job, ...]:
+        """Every job that has not ended."""
+        ended = [state.value for state in JobState if state.ended]
+        rows = self._db.read(lambda c: c.execute(select(jobs).where(jobs.c.state.not_in(ended))).all())
+        return tuple(map(job_of, rows))
+
     def last_progress(self) -> float:
         """When any job last moved on; 0 if none ever has."""
         return self._db.read(lambda c: c.execute(select(func.max(jobs.c.progress_at))).scalar()) or 0.0

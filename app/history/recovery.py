@@ -88,10 +88,11 @@ def place_files(settings: Settings, store: Store, now: float) -> None:
     beside = [path for path in settings.media_dir.glob("*/*") if path.suffix in (".json", ".webp")]
     # Read after the files were listed: whatever was published meanwhile is then either known or still held.
     known = {file for _id, file, _missing in store.clips.files()}
-    expected = {clip_file(claim.job) for claim in store.leases.held()}
+    in_work = {clip_file(claim.job) for claim in store.leases.held()}
+    to_come = {clip_file(job) for job in store.leases.unfinished()}  # a next attempt writes poster and sidecar again
     for path in videos:
         file = path.relative_to(settings.media_dir).as_posix()
-        if file in known or file in expected:
+        if file in known or file in in_work:
             continue
         if adopt_file(settings, store, path, now):
             known.add(file)
@@ -100,7 +101,7 @@ def place_files(settings: Settings, store: Store, now: float) -> None:
                 to_trash(settings, part)
     for path in beside:
         file = path.with_suffix(".mp4").relative_to(settings.media_dir).as_posix()
-        if file not in known and file not in expected and path.exists():
+        if file not in known and file not in to_come and path.exists():
             to_trash(settings, path)
 
 

@@ -73,7 +73,8 @@ class SprocketEngine:
 
     def warm_up(self) -> None:
         with self._importing:
-            importlib.import_module("engine.run")
+            for module in ("engine.run", "engine.models.cogvideox"):
+                importlib.import_module(module)
 
     def reached(self, point: str) -> None:
         pass

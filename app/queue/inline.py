@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 
 from app.errors import NotAllowed
 from app.history.records import Job
+from app.history.recovery import recover
 from app.history.store import Store
 from app.queue.door import Engine
 from app.queue.executor import Workplace, perform
 from app.queue.process import this_process
 from app.settings import Settings
+from engine.errors import StorageBlocked
 from engine.events import Event
 
 
@@ -20,9 +23,12 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
             on_event: Callable[[Event], None] | None = None) -> Job:
     """Runs a waiting job (submitted with `reserve=True`, or any other) to its end and returns it as it then stands.
 
+    Recovers what earlier, killed processes left behind first: there may never be a server here that does.
     Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
     having cancelled the job.
     """
+    with contextlib.suppress(StorageBlocked):  # then the job itself says so
+        recover(settings, store)
     claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
     if claim is None:
         job = store.jobs.get(job_id)

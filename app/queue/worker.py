@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import faulthandler
 import logging
+import os
 import signal
 import sys
 import threading
@@ -149,4 +150,7 @@ def _report(place: Workplace, who: ProcessId) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)  # everything is stored; taking torch apart in order costs seconds and may itself crash

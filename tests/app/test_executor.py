@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app import storage
+from app.errors import NotAllowed
 from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.history.sidecar import clip_file, read_sidecar
@@ -146,6 +147,37 @@ def test_cancelling_as_the_last_frame_is_written(studio: Studio) -> None:
     perform(Workplace(studio.settings, studio.store, Late(), FakeModels(), threading.Event()), claim)
     assert studio.job(job.id).state is JobState.CANCELLED
     assert studio.clips().total == 0 and not list(studio.settings.media_dir.glob("*/*.mp4"))
+
+
+def test_generating_in_this_process_beside_a_queue(studio: Studio, work_once: Work) -> None:
+    waiting = studio.submit({"prompt": "first"})
+    own = studio.submit({"prompt": "mine"}, reserve=True)
+    (studio.settings.parts_dir / f"{'0' * 32}-dead.part").write_bytes(b"of a process that was killed")
+    events: list[object] = []
+    done = studio.run_here(own.id, events.append)
+    assert (done.id, done.state) == (own.id, JobState.DONE)
+    assert type(events[-1]).__name__ == "ClipWritten" and no_leftovers(studio.settings)
+    assert studio.job(waiting.id).state is JobState.QUEUED
+    with pytest.raises(NotAllowed, match="it is done"):
+        studio.run_here(own.id)
+
+
+def test_ctrl_c_cancels(studio: Studio) -> None:
+    own = studio.submit({"prompt": "mine"}, reserve=True)
+
+    def press(event: object) -> None:
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        studio.run_here(own.id, press)
+    assert studio.job(own.id).state is JobState.CANCELLED and no_leftovers(studio.settings)
+
+
+def test_cancelling_what_a_dead_process_ran(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = studio.submit({"prompt": "x"})
+    monkeypatch.setenv("FAKE_DIE", str(int(signal.SIGKILL)))
+    in_a_process(studio.settings)
+    assert studio.job(job.id).state is JobState.RUNNING
+    assert studio.cancel(job.id).state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize(("name", "code"), [("OutputRejected", "output_rejected"), ("CannotFit", "cannot_fit"),
