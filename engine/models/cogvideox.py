@@ -21,8 +21,9 @@ from transformers import T5TokenizerFast
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
-from engine.errors import InvalidRequest, ModelInvalid, OutputRejected
+from engine.errors import ModelInvalid, OutputRejected
 from engine.models import attention, vae_decode
+from engine.models.tokens import limit_tokens
 from engine.sample import Stepper
 from engine.spec import ModelSpec
 
@@ -111,8 +112,7 @@ class CogVideoX:
     def _encode_one(self, field: str, text: str) -> Tensor:
         limit = self.spec.max_text_tokens
         count = len(self.tokenizer(text, add_special_tokens=True).input_ids)
-        if count > limit:
-            raise InvalidRequest(field, f"has {count} tokens; {self.spec.name} reads {limit}. Shorten it.")
+        limit_tokens(field, count, self.spec.name, limit)
         ids = self.tokenizer([text], padding="max_length", max_length=limit, truncation=True, add_special_tokens=True,
                              return_tensors="pt").input_ids
         return self._on_device("text_encoder")(ids.to(self.device))[0].to(self.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.models.cache import ModelCache
+from engine.models.tokens import check_tokens
 from engine.plan import Plan
 
 CASES = [("rope", "dpm", 6.0, 9), ("rope", "dpm", 1.0, 9), ("rope", "ddim", 6.0, 17), ("rope", "ddim", 1.0, 9),
@@ -81,6 +82,11 @@ def test_too_many_tokens_are_refused_with_the_count(field: str, tiny_plan: Calla
     with pytest.raises(InvalidRequest, match=r"has \d+ tokens; tiny-rope reads 16") as caught:
         cache_of(job).get(job).encode(texts["prompt"], texts["negative"])
     assert caught.value.field == field
+    with pytest.raises(InvalidRequest) as early:  # the same count, before anything is loaded
+        check_tokens(tiny_plan(**texts))
+    assert early.value.message == caught.value.message
+    check_tokens(job)
+    check_tokens(tiny_plan(guidance=1.0, negative=texts["negative"]))  # an unused text may be long
 
 
 def test_the_fast_parts_are_used_and_equal(tiny_plan: Callable[..., Plan],

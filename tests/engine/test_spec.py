@@ -15,10 +15,15 @@ from typing import Any
 
 import pytest
 
+from engine import hardware
 from engine.errors import ModelInvalid, ModelNotFound
 from engine.hardware import detect
 from engine.models.catalogue import find, installed
+from engine.models.tokens import check_tokens
+from engine.plan import plan
+from engine.request import GenerationRequest
 from engine.spec import read_spec
+from tests.engine.tiny import CPU
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -35,7 +40,7 @@ def edit(path: Path, **values: Any) -> None:
 
 def test_the_pure_half_stays_without_torch() -> None:
     code = ("import sys, engine, engine.request, engine.spec, engine.plan, engine.events, engine.errors, engine.hardware, "
-            "engine.models.catalogue, engine.video.publish, engine.video.recipe\n"
+            "engine.models.catalogue, engine.models.tokens, engine.video.publish, engine.video.recipe\n"
             "assert engine.__all__ == sorted(engine.__all__)\n"
             "print([m for m in ('torch', 'diffusers', 'transformers', 'av') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -162,6 +167,27 @@ def test_the_catalogue_finds_names_and_folders_and_nothing_outside(folder: Path,
     monkeypatch.setenv("SPROCKET_POCKET_DIR", str(models / "none"))
     with pytest.raises(ModelNotFound, match="embedded model"):
         find("pocket")
+
+
+def test_a_broken_tokenizer_is_told_as_such(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelInvalid, match=r"tokenizer\.json cannot be read"):
+        check_tokens(plan(GenerationRequest(prompt="a fox"), read_spec(folder), CPU))
+
+
+def test_gpus_are_read_off_nvidias_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, NVIDIA A, 16000, 15000, 7.5'\necho '1, NVIDIA B, 81000, 80000, 9.0'\n"
+                    "echo '2, broken, [N/A], [N/A], 9.0'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [(g.device, g.name, g.free_bytes, g.bf16) for g in hardware._gpus()] == [
+        ("cuda:0", "NVIDIA A", 15000 * 2**20, False), ("cuda:1", "NVIDIA B", 80000 * 2**20, True)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [(g.device, g.name) for g in hardware._gpus()] == [("cuda:0", "NVIDIA B")]
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert hardware._gpus() == []
 
 
 def test_this_machine_is_described_without_torch() -> None:
