@@ -91,7 +91,7 @@ class FakeEngine:
             write_atomic(workspace / "checkpoint.json", json.dumps({"mark": mark, "step": step}).encode())
             yield StepDone(Stage.SAMPLE, step, plan.steps, (plan.steps - step) * pause)
             yield CheckpointSaved(step, workspace / "checkpoint.json")
-            yield Preview(step, _webp(np.full((8, 32, 3), step * 20, np.uint8)))
+            yield Preview(step, _webp(np.full((8, 32, 3), step * 20 % 256, np.uint8)))
         yield StageStarted(Stage.DECODE)
         frames = moving_square(plan.frames, plan.height, plan.width, plan.seed)
         yield from _write(part, frames, plan, recipe, cancelled, pause)

@@ -50,7 +50,9 @@ class Job:
     rank: float
     """Waiting jobs run in rising rank; moving a job changes it."""
     attempt: int
+    """How often a worker has begun it; being killed or stopped from outside counts too and does no harm."""
     max_attempts: int
+    """So many crashes at the same place, without progress between them, and it fails."""
     stage: str | None
     """load, encode, sample, decode, verify; None before the first."""
     step: int
