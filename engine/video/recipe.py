@@ -31,7 +31,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
     `clip_id`, `made_from`: ids of this clip and its parent in the history. `created`: UTC, default now.
     """
     spec = plan.spec
-    model = Path(plan.model).name if Path(plan.model).is_absolute() else plan.model
+    model = Path(plan.model).name  # of a local folder its name, not where it lies
     request = plan.request().to_json() | {"model": model}
     return {
         "sprocket": RECIPE_VERSION,
@@ -41,7 +41,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "made_from": made_from,
         "digitalSourceType": AI_SOURCE,
         "request": request,
-        "model": {"name": spec.name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
+        "model": {"name": Path(spec.name).name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
                  "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work)},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},

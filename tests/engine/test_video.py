@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def clip(folder: Path, recipe: dict[str, Any], frames: int = 9, size: tuple[int,
 
 def test_a_recipe_survives_the_file(tmp_path: Path, tiny_plan: Callable[..., Plan]) -> None:
     job = tiny_plan(prompt="<script>alert(1)</script> ü 🦊\nline two \"x\" = {y}; #1 \\", negative="a=b;c")
+    job = replace(job, spec=replace(job.spec, name=str(job.spec.path)))
     recipe = build_recipe(job, clip_id="c" * 32, made_from="d" * 32)
     path = clip(tmp_path, recipe)
     assert read_recipe(path) == recipe
