@@ -114,8 +114,8 @@
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
-    if (!file || viewOf(location.search) !== "create" || event.target.closest("#restore")) return;
-    const input = document.querySelector("#restore input[type=file]");
+    if (!file || viewOf(location.search) !== "create" || event.target.closest("#restore-row")) return;
+    const input = document.querySelector("#restore-row input[type=file]");
     event.preventDefault();
     event.stopPropagation();
     if (!input) return;

@@ -47,18 +47,21 @@ class Click:
 def go(click: Click) -> Changes:
     """Show the place in the address: a link was followed, Back was pressed, a search was sent."""
     at, parts, studio = click.at, click.parts, click.studio
-    changes: Changes = {parts.at: at.href(), parts.timer: gr.Timer(active=True)}
-    seen: dict[str, str] = {}
-    changes[parts.header], seen["header"] = views.header(studio, at, remembered(click.memory, "project"))
+    status = studio.status()
+    changes: Changes = {
+        parts.at: at.href(),
+        parts.timer: gr.Timer(active=True),
+        parts.header: views.header(studio, at, remembered(click.memory, "project"), status),
+        parts.seen: {"header": views.header_token(at, status)},
+    }
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     elif at.view == "queue":
-        changes[parts.queue], seen["queue"] = views.queue(studio)
+        changes[parts.queue] = views.queue(studio, status, views.queue_jobs(studio))
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
-        changes[parts.stage], seen["stage"] = views.stage(studio, job)
-        changes[parts.job] = job.id if job else ""
-    return changes | {parts.seen: seen}
+        changes |= {parts.stage: views.stage(studio, job, status), parts.job: job.id if job else ""}
+    return changes
 
 
 def refresh(click: Click) -> Changes:
@@ -66,7 +69,7 @@ def refresh(click: Click) -> Changes:
     changes = go(click)
     if click.at.view == "create":
         job = views.find_job(click.studio, click.job)
-        changes[click.parts.stage] = views.stage(click.studio, job)[0]
+        changes[click.parts.stage] = views.stage(click.studio, job, click.studio.status())
     return changes
 
 

@@ -132,14 +132,12 @@ def generate(made_from: Any, ticket: Any, at: Any, memory: Any, *, studio: Any, 
 
 def show_job(studio: Any, parts: Parts, job: Any, at: Address, memory: Any) -> Changes:
     """The Create page with `job` on its screen, in the address and in the browser's memory."""
-    here = Address(view="create", job=job.id)
-    html, token = views.stage(studio, job)
-    header, header_token = views.header(studio, here, remembered(memory, "project"))
+    here, status = Address(view="create", job=job.id), studio.status()
     return {
-        parts.stage: html,
+        parts.stage: views.stage(studio, job, status),
+        parts.header: views.header(studio, here, remembered(memory, "project"), status),
+        parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(here, status)},
         parts.job: job.id,
-        parts.seen: {"stage": token, "header": header_token},
-        parts.header: header,
         parts.at: here.href(),
         parts.timer: gr.Timer(active=True),
         parts.ticket: uuid.uuid4().hex,

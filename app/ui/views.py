@@ -10,7 +10,7 @@ from app.ui.address import Address
 from app.ui.html.common import empty, link
 from app.ui.html.frame import header_html
 from app.ui.html.gallery import clip_html, gallery_html
-from app.ui.html.queue import queue_html, queue_token
+from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
 from app.ui.parts import OWNER
 from engine.errors import SprocketError
@@ -24,19 +24,22 @@ def project_of(projects: tuple[Project, ...], wanted: str) -> str:
     return wanted if any(p.id == wanted for p in projects) else (projects[0].id if projects else "")
 
 
-def header(studio: Any, at: Address, project: str) -> tuple[str, str]:
-    """Markup and a token that changes when the markup does."""
-    status, projects = studio.status(), studio.projects(owner=OWNER)
-    busy = status.queued + status.running
-    html = header_html(
+def header(studio: Any, at: Address, project: str, status: Any) -> str:
+    """The bar on top. `status` is `studio.status()`, asked once for all panels."""
+    projects = studio.projects(owner=OWNER)
+    return header_html(
         at,
         projects,
         project_of(projects, project),
-        busy=busy,
+        busy=status.queued + status.running,
         blocked=status.blocked_reason,
         message=status.recovery_message,
     )
-    return html, f"{at.view}|{busy}|{status.blocked_reason}|{status.recovery_message}"
+
+
+def header_token(at: Address, status: Any) -> str:
+    """Changes when the bar does, as far as jobs and the disk go."""
+    return f"{at.view}|{status.queued + status.running}|{status.blocked_reason}|{status.recovery_message}"
 
 
 def find_job(studio: Any, job_id: str) -> Job | None:
@@ -57,45 +60,57 @@ def spec_of(studio: Any, model: object) -> ModelSpec | None:
         return None
 
 
-def stage(studio: Any, job: Job | None) -> tuple[str, str]:
-    """The Create page's screen for `job`, and its token."""
+def stage(studio: Any, job: Job | None, status: Any) -> str:
+    """The Create page's screen for `job`."""
     if job is None:
-        return stage_html(None), "none"
-    status = studio.status()
+        return stage_html(None)
     clip = None
     if job.clip_id:
         try:
             clip = studio.clip(job.clip_id, owner=OWNER)
         except NotFound:
             clip = None
-    ahead = _ahead(studio, job) if job.state is JobState.QUEUED else 0
     spec = spec_of(studio, job.request.get("model"))
     frames = ((job.request.get("frames") or spec.native_frames) - 1) // spec.temporal_scale + 1 if spec else 0
-    html = stage_html(
+    return stage_html(
         job,
         clip,
-        ahead=ahead,
+        ahead=ahead(studio, job),
         blocked=status.blocked_reason,
         preview_frames=frames,
         worker_alive=status.worker_alive,
         worker_message=status.worker_message,
     )
-    return html, stage_token(job, ahead, status.worker_alive)
 
 
-def stage_token(job: Job, ahead: int, worker_alive: bool) -> str:
-    return f"{job.id}:{job.status_seq}:{job.preview_seq}:{ahead}:{worker_alive}"
+def stage_token(job: Job | None, status: Any) -> str:
+    """Changes when the screen does; while a job waits, also with what runs before it."""
+    if job is None:
+        return "none"
+    waits = f"{status.queued}:{status.running}:{status.worker_alive}" if job.state is JobState.QUEUED else ""
+    return f"{job.id}:{job.status_seq}:{job.preview_seq}:{waits}:{status.blocked_reason}"
 
 
-def queue(studio: Any) -> tuple[str, str]:
-    """The Queue page and its token."""
-    jobs, status = studio.jobs(owner=OWNER, limit=QUEUE_SHOWN), studio.status()
-    return (
-        queue_html(
-            jobs, blocked=status.blocked_reason, worker_alive=status.worker_alive, worker_message=status.worker_message
-        ),
-        queue_token(jobs, status.blocked_reason, status.worker_alive),
+def queue(studio: Any, status: Any, jobs: tuple[Job, ...]) -> str:
+    """The Queue page; `jobs` from `queue_jobs`."""
+    return queue_html(
+        jobs,
+        blocked=status.blocked_reason,
+        worker_alive=status.worker_alive,
+        worker_message=status.worker_message,
     )
+
+
+def queue_jobs(studio: Any) -> tuple[Job, ...]:
+    return studio.jobs(owner=OWNER, limit=QUEUE_SHOWN)
+
+
+def ahead(studio: Any, job: Job) -> int:
+    """How many jobs run before this one."""
+    if job.state is not JobState.QUEUED:
+        return 0
+    ids = [other.id for other in studio.jobs(owner=OWNER, active_only=True)]
+    return ids.index(job.id) if job.id in ids else 0
 
 
 def gallery(studio: Any, at: Address) -> str:
@@ -116,8 +131,3 @@ def gallery(studio: Any, at: Address) -> str:
     name = next((p.name for p in projects if p.id == clip.project_id), "")
     return clip_html(clip, parents, children, name, at)
 
-
-def _ahead(studio: Any, job: Job) -> int:
-    active = studio.jobs(owner=OWNER, active_only=True)
-    ids = [other.id for other in active]
-    return ids.index(job.id) if job.id in ids else 0

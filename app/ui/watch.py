@@ -16,7 +16,7 @@ import gradio as gr
 from app.history.records import Job
 from app.ui import create, views
 from app.ui.address import Address
-from app.ui.html.status import stage_html
+from app.ui.html.queue import queue_token
 from app.ui.parts import OWNER, Changes, Parts, remembered
 
 POLL_SECONDS = 0.5
@@ -25,26 +25,24 @@ POLL_SECONDS = 0.5
 def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Changes:
     """A page has opened at the address in `request`."""
     at = Address.of(dict(request.query_params)) if request is not None else Address()
-    job = job_to_show(studio, at, memory)
-    project = remembered(memory, "project")
-    header, header_token = views.header(studio, at, project)
-    stage, stage_token = views.stage(studio, job)
+    job, status = job_to_show(studio, at, memory), studio.status()
+    stage = views.stage(studio, job, status)
     if at.job and job is None:
-        stage = stage_html(None).replace("Nothing is running", "That job is not here")
-    queue, queue_token = views.queue(studio)
+        stage = stage.replace("Nothing is running", "That job is not here")
     changes: Changes = {
-        parts.header: header,
+        parts.header: views.header(studio, at, remembered(memory, "project"), status),
         parts.stage: stage,
-        parts.queue: queue,
         parts.job: job.id if job else "",
         parts.at: at.href(),
-        parts.seen: {"stage": stage_token, "header": header_token, "queue": queue_token},
+        parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(at, status)},
         parts.ticket: uuid.uuid4().hex,
         parts.timer: gr.Timer(active=True),
         parts.forecast: first_forecast(studio),
     }
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
+    if at.view == "queue":
+        changes[parts.queue] = views.queue(studio, status, views.queue_jobs(studio))
     return changes
 
 
@@ -70,22 +68,24 @@ def first_forecast(studio: Any) -> str:
 def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Parts) -> Any:
     """One tick: redraw what changed, `gr.skip()` when nothing did, and stop ticking when nothing can change."""
     seen = dict(seen) if isinstance(seen, dict) else {}
-    place, before = Address.parse(at), dict(seen)
-    changes: Changes = {}
+    place, status, changes = Address.parse(at), studio.status(), Changes()
 
-    def redraw(name: str, component: Any, drawn: tuple[str, str]) -> None:
-        if drawn[1] != before.get(name):
-            changes[component], seen[name] = drawn
+    def changed(name: str, token: str) -> bool:
+        different = seen.get(name) != token
+        seen[name] = token
+        return different
 
     job = views.find_job(studio, job_id if isinstance(job_id, str) else "")
-    if job is not None:
-        redraw("stage", parts.stage, views.stage(studio, job))
+    if job is not None and changed("stage", views.stage_token(job, status)):
+        changes[parts.stage] = views.stage(studio, job, status)
     if place.view == "queue":
-        redraw("queue", parts.queue, views.queue(studio))
-    redraw("header", parts.header, views.header(studio, place, remembered(memory, "project")))
-    if place.view == "gallery" and not place.clip and parts.header in changes:
-        changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
-    status = studio.status()
+        jobs = views.queue_jobs(studio)
+        if changed("queue", queue_token(jobs, status.blocked_reason, status.worker_alive)):
+            changes[parts.queue] = views.queue(studio, status, jobs)
+    if changed("header", views.header_token(place, status)):
+        changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
+        if place.view == "gallery" and not place.clip:
+            changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
     if (job is None or job.state.ended) and place.view != "queue" and not status.queued + status.running:
         changes[parts.timer] = gr.Timer(active=False)
     return {**changes, parts.seen: seen} if changes else gr.skip()

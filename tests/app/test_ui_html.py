@@ -48,7 +48,8 @@ class Tags(HTMLParser):
 def job(**changes) -> Job:
     base = Job(
         id="a" * 32, owner="local", project_id="p", kind="generate", state=JobState.QUEUED, rank=1.0, attempt=1, max_attempts=3, stage=None,
-        request={"prompt": "a red ball", "width": 192, "height": 128, "frames": 25, "steps": 12, "seed": 7, "model": "pocket"}, step=0,
+        step=0,
+        request={"prompt": "a red ball", "width": 192, "height": 128, "frames": 25, "steps": 12, "seed": 7, "model": "pocket"},
         steps=0, eta_seconds=None, progress_at=None, resumed_from=None, status_seq=1, preview_seq=0, error_code=None, error=None, notes=(),
         clip_id=None, made_from=None, created_at=0.0, started_at=None, finished_at=None)
     return dataclasses.replace(base, **changes)

@@ -89,7 +89,9 @@ def button(label: str, act: str, *, kind: str = "", title: str = "", **data: obj
     attributes = "".join(
         f' data-{name.replace("_", "-")}="{esc(value)}"' for name, value in data.items() if value is not None
     )
-    named = f' title="{esc(title)}" aria-label="{esc(title)}"' if title else ""
+    named = f' title="{esc(title)}"' if title else ""
+    if title and "icon" in kind.split():
+        named += f' aria-label="{esc(title)}"'
     return f'<button type="button" class="btn {kind}" data-act="{act}"{attributes}{named}>{esc(label)}</button>'
 
 

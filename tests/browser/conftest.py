@@ -1,0 +1,56 @@
+"""A real Chromium, and a site for it to look at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.site import Site, whole_site
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)  # tests share their cores
+    with sync_playwright() as playwright:
+        path = next((found for found in map(shutil.which, NAMES) if found), None) or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("no Chromium on this machine; `make test` installs one")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with whole_site(tmp_path_factory.mktemp("site"), step_seconds=0.25) as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(chromium: Browser, site: Site) -> Iterator[Callable[..., Page]]:
+    """`open_page('/?view=queue', phone=True)`. Fails the test when a page had an error or asked another host for anything."""
+    contexts, faults = [], []
+
+    def open_one(path: str = "/", *, phone: bool = False, dark: bool = False, again: Page | None = None) -> Page:
+        context = again.context if again else chromium.new_context(
+            viewport=PHONE if phone else DESK, has_touch=phone, is_mobile=phone, color_scheme="dark" if dark else "light")
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith((site.url, "data:", "blob:")) else faults.append(request.url))
+        page.goto(site.url + path)
+        page.wait_for_selector("#forecast b", state="attached")
+        return page
+
+    yield open_one
+    for context in set(contexts):
+        context.close()
+    assert faults == []
