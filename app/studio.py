@@ -31,7 +31,7 @@ from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
 from engine.models.tokens import check_tokens
-from engine.plan import Plan, Timing, forecast_seconds, plan
+from engine.plan import RECENT, Plan, Timing, forecast_seconds, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.video.recipe import read_recipe
@@ -39,7 +39,6 @@ from engine.video.recipe import read_recipe
 LOCAL = "local"
 DRAWN_SEEDS = 2**31
 """Seeds that are drawn stay below this, so that people can read and type them."""
-HISTORY_FOR_FORECAST = 100
 MAX_KEY_CHARS = 200
 
 
@@ -250,7 +249,7 @@ class Studio:
         """What the request would cost here. Raises what `submit` raises for the request."""
         wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
         resolved = self._planned(wish)
-        timings = [timing for timing in map(timing_of, self.store.clips.recent(limit=HISTORY_FOR_FORECAST)) if timing]
+        timings = [timing for timing in map(timing_of, self.store.clips.recent(resolved.model, limit=RECENT)) if timing]
         seconds, basis = forecast_seconds(resolved, timings)
         return Forecast(seconds=seconds, memory_bytes=resolved.predicted_bytes, basis=basis, notes=resolved.notes,
                         queued_ahead=self.store.jobs.ahead_of())
@@ -309,7 +308,7 @@ class Studio:
         if path.is_file():
             return path
         if ending == ".mp4" and not clip.missing:
-            self.store.clips.set_missing(clip.id, True)
+            self.store.clips.set_missing([clip.id], True)
         raise NotFound(f"The file {path.name} is no longer in {path.parent}.")
 
     def _saved(self, clip: Clip) -> Clip:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import NotFound
@@ -169,8 +170,11 @@ class Clips:
             return _change(c, clip_id, **values)
         return self._db.write(work)
 
-    def set_missing(self, clip_id: str, missing: bool) -> None:
-        self._db.write(lambda c: c.execute(update(clips).where(clips.c.id == clip_id).values(missing=int(missing))))
+    def set_missing(self, clip_ids: Iterable[str], missing: bool) -> None:
+        """In one transaction, however many: a disk that was not mounted may take all of them away at once."""
+        rows = [{"which": clip_id, "missing": int(missing)} for clip_id in clip_ids]
+        if rows:
+            self._db.write(lambda c: c.execute(update(clips).where(clips.c.id == bindparam("which")), rows))
 
     def files(self) -> tuple[tuple[str, str, bool], ...]:
         """(clip id, file, marked as missing) of every clip there is."""
@@ -190,9 +194,9 @@ class Clips:
                 c.execute(update(clips).where(clips.c.id == clip.id).values(sidecar_stale=0))
         self._db.write(work)
 
-    def recent(self, *, limit: int) -> tuple[Clip, ...]:
-        """The newest clips of all owners, oldest first: what forecasts are made from."""
-        query = select(clips).order_by(clips.c.created_at.desc()).limit(limit)
+    def recent(self, model: str, *, limit: int) -> tuple[Clip, ...]:
+        """The newest clips of one model, of all owners, oldest first: what forecasts are made from."""
+        query = select(clips).where(clips.c.model == model).order_by(clips.c.created_at.desc()).limit(limit)
         return self._db.read(lambda c: tuple(clip_of(row) for row in c.execute(query)))[::-1]
 
 

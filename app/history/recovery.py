@@ -107,10 +107,9 @@ def place_files(settings: Settings, store: Store, now: float) -> None:
 
 def mark_missing(settings: Settings, store: Store) -> None:
     """Rows whose file is gone are marked, rows whose file is back are unmarked."""
-    for clip_id, file, missing in store.clips.files():
-        gone = not (settings.media_dir / file).is_file()
-        if gone != missing:
-            store.clips.set_missing(clip_id, gone)
+    found = [(clip_id, not (settings.media_dir / file).is_file(), was) for clip_id, file, was in store.clips.files()]
+    store.clips.set_missing([clip_id for clip_id, gone, was in found if gone and not was], True)
+    store.clips.set_missing([clip_id for clip_id, gone, was in found if was and not gone], False)
 
 
 def sweep_parts(settings: Settings, store: Store, now: float) -> None:

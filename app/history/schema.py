@@ -116,6 +116,8 @@ clips = Table(
     UniqueConstraint("file", name="uq_clips_file"),
     Index("ix_clips_owner_created", "owner", "created_at"),
     Index("ix_clips_made_from", "made_from"),
+    Index("ix_clips_model_created", "model", "created_at"),
+    Index("ix_clips_project_id", "project_id"),
 )
 
 meta = Table(
