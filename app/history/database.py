@@ -60,9 +60,15 @@ class Database:
             with self._engine.connect().execution_options(sprocket_begin=begin) as connection, connection.begin():
                 return work(connection)
         except exc.DatabaseError as error:
-            raise explained(error.orig, self.path) from error
+            raise self._explained(error.orig) from error
         except sqlite3.DatabaseError as error:  # while connecting
-            raise explained(error, self.path) from error
+            raise self._explained(error) from error
+
+    def _explained(self, error: BaseException | None) -> Exception:
+        ours = explained(error, self.path)
+        if isinstance(ours, StorageBlocked):
+            self._engine.dispose()  # a connection that was opened on a read-only disk stays read-only for ever
+        return ours
 
     def quick_check(self) -> None:
         """Raises HistoryDamaged when SQLite finds the file malformed."""

@@ -10,6 +10,13 @@ from collections.abc import Iterator
 from app.settings import Settings
 
 
+class _QuietHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Loses lines on a full disk instead of writing a stack trace for each to standard error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def job_log(settings: Settings, job_id: str) -> Iterator[None]:
     """Everything logged in the block also goes to jobs/<id>/log.txt. A disk that is full costs the log, not the job."""
@@ -20,7 +27,7 @@ def job_log(settings: Settings, job_id: str) -> Iterator[None]:
     except OSError:
         yield
         return
-    handler = logging.StreamHandler(file)
+    handler = _QuietHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     was_enabled, level = faulthandler.is_enabled(), root.level

@@ -36,6 +36,8 @@ CIRCUIT_SECONDS = 600.0
 TICK_SECONDS = 0.25
 HOUSEKEEPING_SECONDS = 60.0
 KILL_AFTER_TERM_SECONDS = 10.0
+KILLED = -9
+"""Exit code of a process that SIGKILL ended (the name is not known on Windows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def judge(returncode: int, ordered: str | None, oom_before: int | None, oom_afte
     """What a worker's end means. `ordered`: why this supervisor itself ended it, if it did."""
     if ordered is not None:
         return Death(True, ordered)
-    if returncode == -signal.SIGKILL:
+    if returncode == KILLED:
         if oom_before is not None and oom_after is not None and oom_after > oom_before:
             return Death(True, "the machine ran out of memory")
         return Death(False, "its process was killed from outside")

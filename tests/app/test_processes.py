@@ -172,7 +172,9 @@ def test_a_file_system_that_is_really_full(settings: Settings, tmp_path: Path) -
                                                  capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system needs root")
     try:
-        _fill_and_free(settings.model_copy(update={"data_dir": small / "data", "ballast_bytes": 1024 * 1024}), small)
+        there = settings.model_copy(update={"data_dir": small / "data", "ballast_bytes": 1024 * 1024})
+        _fill_and_free(there, small)
+        _read_only_and_back(there, small)
     finally:
         subprocess.run(["umount", "-l", str(small)], check=False)
 
@@ -211,6 +213,24 @@ def _fill_and_free(settings: Settings, small: Path) -> None:
     assert studio.job(running.id).state is JobState.DONE
     assert studio.submit({"prompt": "goes on"}).id not in {one.id for one in before}
     assert studio.store.database.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar()) == "ok"
+    studio.close()
+
+
+def _read_only_and_back(settings: Settings, small: Path) -> None:
+    studio = open_studio(settings)
+    before = studio.jobs(limit=5000)
+    studio.store.database.close()  # the kernel wants no file open for writing; the next call opens it again
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    try:
+        with pytest.raises(StorageBlocked, match="read-only"):
+            studio.submit({"prompt": "x"})
+        assert "read-only" in str(studio.status().blocked_reason)
+        assert studio.jobs(limit=5000) == before
+        with pytest.raises(StorageBlocked, match="read-only"):
+            open_studio(settings)
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+    assert studio.submit({"prompt": "x"}).state is JobState.QUEUED
     studio.close()
 
 
