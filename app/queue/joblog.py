@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from app.settings import Settings
 
 
-class _QuietHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class _QuietHandler(logging.StreamHandler):
     """Loses lines on a full disk instead of writing a stack trace for each to standard error."""
 
     def handleError(self, record: logging.LogRecord) -> None:

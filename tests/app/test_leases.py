@@ -158,7 +158,8 @@ def test_how_deaths_are_judged() -> None:
 def test_a_job_that_was_being_cancelled_ends_with_its_worker(studio: Studio) -> None:
     submitted(studio)
     claim = claimed(studio, DEAD)
-    assert studio.cancel(claim.job.id).state is JobState.CANCELLING
+    asked = studio.store.jobs.ask_cancel(claim.job.id, owner="local", now=time.time())
+    assert asked.state is JobState.CANCELLING
     studio.store.leases.reap(now=time.time(), limits=LIMITS)
     assert studio.job(claim.job.id).state is JobState.CANCELLED
 
