@@ -24,12 +24,13 @@
     else waiting.push(said);
   }
 
-  function visit(href, replace = false) {
-    const search = new URL(href, location.origin).search;
+  function visit(href) {
+    let search = new URL(href, location.origin).search;
+    const stage = document.querySelector("#stage .stage");
+    if (viewOf(search) === "create" && stage && stage.dataset.job && !/[?&]job=/.test(search)) search = "?view=create&job=" + stage.dataset.job;
     const theme = new URLSearchParams(location.search).get("__theme");
     const target = "/" + (theme && !search.includes("__theme") ? search + "&__theme=" + theme : search);
-    if (replace) history.replaceState(null, "", target);
-    else if (target !== location.pathname + location.search) history.pushState(null, "", target);
+    if (target !== location.pathname + location.search) history.pushState(null, "", target);
     const changed = viewOf(search) !== document.documentElement.dataset.view;
     show(viewOf(search));
     if (changed) window.scrollTo(0, 0);

@@ -108,8 +108,10 @@ def take_pictures(browser: Browser, url: str, studio: Studio, out: Path) -> None
     page.fill("#field-prompt textarea", PROMPTS[-1])
     page.fill("#field-seed input, #field-seed textarea", "7")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("() => { const s = document.querySelector('#stage .caption-line'); return s && /step ([6-9]|1[0-9]) of/.test(s.textContent) }",
-                           timeout=600_000)
+    page.wait_for_function(
+        "() => { const s = document.querySelector('#stage .caption-line'); return s && /step ([6-9]|1[0-9]) of/.test(s.textContent) }",
+        timeout=600_000,
+    )
     save(page, out / "create-running.png")
     page.wait_for_selector("#stage video.result", timeout=600_000)
     page.wait_for_timeout(1200)
@@ -144,8 +146,9 @@ def queue_picture(browser: Browser, url: str, studio: Studio, out: Path) -> None
 
 def open_page(browser: Browser, url: str, path: str, size: tuple[int, int], light: Any) -> Page:
     """A fresh visitor."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=light, is_mobile=size == PHONE,
-                                  has_touch=size == PHONE)
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=light, is_mobile=size == PHONE, has_touch=size == PHONE
+    )
     page = context.new_page()
     page.goto(url + path)
     page.wait_for_selector("#forecast b", state="attached")

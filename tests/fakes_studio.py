@@ -113,9 +113,7 @@ class FakeStudio:
     ) -> Job:
         if idempotency_key in self._keys:
             return self._jobs[self._keys[idempotency_key]]
-        wish = self._checked(
-            request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
-        )
+        wish = self._checked(request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request))
         now = time.time()
         job = Job(
             id=self._new_id(),
@@ -203,9 +201,7 @@ class FakeStudio:
             film = Image.new("RGB", (96 * 7, 64))
             for i in range(7):
                 frame = picture(job.request["prompt"], i / 7, 96, 64)
-                noise = Image.fromarray((np.random.default_rng(i).random((8, 12, 3)) * 255).astype("uint8")).resize(
-                    (96, 64), Image.BICUBIC
-                )
+                noise = Image.fromarray((np.random.default_rng(i).random((8, 12, 3)) * 255).astype("uint8")).resize((96, 64), Image.BICUBIC)
                 film.paste(Image.blend(noise, frame, min(step / job.steps, 1)), (96 * i, 0))
             data = io.BytesIO()
             film.save(data, "WEBP")
@@ -370,10 +366,7 @@ class FakeStudio:
 
     # --- the rest
     def projects(self, *, owner: str) -> tuple[Project, ...]:
-        return tuple(
-            dataclasses.replace(p, clips=sum(c.project_id == p.id for c in self._clips.values()))
-            for p in self._projects.values()
-        )
+        return tuple(dataclasses.replace(p, clips=sum(c.project_id == p.id for c in self._clips.values())) for p in self._projects.values())
 
     def create_project(self, name: str, *, owner: str) -> Project:
         project = Project(self._new_id(), name, time.time())

@@ -57,7 +57,7 @@ def go(click: Click) -> Changes:
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     elif at.view == "queue":
-        changes[parts.queue] = views.queue(studio, status, views.queue_jobs(studio))
+        changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         changes |= {parts.stage: views.stage(studio, job, status), parts.job: job.id if job else ""}
@@ -80,11 +80,7 @@ def cancel(click: Click) -> Changes:
 
 def retry(click: Click) -> Changes:
     job = click.studio.retry(click.text("job"), owner=OWNER)
-    return (
-        create.show_job(click.studio, click.parts, job, click.at, click.memory)
-        if click.at.view == "create"
-        else refresh(click)
-    )
+    return create.show_job(click.studio, click.parts, job, click.memory) if click.at.view == "create" else refresh(click)
 
 
 def duplicate(click: Click) -> Changes:
@@ -132,7 +128,7 @@ def again(click: Click) -> Changes:
     clip = click.studio.clip(click.text("clip"), owner=OWNER)
     values = click.studio.clip_request(clip.id, owner=OWNER).to_json() | {"seed": None}
     job = click.studio.submit(values, owner=OWNER, project_id=clip.project_id, made_from=clip.id)
-    return create.show_job(click.studio, click.parts, job, click.at, click.memory)
+    return create.show_job(click.studio, click.parts, job, click.memory)
 
 
 def unremix(click: Click) -> Changes:

@@ -62,9 +62,7 @@ class Address:
         """A relative link to this place, with `changes`; what is at its default is left out."""
         values = {"view": self.view} | {name: getattr(self, name) for name in (*TEXTS, *FLAGS, "page")} | changes
         kept = {
-            name: "1" if value is True else str(value)
-            for name, value in values.items()
-            if value and not (name == "page" and value == 1)
+            name: "1" if value is True else str(value) for name, value in values.items() if value and not (name == "page" and value == 1)
         }
         return "/?" + urlencode(kept)
 

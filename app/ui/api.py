@@ -63,11 +63,7 @@ def clip_json(clip: Clip) -> dict[str, Any]:
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields the caller said something about; None and '' mean "the model's own"."""
-    return {
-        name: value
-        for name, value in values.items()
-        if value is not None and (value != "" or name in ("prompt", "negative"))
-    }
+    return {name: value for name, value in values.items() if value is not None and (value != "" or name in ("prompt", "negative"))}
 
 
 def _identifier(name: str, value: Any) -> str:

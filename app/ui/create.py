@@ -14,13 +14,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.history.records import Job
 from app.ui import views
 from app.ui.address import Address
 from app.ui.form import FIELDS, model_field, read_form, show_model, show_request
 from app.ui.html.common import button
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered
-from engine.errors import CannotFit, InvalidRequest, SprocketError
+from engine.errors import InvalidRequest, SprocketError
 from engine.request import GenerationRequest
 
 SYNC = "window.sprocket.sync(element); watch('value', () => window.sprocket.sync(element));"
@@ -62,12 +63,8 @@ def build_form(studio: Any) -> dict[str, Component]:
             made["height"] = FIELDS["height"].build(spec)
         made["scheduler"] = FIELDS["scheduler"].build(spec)
     with gr.Row(elem_id="restore-row"):
-        made["file"] = gr.UploadButton(
-            "Restore settings from a clip…", file_types=[".mp4", ".json"], elem_id="restore", size="sm"
-        )
-        gr.HTML(
-            '<p class="quiet">or drop a Sprocket mp4 anywhere here</p>', elem_id="restore-hint", apply_default_css=False
-        )
+        made["file"] = gr.UploadButton("Restore settings from a clip…", file_types=[".mp4", ".json"], elem_id="restore", size="sm")
+        gr.HTML('<p class="quiet">or drop a Sprocket mp4 anywhere here</p>', elem_id="restore-hint", apply_default_css=False)
     return made
 
 
@@ -82,7 +79,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     bind = functools.partial(functools.partial, studio=studio, parts=parts)
     made["generate"].click(
         guarded(named(bind(generate))),
-        [parts.made_from, parts.ticket, parts.at, parts.memory],
+        [parts.made_from, parts.ticket, parts.memory],
         parts.outputs(),
         inputs_kwargs=dict(parts.form),
         trigger_mode="once",
@@ -99,9 +96,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         trigger_mode="always_last",
         **quiet,
     )
-    parts.form["model"].input(
-        guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet
-    )
+    parts.form["model"].input(guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet)
     made["dice"].click(None, None, [parts.form["seed"]], js="() => window.sprocket.dice()", api_visibility="private")
     parts.file.upload(guarded(named(bind(restore_file))), [parts.file], parts.outputs(), **quiet)
 
@@ -113,7 +108,7 @@ def named(handler: functools.partial) -> Any:
     return handler
 
 
-def generate(made_from: Any, ticket: Any, at: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
+def generate(made_from: Any, ticket: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """Generate was pressed: queue the job and show it, or say what is wrong where the forecast stands."""
     projects = studio.projects(owner=OWNER)
     project = views.project_of(projects, remembered(memory, "project"))
@@ -125,12 +120,13 @@ def generate(made_from: Any, ticket: Any, at: Any, memory: Any, *, studio: Any, 
             idempotency_key=ticket or None,
             made_from=made_from or None,
         )
-    except (InvalidRequest, CannotFit) as error:
+    except SprocketError as error:
         return {parts.forecast: problem(error)}
-    return show_job(studio, parts, job, Address.parse(at), memory)
+    shown = show_job(studio, parts, job, memory)
+    return shown | {parts.forecast: forecast_markup(studio, values)}  # an earlier problem is solved
 
 
-def show_job(studio: Any, parts: Parts, job: Any, at: Address, memory: Any) -> Changes:
+def show_job(studio: Any, parts: Parts, job: Job, memory: Any) -> Changes:
     """The Create page with `job` on its screen, in the address and in the browser's memory."""
     here, status = Address(view="create", job=job.id), studio.status()
     return {
@@ -148,9 +144,7 @@ def show_job(studio: Any, parts: Parts, job: Any, at: Address, memory: Any) -> C
 def problem(error: SprocketError) -> str:
     """A bad setting as markup, with its way out."""
     if isinstance(error, InvalidRequest):
-        return problem_html(
-            str(error), field=error.field if error.field in FIELDS else None, suggestion=error.suggestion
-        )
+        return problem_html(str(error), field=error.field if error.field in FIELDS else None, suggestion=error.suggestion)
     return problem_html(str(error))
 
 

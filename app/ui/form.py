@@ -195,9 +195,7 @@ FIELDS: Mapping[str, Field] = {
 
 def model_field(names: Sequence[str], chosen: str | None) -> Component:
     """The one field whose choices are not in the table."""
-    return gr.Dropdown(
-        choices=list(names), value=chosen, label="Model", elem_id="field-model", filterable=len(names) > 8
-    )
+    return gr.Dropdown(choices=list(names), value=chosen, label="Model", elem_id="field-model", filterable=len(names) > 8)
 
 
 def read_form(values: Mapping[str, Any]) -> GenerationRequest:

@@ -10,7 +10,6 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,17 +21,16 @@ READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' ws: wss: blob: data:; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; frame-ancestors {ancestors}"
 )
 
 
 class Guard:
-    """ASGI middleware. `uploads`: folder of uploads, part of the site's state for as long as it runs."""
+    """ASGI middleware."""
 
-    def __init__(self, app: Any, uploads: Path) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
-        self.uploads = uploads
         self.names = allowed_names()
         ancestors = "'self' https://huggingface.co https://*.hf.space" if os.environ.get("SPACE_HOST") else "'self'"
         self.policy = POLICY.format(ancestors=ancestors).encode()
@@ -65,10 +63,7 @@ def allowed_names() -> frozenset[str]:
     what `SPROCKET_ALLOWED_HOSTS` lists (commas)."""
     own = socket.gethostname().lower()
     listed = os.environ.get("SPROCKET_ALLOWED_HOSTS", "").lower().split(",")
-    return frozenset(
-        {"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *(n.strip() for n in listed)}
-        - {""}
-    )
+    return frozenset({"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *(n.strip() for n in listed)} - {""})
 
 
 def refusal(method: str, host: str, origin: str | None, names: frozenset[str]) -> str | None:

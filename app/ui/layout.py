@@ -113,9 +113,7 @@ def build_ui(studio: Any) -> gr.Blocks:
     """All pages and the API endpoints over one studio. Starts nothing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Blocks is built
     with gr.Blocks(title="Sprocket", analytics_enabled=False, fill_width=True) as demo:
-        header = gr.HTML(
-            header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=create.SYNC, head=head()
-        )
+        header = gr.HTML(header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=create.SYNC, head=head())
         relay = gr.HTML("", elem_id="relay", apply_default_css=False, js_on_load=RELAY, head=head())
         with gr.Column(elem_id="main", elem_classes="views"):
             with gr.Row(elem_id="view-create", elem_classes="view", equal_height=False):

@@ -29,7 +29,7 @@ SHUTDOWN_SECONDS = 5
 def build_app(studio: Any) -> FastAPI:
     """The whole site over one studio. Starts no worker; creates the upload folder below the data folder, emptied."""
     settings = studio.settings
-    uploads = _fresh_uploads(settings.data_dir)
+    _fresh_uploads(settings.data_dir)
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 
     from app.ui.layout import ASSETS, build_ui, head, theme
@@ -74,7 +74,7 @@ def build_app(studio: Any) -> FastAPI:
         favicon_path=str(ASSETS / "logo.svg"),
         i18n=None,
     )
-    app.add_middleware(Guard, uploads=uploads)
+    app.add_middleware(Guard)
     return app
 
 
@@ -114,10 +114,9 @@ def _short_address(view: str) -> Callable[[Request], Response]:
     return redirect
 
 
-def _fresh_uploads(data_dir: Path) -> Path:
+def _fresh_uploads(data_dir: Path) -> None:
     """A private, empty folder for what browsers upload. What an earlier server left behind is deleted."""
     folder = data_dir / "uploads"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    return folder

@@ -91,11 +91,10 @@ def stage_token(job: Job | None, status: Any) -> str:
     return f"{job.id}:{job.status_seq}:{job.preview_seq}:{waits}:{status.blocked_reason}"
 
 
-def queue(studio: Any, status: Any, jobs: tuple[Job, ...]) -> str:
+def queue(status: Any, jobs: tuple[Job, ...]) -> str:
     """The Queue page; `jobs` from `queue_jobs`."""
     return queue_html(
         jobs,
-        blocked=status.blocked_reason,
         worker_alive=status.worker_alive,
         worker_message=status.worker_message,
     )
@@ -130,4 +129,3 @@ def gallery(studio: Any, at: Address) -> str:
     parents, children = studio.lineage(clip.id, owner=OWNER)
     name = next((p.name for p in projects if p.id == clip.project_id), "")
     return clip_html(clip, parents, children, name, at)
-

@@ -42,7 +42,7 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
-        changes[parts.queue] = views.queue(studio, status, views.queue_jobs(studio))
+        changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     return changes
 
 
@@ -80,8 +80,8 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
         changes[parts.stage] = views.stage(studio, job, status)
     if place.view == "queue":
         jobs = views.queue_jobs(studio)
-        if changed("queue", queue_token(jobs, status.blocked_reason, status.worker_alive)):
-            changes[parts.queue] = views.queue(studio, status, jobs)
+        if changed("queue", queue_token(jobs, status.worker_alive)):
+            changes[parts.queue] = views.queue(status, jobs)
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:

@@ -13,8 +13,9 @@ from engine.errors import InvalidRequest
 from engine.request import MAX_SEED, GenerationRequest
 from tests.fakes import SPEC
 
-FULL = GenerationRequest(prompt="a red ball", negative="blur", seed=MAX_SEED, frames=17, width=64, height=48, steps=120, guidance=20.0,
-                         scheduler="ddim")
+FULL = GenerationRequest(
+    prompt="a red ball", negative="blur", seed=MAX_SEED, frames=17, width=64, height=48, steps=120, guidance=20.0, scheduler="ddim"
+)
 
 
 def values_of(updates: dict[str, Any]) -> dict[str, Any]:
@@ -44,13 +45,31 @@ def test_another_model_leaves_the_words_alone() -> None:
     assert {"prompt", "negative", "seed"}.isdisjoint(show_model(SPEC))
 
 
-@pytest.mark.parametrize(("changes", "field"), [
-    ({"prompt": "  "}, "prompt"), ({"prompt": "x" * 2001}, "prompt"), ({"prompt": "\ud800"}, "prompt"), ({"prompt": 5}, "prompt"),
-    ({"seed": "abc"}, "seed"), ({"seed": str(2**63)}, "seed"), ({"seed": "-1"}, "seed"), ({"seed": "1" * 50}, "seed"),
-    ({"frames": 8.5}, "frames"), ({"frames": True}, "frames"), ({"frames": [25]}, "frames"), ({"steps": 0}, "steps"), ({"steps": 10**9}, "steps"),
-    ({"guidance": float("nan")}, "guidance"), ({"guidance": float("inf")}, "guidance"), ({"guidance": "high"}, "guidance"),
-    ({"width": -16}, "width"), ({"height": float("nan")}, "height"), ({"scheduler": "euler"}, "scheduler"), ({"model": None}, "model"),
-])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"prompt": "  "}, "prompt"),
+        ({"prompt": "x" * 2001}, "prompt"),
+        ({"prompt": "\ud800"}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"seed": "abc"}, "seed"),
+        ({"seed": str(2**63)}, "seed"),
+        ({"seed": "-1"}, "seed"),
+        ({"seed": "1" * 50}, "seed"),
+        ({"frames": 8.5}, "frames"),
+        ({"frames": True}, "frames"),
+        ({"frames": [25]}, "frames"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10**9}, "steps"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"guidance": float("inf")}, "guidance"),
+        ({"guidance": "high"}, "guidance"),
+        ({"width": -16}, "width"),
+        ({"height": float("nan")}, "height"),
+        ({"scheduler": "euler"}, "scheduler"),
+        ({"model": None}, "model"),
+    ],
+)
 def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> None:
     good = {"prompt": "a ball", "model": "pocket", "scheduler": MODELS_OWN}
     with pytest.raises(InvalidRequest) as caught:
@@ -69,8 +88,9 @@ def test_unknown_clicks_do_nothing(data: object) -> None:
 
 
 def test_every_act_in_the_markup_is_known() -> None:
-    from pathlib import Path
     import re
+    from pathlib import Path
+
     root = Path(__file__).resolve().parents[2] / "app" / "ui"
     text = "".join(path.read_text() for path in (root / "html").glob("*.py")) + (root / "create.py").read_text()
     used = set(re.findall(r'data-act="(\w+)"', text)) | set(re.findall(r'button\(\s*(?:"[^"]*"|\w+|f"[^"]*"),\s*"(\w+)"', text))

@@ -73,8 +73,19 @@ def test_the_clip_of_a_job_can_be_fetched(site: Site, done: dict[str, Any]) -> N
 
 
 def test_all_fields_by_name(client: Client) -> None:
-    job_id = client.predict(prompt="a blue star", negative="grey", model="pocket", seed=2**60, frames=17, width=64, height=64, steps=2,
-                            guidance=3.5, scheduler="ddim", api_name="/submit")
+    job_id = client.predict(
+        prompt="a blue star",
+        negative="grey",
+        model="pocket",
+        seed=2**60,
+        frames=17,
+        width=64,
+        height=64,
+        steps=2,
+        guidance=3.5,
+        scheduler="ddim",
+        api_name="/submit",
+    )
     assert wait_for(lambda: ended(client, job_id), "the job")["clip"]["seed"] == 2**60
 
 
@@ -92,12 +103,20 @@ def test_cancel(client: Client) -> None:
 
 
 BAD = [
-    ({"prompt": ""}, "prompt", "is empty"), ({"prompt": "x" * 1_000_000}, "prompt", "2,000"), ({"prompt": "a\x00b"}, "prompt", "control"),
-    ({"prompt": 5}, "prompt", "text"), ({"prompt": "a", "seed": 2**63}, "seed", "2^63"), ({"prompt": "a", "seed": -1}, "seed", "0"),
-    ({"prompt": "a", "seed": "7"}, "seed", "whole number"), ({"prompt": "a", "frames": 26}, "frames", "25"),
-    ({"prompt": "a", "frames": True}, "frames", "whole number"), ({"prompt": "a", "width": 100}, "width", "16"),
-    ({"prompt": "a", "height": 10**9}, "height", "4,096"), ({"prompt": "a", "steps": [5]}, "steps", "whole number"),
-    ({"prompt": "a", "guidance": -1}, "guidance", "0"), ({"prompt": "a", "model": "no-such"}, "model", "pocket"),
+    ({"prompt": ""}, "prompt", "is empty"),
+    ({"prompt": "x" * 1_000_000}, "prompt", "2,000"),
+    ({"prompt": "a\x00b"}, "prompt", "control"),
+    ({"prompt": 5}, "prompt", "text"),
+    ({"prompt": "a", "seed": 2**63}, "seed", "2^63"),
+    ({"prompt": "a", "seed": -1}, "seed", "0"),
+    ({"prompt": "a", "seed": "7"}, "seed", "whole number"),
+    ({"prompt": "a", "frames": 26}, "frames", "25"),
+    ({"prompt": "a", "frames": True}, "frames", "whole number"),
+    ({"prompt": "a", "width": 100}, "width", "16"),
+    ({"prompt": "a", "height": 10**9}, "height", "4,096"),
+    ({"prompt": "a", "steps": [5]}, "steps", "whole number"),
+    ({"prompt": "a", "guidance": -1}, "guidance", "0"),
+    ({"prompt": "a", "model": "no-such"}, "model", "pocket"),
     ({"prompt": "a", "scheduler": "euler"}, "scheduler", "ddim"),
 ]
 
@@ -146,8 +165,12 @@ def test_private_events_check_what_they_are_given(site: Site) -> None:
     config = httpx.get(f"{site.url}/config").json()
     for event in config["dependencies"]:
         if event["api_name"] not in ("submit", "job", "cancel", "clips"):
-            body = {"fn_index": event["id"], "session_hash": uuid.uuid4().hex, "data": [{"x": ["<b>", 1]}] * len(event["inputs"]),
-                    "event_data": {"act": "cancel", "job": "../x", "search": ["?"]}}
+            body = {
+                "fn_index": event["id"],
+                "session_hash": uuid.uuid4().hex,
+                "data": [{"x": ["<b>", 1]}] * len(event["inputs"]),
+                "event_data": {"act": "cancel", "job": "../x", "search": ["?"]},
+            }
             answer = httpx.post(f"{site.url}/gradio_api/run/predict", json=body, timeout=20)
             assert "Traceback" not in answer.text and 'File "' not in answer.text
 
@@ -164,15 +187,31 @@ def test_seeking_works(site: Site, done: dict[str, Any]) -> None:
 
 def test_media_cannot_run_and_is_not_guessed(site: Site, done: dict[str, Any]) -> None:
     clip = done["clip"]["id"]
-    for path in (f"/media/clips/{clip}.mp4", f"/media/posters/{clip}.webp", f"/media/clips/{clip}.json", f"/media/previews/{done['id']}.webp"):
+    for path in (
+        f"/media/clips/{clip}.mp4",
+        f"/media/posters/{clip}.webp",
+        f"/media/clips/{clip}.json",
+        f"/media/previews/{done['id']}.webp",
+    ):
         headers = httpx.get(site.url + path).headers
         assert headers["x-content-type-options"] == "nosniff" and "sandbox" in headers["content-security-policy"]
     assert "attachment" in httpx.get(f"{site.url}/media/clips/{clip}.mp4?download=1").headers["content-disposition"]
 
 
-@pytest.mark.parametrize("path", ["/media/clips/..%2f..%2fhistory.mp4", "/media/clips/zz.mp4", "/media/posters/%00.webp", "/media/previews/x.webp",
-                                  f"/media/clips/{'f' * 32}.mp4", f"/media/clips/{'f' * 32}.json", "/studio/..%2fREADME.md", "/studio/layout.py",
-                                  "/gradio_api/file=history.db"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/media/clips/..%2f..%2fhistory.mp4",
+        "/media/clips/zz.mp4",
+        "/media/posters/%00.webp",
+        "/media/previews/x.webp",
+        f"/media/clips/{'f' * 32}.mp4",
+        f"/media/clips/{'f' * 32}.json",
+        "/studio/..%2fREADME.md",
+        "/studio/layout.py",
+        "/gradio_api/file=history.db",
+    ],
+)
 def test_nothing_else_is_served(site: Site, path: str) -> None:
     assert httpx.get(site.url + path).status_code in (403, 404)
 
@@ -181,7 +220,9 @@ def test_the_data_folder_is_not_served(site: Site) -> None:
     assert httpx.get(f"{site.url}/gradio_api/file={site.studio.settings.db_path}").status_code in (403, 404)
 
 
-@pytest.mark.parametrize(("headers", "status"), [({}, 200), ({"host": "evil.example"}, 403), ({"host": "evil.example:7860"}, 403), ({"host": ""}, 403)])
+@pytest.mark.parametrize(
+    ("headers", "status"), [({}, 200), ({"host": "evil.example"}, 403), ({"host": "evil.example:7860"}, 403), ({"host": ""}, 403)]
+)
 def test_foreign_hosts_are_refused(site: Site, headers: dict[str, str], status: int) -> None:
     assert httpx.get(f"{site.url}/healthz", headers=headers).status_code == status
 
@@ -192,8 +233,20 @@ def test_foreign_pages_cannot_post(site: Site, origin: str) -> None:
     assert answer.status_code == 403
 
 
-@pytest.mark.parametrize(("host", "refused"), [("localhost:7860", False), ("127.0.0.1", False), ("[::1]:7860", False), ("192.168.1.7:7860", False),
-                                               ("studio.hf.space", False), ("rebind.evil", True), ("127.0.0.1.evil.com", True), ("[", True), ("", True)])
+@pytest.mark.parametrize(
+    ("host", "refused"),
+    [
+        ("localhost:7860", False),
+        ("127.0.0.1", False),
+        ("[::1]:7860", False),
+        ("192.168.1.7:7860", False),
+        ("studio.hf.space", False),
+        ("rebind.evil", True),
+        ("127.0.0.1.evil.com", True),
+        ("[", True),
+        ("", True),
+    ],
+)
 def test_host_names(host: str, refused: bool) -> None:
     names = frozenset({"localhost", "studio.hf.space"})
     assert (refusal("GET", host, None, names) is not None) == refused
@@ -216,8 +269,13 @@ def test_the_web_process_is_small_and_ends_in_order(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "SPROCKET_ENGINE": "tests.fakes:FakeEngine", "SPROCKET_DATA_DIR": str(tmp_path / "d"), "SPROCKET_PORT": str(port),
-           "SPROCKET_MIN_FREE_BYTES": "0"}
+    env = {
+        **os.environ,
+        "SPROCKET_ENGINE": "tests.fakes:FakeEngine",
+        "SPROCKET_DATA_DIR": str(tmp_path / "d"),
+        "SPROCKET_PORT": str(port),
+        "SPROCKET_MIN_FREE_BYTES": "0",
+    }
     web = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     try:
         url = f"http://127.0.0.1:{port}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.site import Site, whole_site
 
@@ -33,16 +33,28 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
-@pytest.fixture
-def open_page(chromium: Browser, site: Site) -> Iterator[Callable[..., Page]]:
-    """`open_page('/?view=queue', phone=True)`. Fails the test when a page had an error or asked another host for anything."""
-    contexts, faults = [], []
+@pytest.fixture(scope="module")
+def contexts(chromium: Browser) -> Iterator[dict[tuple[bool, bool], BrowserContext]]:
+    """One per kind of visitor and module: what a browser has cached stays, which is most of the time of opening a page."""
+    made: dict[tuple[bool, bool], BrowserContext] = {}
+    yield made
+    for context in made.values():
+        context.close()
 
-    def open_one(path: str = "/", *, phone: bool = False, dark: bool = False, again: Page | None = None) -> Page:
-        context = again.context if again else chromium.new_context(
-            viewport=PHONE if phone else DESK, has_touch=phone, is_mobile=phone, color_scheme="dark" if dark else "light")
-        contexts.append(context)
-        page = context.new_page()
+
+@pytest.fixture
+def open_page(chromium: Browser, site: Site, contexts: dict[tuple[bool, bool], BrowserContext]) -> Iterator[Callable[..., Page]]:
+    """`open_page('/?view=queue', phone=True)`. Fails the test when a page had an error or asked another host for anything."""
+    pages: list[Page] = []
+    faults: list[str] = []
+
+    def open_one(path: str = "/", *, phone: bool = False, dark: bool = False) -> Page:
+        if (phone, dark) not in contexts:
+            contexts[phone, dark] = chromium.new_context(
+                viewport=PHONE if phone else DESK, has_touch=phone, is_mobile=phone, color_scheme="dark" if dark else "light"
+            )
+        page = contexts[phone, dark].new_page()
+        pages.append(page)
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: None if request.url.startswith((site.url, "data:", "blob:")) else faults.append(request.url))
@@ -51,6 +63,8 @@ def open_page(chromium: Browser, site: Site) -> Iterator[Callable[..., Page]]:
         return page
 
     yield open_one
-    for context in set(contexts):
-        context.close()
+    for page in pages:
+        if not page.is_closed():
+            page.evaluate("localStorage.clear()")
+            page.close()
     assert faults == []

@@ -120,7 +120,7 @@ def test_same_but_new_seed_keeps_the_family(site: Site, open_page: Callable[...,
     page = open_page(f"/?view=gallery&clip={clip.id}")
     page.get_by_role("button", name="Same but new seed").click()
     page.wait_for_selector("#stage .stage[data-job]:not([data-job=''])")
-    job = site.studio.current_job(owner="local")
+    job = site.studio.jobs(owner="local")[0]
     assert job.made_from == clip.id and job.request["prompt"] == "a green square"
 
 
@@ -139,7 +139,7 @@ def test_projects_are_made_switched_and_renamed(site: Site, open_page: Callable[
     page.fill("#field-prompt textarea", "a ball")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#stage .stage[data-job]:not([data-job=''])")
-    assert site.studio.current_job(owner="local").project_id != "p1"
+    assert site.studio.jobs(owner="local")[0].project_id != "p1"
     page.locator(".menu summary").click()
     page.locator(".pick", has_text="My videos").click()
     expect(page.locator(".menu-name")).to_have_text("My videos")
@@ -190,8 +190,10 @@ def test_nothing_moves_while_progress_updates(site: Site, open_page: Callable[..
     page.wait_for_selector("#stage .reel img")
     boxes = set()
     while page.get_attribute("#stage .stage", "data-state") == "running":
-        found = [page.evaluate("s => { const e = document.querySelector(s); return e && JSON.stringify(e.getBoundingClientRect()) }", selector)
-                 for selector in ("#stage .screen", "#stage .film", "#stage .actions", "#generate")]
+        found = [
+            page.evaluate("s => { const e = document.querySelector(s); return e && JSON.stringify(e.getBoundingClientRect()) }", selector)
+            for selector in ("#stage .screen", "#stage .film", "#stage .actions", "#generate")
+        ]
         if page.get_attribute("#stage .stage", "data-state") == "running":
             boxes.add(tuple(found))
         page.wait_for_timeout(100)
@@ -207,15 +209,28 @@ def test_the_keyboard_reaches_everything(open_page: Callable[..., Page]) -> None
         page.keyboard.press("Tab")
         name, visible = page.evaluate("""() => {
             const e = document.activeElement, s = getComputedStyle(e);
-            const name = e.getAttribute('aria-label') || (e.labels && e.labels[0] && e.labels[0].textContent) || e.textContent || e.placeholder;
+            const label = e.labels && e.labels[0] && e.labels[0].textContent;
+            const name = e.getAttribute('aria-label') || label || e.textContent || e.placeholder;
             return [(name || '').trim() || e.outerHTML.slice(0, 120), s.outlineStyle !== 'none' || s.boxShadow !== 'none'];
         }""")
         names.append(name)
         if not visible and page.evaluate("document.activeElement !== document.body"):
             unlabelled.append(name)
     everything = " | ".join(names)
-    for wanted in ("Skip to the page", "Create", "Queue", "Gallery", "Light or dark", "What should the video show?", "bouncing ball", "Generate",
-                   "Seed", "Roll dice", "More settings", "Restore settings"):
+    for wanted in (
+        "Skip to the page",
+        "Create",
+        "Queue",
+        "Gallery",
+        "Light or dark",
+        "What should the video show?",
+        "bouncing ball",
+        "Generate",
+        "Seed",
+        "Roll dice",
+        "More settings",
+        "Restore settings",
+    ):
         assert wanted in everything, everything
     assert unlabelled == []
 

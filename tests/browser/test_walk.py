@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from tests.site import Site
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 FEEDBACK_SECONDS, CANCEL_SECONDS = 1.0, 2.0
 QUEUED_SECONDS = 3.0
 """Until the server has stored the job and the screen shows it: well below 1 s on a quiet machine, tests run on busy ones."""
@@ -26,7 +26,8 @@ def generate(page: Page, prompt: str) -> tuple[float, float]:
     """Types and presses Ctrl+Enter. Returns seconds to the first visible answer, and until the screen shows the stored job."""
     before = page.get_attribute("#stage .stage", "data-job") or ""
     page.fill("#field-prompt textarea", prompt)
-    page.evaluate("""before => {
+    page.evaluate(
+        """before => {
         const begun = performance.now(), seen = {};
         window.reaction = new Promise((resolve) => (function look() {
             const stage = document.querySelector("#stage .stage");
@@ -35,15 +36,18 @@ def generate(page: Page, prompt: str) -> tuple[float, float]:
             if (stored) return resolve([seen.first / 1000, (performance.now() - begun) / 1000]);
             requestAnimationFrame(look);
         })());
-    }""", before)
+    }""",
+        before,
+    )
     page.keyboard.press("Control+Enter")
     first, stored = page.evaluate("() => window.reaction")
     return first, stored
 
 
 def wait_state(page: Page, *states: str) -> str:
-    page.wait_for_function("states => states.includes(document.querySelector('#stage .stage').dataset.state)",
-                           arg=list(states), timeout=40_000)
+    page.wait_for_function(
+        "states => states.includes(document.querySelector('#stage .stage').dataset.state)", arg=list(states), timeout=40_000
+    )
     return page.get_attribute("#stage .stage", "data-job") or ""
 
 
@@ -75,7 +79,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     assert f"job={job}" in page.url
     page.reload()
     page.wait_for_selector(f"#stage .stage[data-job='{job}']")
-    second = open_page("/", again=page)
+    second = open_page("/")
     second.wait_for_selector(f"#stage .stage[data-job='{job}']")
     second.close()
 
@@ -123,7 +127,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
     assert re.fullmatch(r"\d{8}-\d{6}_pocket_s\d+_[0-9a-f]{8}\.mp4", file.name)
-    fresh = open_page("/?view=create", again=page)
+    fresh = open_page("/?view=create")
     drop(fresh, file)
     expect(fresh.locator("#notice")).to_contain_text("Settings restored")
     expect(fresh.locator("#field-prompt textarea")).to_have_value("a blue ball bounces")
@@ -140,5 +144,6 @@ def drop(page: Page, file: Path) -> None:
             data.items.add(new File([new Uint8Array(bytes)], name, {type: "video/mp4"}));
             return data;
         }""",
-        [file.name, list(file.read_bytes())])
+        [file.name, list(file.read_bytes())],
+    )
     page.dispatch_event("#field-prompt", "drop", {"dataTransfer": data})

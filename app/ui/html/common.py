@@ -86,9 +86,7 @@ def short(text: str, limit: int = 90) -> str:
 
 def button(label: str, act: str, *, kind: str = "", title: str = "", **data: object) -> str:
     """A button that `studio.js` relays: `data-act`, and each of `data` as `data-name`."""
-    attributes = "".join(
-        f' data-{name.replace("_", "-")}="{esc(value)}"' for name, value in data.items() if value is not None
-    )
+    attributes = "".join(f' data-{name.replace("_", "-")}="{esc(value)}"' for name, value in data.items() if value is not None)
     named = f' title="{esc(title)}"' if title else ""
     if title and "icon" in kind.split():
         named += f' aria-label="{esc(title)}"'

@@ -86,8 +86,7 @@ def _filters(at: Address, projects: Sequence[Project], models: Sequence[str]) ->
 
 def _options(choices: Sequence[tuple[str, str]], chosen: str) -> str:
     return "".join(
-        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(short(label, 40))}</option>'
-        for value, label in choices
+        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(short(label, 40))}</option>' for value, label in choices
     )
 
 
@@ -113,11 +112,7 @@ def card(clip: Clip, at: Address) -> str:
 def _pages(page: ClipPage, at: Address) -> str:
     if page.pages <= 1:
         return ""
-    back = (
-        link("← Newer", at.href(page=page.page - 1))
-        if page.page > 1
-        else '<span class="btn off" aria-disabled="true">← Newer</span>'
-    )
+    back = link("← Newer", at.href(page=page.page - 1)) if page.page > 1 else '<span class="btn off" aria-disabled="true">← Newer</span>'
     more = (
         link("Older →", at.href(page=page.page + 1))
         if page.page < page.pages
@@ -169,9 +164,7 @@ def _facts(clip: Clip, project: str) -> str:
         ("Took", _took(seconds)),
         ("File", size(clip.size_bytes)),
     ]
-    shown = "".join(
-        f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, "")
-    )
+    shown = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, ""))
     return f'<dl class="facts">{shown}</dl>'
 
 

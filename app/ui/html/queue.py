@@ -14,17 +14,12 @@ ENDED_SHOWN = 20
 def queue_html(
     jobs: Sequence[Job],
     *,
-    blocked: str | None = None,
     worker_alive: bool = True,
     worker_message: str | None = None,
     now: float | None = None,
 ) -> str:
     """All of it, from `Studio.jobs` (running first, then waiting in order, then ended newest first)."""
-    running = [
-        job
-        for job in jobs
-        if not job.state.ended and job.state not in (JobState.QUEUED, JobState.PAUSED, JobState.BLOCKED)
-    ]
+    running = [job for job in jobs if not job.state.ended and job.state not in (JobState.QUEUED, JobState.PAUSED, JobState.BLOCKED)]
     waiting = [job for job in jobs if job.state in (JobState.QUEUED, JobState.PAUSED, JobState.BLOCKED)]
     ended = [job for job in jobs if job.state.ended][:ENDED_SHOWN]
     if not jobs:
@@ -35,37 +30,31 @@ def queue_html(
         )
     parts = [
         '<h1 class="page-title">Queue</h1>',
-        _banner(blocked, worker_alive, worker_message, bool(running or waiting)),
+        _banner(worker_alive, worker_message, bool(running or waiting)),
     ]
     if running:
         parts.append(_group("Running", "".join(_running(job) for job in running)))
     if waiting:
         last = len(waiting) - 1
-        parts.append(
-            _group(f"Waiting ({len(waiting)})", "".join(_waiting(job, i, last) for i, job in enumerate(waiting)))
-        )
+        parts.append(_group(f"Waiting ({len(waiting)})", "".join(_waiting(job, i, last) for i, job in enumerate(waiting))))
     if not running and not waiting:
         parts.append(
-            '<p class="all-done">Nothing runs and nothing waits. '
-            + link("Create a video", "/?view=create", kind="inline")
-            + "</p>"
+            '<p class="all-done">Nothing runs and nothing waits. ' + link("Create a video", "/?view=create", kind="inline") + "</p>"
         )
     if ended:
         parts.append(_group("Ended", "".join(_ended(job, now) for job in ended)))
     return "".join(parts)
 
 
-def queue_token(jobs: Sequence[Job], blocked: str | None, worker_alive: bool) -> str:
+def queue_token(jobs: Sequence[Job], worker_alive: bool) -> str:
     """Changes whenever the page would look different."""
-    return f"{blocked}|{worker_alive}|" + ",".join(f"{job.id}:{job.status_seq}:{job.rank}" for job in jobs)
+    return f"{worker_alive}|" + ",".join(f"{job.id}:{job.status_seq}:{job.rank}" for job in jobs)
 
 
-def _banner(blocked: str | None, worker_alive: bool, worker_message: str | None, anything: bool) -> str:
-    if blocked:
-        return f'<p class="banner bad" role="alert">Nothing can be written: {esc(blocked)} Jobs wait and go on by themselves.</p>'
-    if not worker_alive and anything:
-        return f'<p class="banner" role="status">{esc(worker_message or WORKER_STARTS)}</p>'
-    return ""
+def _banner(worker_alive: bool, worker_message: str | None, anything: bool) -> str:
+    if worker_alive or not anything:
+        return ""
+    return f'<p class="banner" role="status">{esc(worker_message or WORKER_STARTS)}</p>'
 
 
 def _group(title: str, rows: str) -> str:
@@ -97,16 +86,10 @@ def _running(job: Job) -> str:
 def _waiting(job: Job, index: int, last: int) -> str:
     name = short(str(job.request.get("prompt", "")), 40)
     up = button("↑", "move", kind="small icon", title=f"Move up: {name}", job=job.id, to="up") if index else ""
-    down = (
-        button("↓", "move", kind="small icon", title=f"Move down: {name}", job=job.id, to="down")
-        if index < last
-        else ""
-    )
+    down = button("↓", "move", kind="small icon", title=f"Move down: {name}", job=job.id, to="down") if index < last else ""
     top = button("⤒", "move", kind="small icon", title=f"Run next: {name}", job=job.id, to="top") if index > 1 else ""
     edit = button("Edit", "take_back", kind="small", job=job.id, view="create")
-    rest = button("Duplicate", "duplicate", kind="small", job=job.id) + button(
-        "Cancel", "cancel", kind="small", job=job.id
-    )
+    rest = button("Duplicate", "duplicate", kind="small", job=job.id) + button("Cancel", "cancel", kind="small", job=job.id)
     detail = f"{index + 1} in line · {facts(job)}"
     if job.error and job.state is JobState.BLOCKED:
         detail = esc(job.error)

@@ -97,9 +97,7 @@ def stage_html(
         return _frame("done", shape, screen, _strip(job, preview_frames), caption, _done_actions(clip), job=job.id)
     screen = _screen(job, preview_frames, worker_alive)
     caption = _running_caption(job, ahead, blocked, worker_alive, worker_message)
-    return _frame(
-        job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title
-    )
+    return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title)
 
 
 def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None) -> str:
@@ -119,11 +117,7 @@ def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None =
 
 def problem_html(message: str, *, field: str | None = None, suggestion: object = None) -> str:
     """A bad setting, where the forecast stands: what is wrong, and one click to put it right."""
-    fix = (
-        button(f"Use {suggestion}", "fix", kind="small", field=field, value=suggestion)
-        if suggestion is not None and field
-        else ""
-    )
+    fix = button(f"Use {suggestion}", "fix", kind="small", field=field, value=suggestion) if suggestion is not None and field else ""
     return f'<div class="forecast problem" role="alert"><p>{esc(message)}</p>{fix}</div>'
 
 
@@ -134,9 +128,7 @@ def notice_html(text: str, *, act: str = "", label: str = "") -> str:
     return f'<div class="notice" role="status"><span>{esc(text)}</span>{button(label, act, kind="link") if act else ""}</div>'
 
 
-def _frame(
-    kind: str, shape: float, screen: str, strip: str, caption: str, actions: str, *, job: str = "", title: str = ""
-) -> str:
+def _frame(kind: str, shape: float, screen: str, strip: str, caption: str, actions: str, *, job: str = "", title: str = "") -> str:
     return (
         f'<section class="stage stage-{kind}" data-job="{esc(job)}" data-title="{esc(title)}" data-state="{kind}" aria-label="Your video">'
         f'<div class="screen" style="--shape:{shape:.4f}">{screen}</div>{strip}'
@@ -158,9 +150,7 @@ def _shape(job: Job) -> float:
 
 def _screen(job: Job, frames: int, worker_alive: bool) -> str:
     if job.state in (JobState.FAILED, JobState.CANCELLED, JobState.DONE):
-        word = {JobState.FAILED: "This one did not work out", JobState.CANCELLED: "Cancelled", JobState.DONE: "Done"}[
-            job.state
-        ]
+        word = {JobState.FAILED: "This one did not work out", JobState.CANCELLED: "Cancelled", JobState.DONE: "Done"}[job.state]
         return f'<div class="screen-note"><p><b>{esc(word)}</b></p></div>'
     if job.preview_seq and frames:
         return (
@@ -171,11 +161,7 @@ def _screen(job: Job, frames: int, worker_alive: bool) -> str:
 
 
 def _strip(job: Job | None, frames: int) -> str:
-    film = (
-        f'<img src="{preview_url(job)}" alt="">'
-        if job and job.preview_seq and frames and job.state is not JobState.FAILED
-        else ""
-    )
+    film = f'<img src="{preview_url(job)}" alt="">' if job and job.preview_seq and frames and job.state is not JobState.FAILED else ""
     return f'<div class="film" aria-hidden="true">{film}</div>'
 
 
@@ -236,9 +222,7 @@ def _bar(job: Job) -> str:
 
 def _actions(job: Job) -> str:
     if job.state is JobState.FAILED:
-        return button("Try again", "retry", kind="primary", job=job.id) + button(
-            "Change the settings", "edit", job=job.id
-        )
+        return button("Try again", "retry", kind="primary", job=job.id) + button("Change the settings", "edit", job=job.id)
     if job.state is JobState.CANCELLED:
         return button("Start again", "retry", job=job.id)
     if job.state in (JobState.CANCELLING, JobState.FINALIZING, JobState.DONE):
