@@ -33,7 +33,7 @@ TOY = Recipe(
     shelves=(latents.Shelf(9, 4),),
     denoiser_phases=(
         denoiser.DenoiserPhase(2, 192, ((9, 1, 1.0),)),
-        denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),
+        denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),), 0.5),
     ),
 )
 
@@ -133,6 +133,27 @@ def test_batched_attention_equals_the_stock_processor():
         stock = transformer(**inputs).sample
         transformer.set_attn_processor(denoiser.BatchedAttention())
         assert torch.allclose(stock, transformer(**inputs).sample, atol=1e-5)
+
+
+def test_keeping_every_token_equals_the_whole_forward_pass():
+    torch.manual_seed(0)
+    transformer = build_transformer(TOY.architecture).eval()
+    transformer.set_attn_processor(denoiser.BatchedAttention())
+    noisy, text, t = torch.randn(2, 3, 8, 16, 24), torch.randn(2, 5, 16), torch.tensor([500, 30])
+    rope, every = denoiser.rotary(3, head_dim=16), torch.arange(288).expand(2, -1)
+    with torch.no_grad():
+        whole = transformer(noisy, text, t, image_rotary_emb=rope).sample
+        part = denoiser.predict_kept(transformer, noisy, text, t, rope, every)
+    assert torch.allclose(denoiser.to_tokens(whole), part, atol=1e-5)
+
+
+def test_tokens_of_the_subject_are_kept_first():
+    mask = torch.zeros(1, 3, 16, 24, dtype=torch.uint8)
+    mask[0, :, 4:8, 4:8] = 255
+    kept = denoiser.choose_tokens(mask, 0.2, torch.Generator().manual_seed(0))
+    assert kept.shape == (1, 58)
+    subject = {f * 96 + row * 12 + column for f in range(3) for row in (2, 3) for column in (2, 3)}
+    assert subject <= set(kept[0].tolist())
 
 
 def test_the_objective_matches_the_scheduler():

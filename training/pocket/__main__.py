@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from .card import write_card
 from .recipe import Recipe, Workshop, export, run_decoder, run_denoiser, run_latents, run_vae
 
-STAGES = ("vae", "latents", "denoiser", "decoder", "export")
+STAGES = ("vae", "latents", "denoiser", "decoder", "export", "card")
 
 
 def say(text: str) -> None:
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         "latents": lambda: run_latents(recipe, shop, say),
         "denoiser": lambda: run_denoiser(recipe, shop),
         "decoder": lambda: run_decoder(recipe, shop),
-        "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)}"),
+        "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)['parameters']}"),
+        "card": lambda: write_card(recipe, asked.work, asked.out),
     }
     for stage in asked.stages:
         say(f"stage {stage}")

@@ -130,5 +130,7 @@ def save_pipeline(
         scheduler=build_scheduler(),
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner only
     (folder / "latent_rgb.json").write_text(json.dumps(latent_rgb, indent=1) + "\n")
     (folder / "sprocket.json").write_text(json.dumps({"recommended": recommended, "max_frames": 49}, indent=1) + "\n")

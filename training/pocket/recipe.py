@@ -41,11 +41,9 @@ class Recipe:
     decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
     decoder_lr: float = 1.5e-3
     shelves: tuple[latents.Shelf, ...] = (
-        latents.Shelf(9, 2500),
+        latents.Shelf(9, 1500),
         latents.Shelf(1, 4000),
-        latents.Shelf(25, 2500),
-        latents.Shelf(17, 100),
-        latents.Shelf(33, 100),
+        latents.Shelf(25, 800),
         latents.Shelf(49, 100),
     )
     denoiser_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.PHASES
@@ -121,7 +119,7 @@ def run_denoiser(recipe: Recipe, shop: Workshop) -> None:
     """Stage 3: transformer and text encoder together."""
     model = build_denoiser(recipe, shop)
     state = TrainState(model, shop.folder / "denoiser.safetensors", ("shared", "patch_embed", "proj_out"))
-    schedule = Schedule(_total(recipe.denoiser_phases), recipe.denoiser_lr, warmup=100, cooldown=0.5, ema=0.998)
+    schedule = Schedule(_total(recipe.denoiser_phases), recipe.denoiser_lr, warmup=100, cooldown=0.65, ema=0.997)
     _run(state, schedule, _denoiser_loss_at(model, recipe, shop), shop)
 
 
@@ -152,8 +150,9 @@ def _denoiser_loss_at(model, recipe: Recipe, shop: Workshop):
                 shelves[shelf.frames] = latents.load_shelf(shop.folder, shelf)
         batch = denoiser.draw_batch(shelves, tokenizer, phase, scale, seed=recipe.seed, step=step)
         rope = denoiser.rotary(batch.latents.shape[1], head_dim=recipe.architecture.head_dim)
+        rope = (rope[0].to(device), rope[1].to(device))
         with torch.autocast(device, torch.bfloat16):
-            return denoiser.v_loss(model, alphas, batch.to(device), tuple(r.to(device) for r in rope))
+            return denoiser.v_loss(model, alphas, batch.to(device), rope)
 
     return loss_at
 
@@ -202,6 +201,12 @@ def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
         "width": world.WIDTH,
     }
     save_pipeline(out, model, pair["transformer"], pair["text_encoder"], latent_rgb=rgb, recommended=recommended)
-    facts = {"denoiser_step": step, "scaling_factor": scale, "recipe": asdict(recipe)}
+    parts = {"vae": model, "transformer": pair["transformer"], "text_encoder": pair["text_encoder"]}
+    facts = {
+        "denoiser_step": step,
+        "scaling_factor": scale,
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "recipe": asdict(recipe),
+    }
     (shop.folder / "export.json").write_text(json.dumps(facts, indent=1))
     return facts

@@ -371,7 +371,7 @@ def _meadow(x, y, shift, slide, pixel):
     image = _blend((176, 208, 232), (224, 236, 240), y / 70)
     far = 66 + shift + 7 * np.sin((x + slide) / 31)
     near = 88 + shift + 6 * np.sin((x - slide) / 23 + 2)
-    image = _over(image, np.float32((160, 192, 132)), far - y, pixel)
+    image = _over(image, np.array((160, 192, 132), np.float32), far - y, pixel)
     return _over(image, _blend((132, 172, 104), (112, 152, 88), (y - 84) / 44), near - y, pixel)
 
 
@@ -387,16 +387,16 @@ def _desert(x, y, shift, slide, pixel):
     image = _blend((244, 226, 204), (252, 240, 220), y / 60)
     far = 68 + shift + 9 * np.sin((x + slide) / 37 + 1)
     near = 96 + shift + 8 * np.sin((x + slide) / 29 + 4)
-    image = _over(image, np.float32((224, 196, 156)), far - y, pixel)
-    return _over(image, np.float32((202, 170, 128)), near - y, pixel)
+    image = _over(image, np.array((224, 196, 156), np.float32), far - y, pixel)
+    return _over(image, np.array((202, 170, 128), np.float32), near - y, pixel)
 
 
 def _snow(x, y, shift, slide, pixel):
     image = _blend((188, 202, 222), (214, 224, 238), y / 60)
     far = 62 + shift + 6 * np.sin((x + slide) / 27 + 3)
     near = 86 + shift + 5 * np.sin((x - slide) / 33)
-    image = _over(image, np.float32((228, 235, 246)), far - y, pixel)
-    return _over(image, np.float32((247, 249, 253)), near - y, pixel)
+    image = _over(image, np.array((228, 235, 246), np.float32), far - y, pixel)
+    return _over(image, np.array((247, 249, 253), np.float32), near - y, pixel)
 
 
 def _studio(x, y, shift, slide, pixel):

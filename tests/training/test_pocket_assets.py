@@ -1,0 +1,63 @@
+"""The released pocket model loads with stock classes, obeys its size limits and runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+
+FOLDER = Path(__file__).parents[2] / "assets" / "pocket"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    loaded = CogVideoXPipeline.from_pretrained(FOLDER, dtype=torch.bfloat16)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def test_files_are_small_and_only_safetensors_hold_weights():
+    sizes = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
+    assert max(sizes.values()) < 16 * 2**20
+    assert sum(sizes.values()) < 24 * 2**20
+    assert not [path for path in sizes if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+
+
+def test_the_stock_pipeline_runs_it_at_its_native_size(pipeline):
+    result = pipeline(
+        "A red ball rises slowly over the sea.",
+        num_frames=9,
+        num_inference_steps=4,
+        guidance_scale=4.0,
+        max_sequence_length=48,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    )
+    assert result.frames.shape == (1, 9, 128, 192, 3)
+    assert np.isfinite(result.frames).all()
+    assert result.frames.std() > 0.02
+
+
+def test_the_scheduler_starts_from_pure_noise(pipeline):
+    config = pipeline.scheduler.config
+    assert config.prediction_type == "v_prediction"
+    assert config.rescale_betas_zero_snr and config.timestep_spacing == "trailing"
+    assert float(pipeline.scheduler.alphas_cumprod[-1]) == 0.0
+
+
+def test_case_does_not_change_what_is_read(pipeline):
+    def encode(text: str) -> torch.Tensor:
+        ids = pipeline.tokenizer(text, return_tensors="pt").input_ids
+        return pipeline.text_encoder(ids).last_hidden_state
+
+    assert torch.equal(encode("a red ball rises"), encode("A RED Ball rises"))
+
+
+def test_preview_colours_and_recommendations_are_there(pipeline):
+    rgb = json.loads((FOLDER / "latent_rgb.json").read_text())
+    assert np.array(rgb["weight"]).shape == (pipeline.vae.config.latent_channels, 3)
+    assert np.array(rgb["bias"]).shape == (3,)
+    facts = json.loads((FOLDER / "sprocket.json").read_text())
+    assert facts["recommended"]["num_frames"] == 25 and facts["max_frames"] == 49
