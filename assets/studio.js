@@ -4,6 +4,7 @@
   if (window.sprocket) return;
   const VIEWS = ["create", "queue", "gallery"];
   const THEME = "sprocket-theme";
+  const ANSWER_MS = 3000;
   let trigger = null;
   const waiting = [];
 
@@ -18,10 +19,25 @@
       a.dataset.page === view ? a.setAttribute("aria-current", "page") : a.removeAttribute("aria-current"));
   }
 
+  // One event at a time: answers of two at once could arrive in the wrong order and leave the older page on the screen.
+  let busy = null;
   function send(act, data = {}) {
-    const said = { ...data, act, search: location.search };
-    if (trigger) trigger("click", said);
-    else waiting.push(said);
+    const last = waiting.at(-1);
+    if (act === "go" && last && last.act === "go") waiting.pop();
+    waiting.push({ ...data, act, search: location.search });
+    next();
+  }
+
+  function next() {
+    if (busy || !trigger || !waiting.length) return;
+    busy = setTimeout(answered, ANSWER_MS);  // an error is shown by gradio and brings no answer
+    trigger("click", waiting.shift());
+  }
+
+  function answered() {
+    clearTimeout(busy);
+    busy = null;
+    next();
   }
 
   function visit(href) {
@@ -144,9 +160,10 @@
 
   window.sprocket = {
     // The relay panel hands over its way to the server.
-    start(element, way) {
+    start(way, watch) {
       trigger = way;
-      waiting.splice(0).forEach((said) => trigger("click", said));
+      watch("value", answered);
+      next();
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {

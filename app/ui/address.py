@@ -1,7 +1,7 @@
 """The address of a page: what the browser's address bar says <-> what is shown. The one source of a page's state, so that
 reload, back, a bookmark and a second tab all show the same.
 
-    /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&page=2
+    /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&sheet=2
     /?view=gallery&clip=ID      /?view=gallery&trash=1
 
 Everything in an address is untrusted: unknown views are Create, bad numbers are 1, ids go to the studio, which knows whose
@@ -34,7 +34,8 @@ class Address:
     model: str = ""
     favourites: bool = False
     trash: bool = False
-    page: int = 1
+    sheet: int = 1
+    """Page of the grid, from 1. Not called `page`: gradio takes that word of an address for itself."""
 
     @classmethod
     def parse(cls, text: object) -> Address:
@@ -54,15 +55,15 @@ class Address:
         view = values.get("view", "create")
         texts = {name: str(values.get(name, ""))[:200] for name in TEXTS}
         flags = {name: values.get(name) == "1" for name in FLAGS}
-        page = values.get("page", "1")
-        number = int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1
-        return cls(view=view if view in VIEWS else "create", page=max(1, min(number, MAX_PAGE)), **texts, **flags)  # type: ignore[arg-type]
+        sheet = values.get("sheet", "1")
+        number = int(sheet) if sheet.isascii() and sheet.isdigit() and len(sheet) < 8 else 1
+        return cls(view=view if view in VIEWS else "create", sheet=max(1, min(number, MAX_PAGE)), **texts, **flags)  # type: ignore[arg-type]
 
     def href(self, **changes: object) -> str:
         """A relative link to this place, with `changes`; what is at its default is left out."""
-        values = {"view": self.view} | {name: getattr(self, name) for name in (*TEXTS, *FLAGS, "page")} | changes
+        values = {"view": self.view} | {name: getattr(self, name) for name in (*TEXTS, *FLAGS)} | {"sheet": self.sheet} | changes
         kept = {
-            name: "1" if value is True else str(value) for name, value in values.items() if value and not (name == "page" and value == 1)
+            name: "1" if value is True else str(value) for name, value in values.items() if value and not (name == "sheet" and value == 1)
         }
         return "/?" + urlencode(kept)
 
@@ -74,5 +75,5 @@ class Address:
             model=self.model or None,
             favourites_only=self.favourites,
             trashed=self.trash,
-            page=self.page,
+            page=self.sheet,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SANS = (
     "sans-serif",
 )
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
-RELAY = "window.sprocket.start(element, trigger);"
+RELAY = "window.sprocket.start(trigger, watch);"
 MEMORY_KEY = "sprocket-studio"
 PAPER, INK, NIGHT, CREAM = "#f6f2ea", "#241c14", "#14110e", "#f3ebe0"
 
@@ -157,12 +158,13 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any) -> None:
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
     def on_act(at: Any, job: Any, memory: Any, event: gr.EventData) -> Any:
-        return actions.act(event._data, at, job, memory, studio=studio, parts=parts)
+        changes = actions.act(event._data, at, job, memory, studio=studio, parts=parts)
+        return changes | {relay: uuid.uuid4().hex}  # says to the browser: answered
 
     def on_load(memory: Any, request: gr.Request) -> Any:
         return watch.attach(memory, request, studio=studio, parts=parts)
 
-    relay.click(guarded(on_act), [parts.at, parts.job, parts.memory], parts.outputs(), trigger_mode="multiple", **quiet)
+    relay.click(guarded(on_act), [parts.at, parts.job, parts.memory], [*parts.outputs(), relay], trigger_mode="multiple", **quiet)
     demo.load(guarded(on_load), [parts.memory], parts.outputs(), **quiet)
     parts.timer.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),

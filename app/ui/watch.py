@@ -8,6 +8,7 @@ All state is in the history; a page holds only tokens of what it has already dra
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -16,10 +17,15 @@ import gradio as gr
 from app.history.records import Job
 from app.ui import create, views
 from app.ui.address import Address
+from app.ui.form import show_request
 from app.ui.html.queue import queue_token
 from app.ui.parts import OWNER, Changes, Parts, remembered
+from engine.errors import InvalidRequest
+from engine.request import GenerationRequest
 
 POLL_SECONDS = 0.5
+FRESH_SECONDS = 3600.0
+"""A job that ended so recently is still shown to the browser that asked for it."""
 
 
 def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Changes:
@@ -39,11 +45,23 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         parts.timer: gr.Timer(active=True),
         parts.forecast: first_forecast(studio),
     }
+    if job is not None:
+        changes |= form_of(studio, parts, job)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     return changes
+
+
+def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
+    """The form as it was when the job on the screen was asked for. The seed stays open: it was drawn for that job."""
+    try:
+        request = GenerationRequest.from_mapping(job.request | {"seed": None})
+    except InvalidRequest:
+        return {}
+    updates = show_request(request, views.spec_of(studio, request.model))
+    return {parts.form[name]: update for name, update in updates.items()}
 
 
 def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
@@ -53,7 +71,8 @@ def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
     last = views.find_job(studio, remembered(memory, "job"))
     if last is not None and not last.state.ended:
         return last
-    return studio.current_job(owner=OWNER)
+    fresh = last is not None and time.time() - (last.finished_at or 0.0) < FRESH_SECONDS
+    return studio.current_job(owner=OWNER) or (last if fresh else None)
 
 
 def first_forecast(studio: Any) -> str:

@@ -170,7 +170,7 @@ def test_gallery_clip_and_header_are_escaped(clip) -> None:
         clip=st.text("0123456789abcdef", max_size=32),
         favourites=st.booleans(),
         trash=st.booleans(),
-        page=st.integers(1, 999),
+        sheet=st.integers(1, 999),
     )
 )
 def test_an_address_survives_its_link(at: Address) -> None:
@@ -181,13 +181,13 @@ def test_an_address_survives_its_link(at: Address) -> None:
 @given(st.one_of(st.text(max_size=300), st.integers(), st.none(), st.text("?&=%/.:[]", max_size=50)))
 def test_no_address_breaks_the_page(text: object) -> None:
     at = Address.parse(text)
-    assert at.view in ("create", "queue", "gallery") and at.page >= 1
+    assert at.view in ("create", "queue", "gallery") and at.sheet >= 1
 
 
 def test_address_to_query() -> None:
-    at = Address.parse("/?view=gallery&words=red+ball&model=pocket&favourites=1&page=2")
+    at = Address.parse("/?view=gallery&words=red+ball&model=pocket&favourites=1&sheet=2")
     assert at.query() == ClipQuery(words="red ball", model="pocket", favourites_only=True, page=2)
-    assert Address.parse("/?page=99999999999").page == 1
+    assert Address.parse("/?sheet=99999999999").sheet == 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)  # tests share their cores
+    expect.set_options(timeout=40_000)  # tests share their cores
     with sync_playwright() as playwright:
         path = next((found for found in map(shutil.which, NAMES) if found), None) or playwright.chromium.executable_path
         if not Path(path).exists():
@@ -55,7 +55,7 @@ def open_page(chromium: Browser, site: Site, contexts: dict[tuple[bool, bool], B
             )
         page = contexts[phone, dark].new_page()
         pages.append(page)
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: None if request.url.startswith((site.url, "data:", "blob:")) else faults.append(request.url))
         page.goto(site.url + path)

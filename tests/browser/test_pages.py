@@ -81,6 +81,8 @@ def test_gallery_pages_filters_and_back(open_page: Callable[..., Page]) -> None:
     expect(page.locator(".card")).to_have_count(24)
     page.get_by_role("link", name="Older →").click()
     expect(page.locator(".card")).to_have_count(2)
+    page.reload()
+    expect(page.locator(".card")).to_have_count(2)
     page.go_back()
     expect(page.locator(".card")).to_have_count(24)
     page.get_by_label("Favourites").check()

@@ -79,6 +79,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     assert f"job={job}" in page.url
     page.reload()
     page.wait_for_selector(f"#stage .stage[data-job='{job}']")
+    expect(page.locator("#field-prompt textarea")).to_have_value("a red ball bounces <b>high</b>")
     second = open_page("/")
     second.wait_for_selector(f"#stage .stage[data-job='{job}']")
     second.close()

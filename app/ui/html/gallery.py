@@ -112,9 +112,9 @@ def card(clip: Clip, at: Address) -> str:
 def _pages(page: ClipPage, at: Address) -> str:
     if page.pages <= 1:
         return ""
-    back = link("← Newer", at.href(page=page.page - 1)) if page.page > 1 else '<span class="btn off" aria-disabled="true">← Newer</span>'
+    back = link("← Newer", at.href(sheet=page.page - 1)) if page.page > 1 else '<span class="btn off" aria-disabled="true">← Newer</span>'
     more = (
-        link("Older →", at.href(page=page.page + 1))
+        link("Older →", at.href(sheet=page.page + 1))
         if page.page < page.pages
         else '<span class="btn off" aria-disabled="true">Older →</span>'
     )
