@@ -90,7 +90,8 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     expect(page.locator("#stage .caption-title")).to_have_text("a red ball bounces <b>high</b>")  # as text
     picture("3-done")
 
-    # Cancel another one.
+    # Cancel another one, long enough to be caught.
+    page.get_by_label("number input for Steps").fill("60")
     generate(page, "a green square falls")
     wait_state(page, "running")
     begun = time.perf_counter()
