@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def generate(made_from: Any, ticket: Any, memory: Any, *, studio: Any, parts: Pa
     except SprocketError as error:
         return {parts.forecast: problem(error)}
     shown = show_job(studio, parts, job, memory)
-    return shown | {parts.forecast: forecast_markup(studio, values)}  # an earlier problem is solved
+    return shown | {parts.forecast: forecast_markup(studio, values, ahead=False)}  # an earlier problem is solved
 
 
 def show_job(studio: Any, parts: Parts, job: Job, memory: Any) -> Changes:
@@ -153,20 +154,24 @@ def forecast(*, studio: Any, parts: Parts, **values: Any) -> Changes:
     return {parts.forecast: forecast_markup(studio, values)}
 
 
-def forecast_markup(studio: Any, values: Mapping[str, Any]) -> str:
-    """The line under the button for what the form says. An empty prompt is not yet a mistake."""
+def forecast_markup(studio: Any, values: Mapping[str, Any], *, ahead: bool = True) -> str:
+    """The line under the button for what the form says. An empty prompt is not yet a mistake.
+
+    `ahead`: also how many jobs would run before; not right after a submit, where the job itself would be counted.
+    """
     try:
         request = read_form({**values, "prompt": values.get("prompt") or "a video"})
-        return forecast_line(studio, request)
+        return forecast_line(studio, request, ahead=ahead)
     except SprocketError as error:
         return problem(error)
 
 
-def forecast_line(studio: Any, request: GenerationRequest) -> str:
+def forecast_line(studio: Any, request: GenerationRequest, *, ahead: bool = True) -> str:
     """The forecast for a request; raises what the plan raises."""
     spec = views.spec_of(studio, request.model)
     length = (request.frames or spec.native_frames) / spec.fps if spec else None
-    return forecast_html(studio.forecast(request, owner=OWNER), seconds_of_video=length)
+    found = studio.forecast(request, owner=OWNER)
+    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length)
 
 
 def choose_model(model: Any, *, studio: Any, parts: Parts) -> Changes:
