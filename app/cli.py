@@ -12,6 +12,7 @@ standard output and everything for people to standard error.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -43,6 +44,7 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 
+USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="SPROCKET_DATA_DIR", show_default=False,
                                               help="Where clips, history and queue live.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -53,8 +55,11 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log takes what is below
     as_json = "--json" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a prompt may hold what this terminal cannot show
     try:
-        app(standalone_mode=True)
+        _run(as_json)
     except InvalidRequest as error:
         _fail(error, 2, as_json, field=error.field, suggestion=error.suggestion)
     except (ModelNotFound, ModelInvalid) as error:
@@ -63,6 +68,25 @@ def main() -> None:
         _fail(error, 3, as_json)
     except SprocketError as error:
         _fail(error, 1, as_json)
+    except OSError as error:  # a disk or folder that does not do what it should; never a traceback for that
+        _fail(SprocketError(f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "") + "."), 1, as_json)
+
+
+def _run(as_json: bool) -> None:
+    """The command. Wrong options are explained in a box for people, with `--json` as every other refusal."""
+    if not as_json:
+        app(standalone_mode=True)
+        return
+    try:
+        code = app(standalone_mode=False)
+    except USAGE_ERRORS as error:
+        parameter = getattr(error, "param", None)
+        _fail(InvalidRequest(parameter.name if parameter else "command line", error.format_message()), 2, as_json,
+              field=parameter.name if parameter else None, suggestion=None)
+    except typer.Abort:
+        _say("Stopped.")
+        raise SystemExit(130) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _fail(error: SprocketError, code: int, as_json: bool, **details: Any) -> NoReturn:

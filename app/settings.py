@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.errors import InvalidRequest
 
 MIB = 1024**2
 
 
 class Settings(BaseSettings):
-    """One installation. Frozen; `to_env()` gives a child process the same settings."""
+    """One installation. Frozen; `to_env()` gives a child process the same settings.
+
+    Raises InvalidRequest for a value that is none, wherever it came from.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SPROCKET_", frozen=True, extra="ignore", validate_default=True)
 
@@ -58,10 +64,23 @@ class Settings(BaseSettings):
     backups: int = Field(default=3, ge=1)
     """Daily copies of the history that are kept."""
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            raise InvalidRequest(name, f"is {str(first['input'])[:80]!r}; it {reason}. It is set by SPROCKET_{name.upper()} or an "
+                                       "option of the command line; without them the default holds.") from error
+
     @field_validator("data_dir", "models_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else Path(os.path.abspath(value.expanduser()))  # noqa: PTH100  (resolve() follows links)
+        try:
+            return None if value is None else Path(os.path.abspath(value.expanduser()))  # noqa: PTH100  (resolve() follows links)
+        except RuntimeError:
+            raise ValueError("needs a home folder, and this user has none; give a full path") from None
 
     @property
     def db_path(self) -> Path:
@@ -99,10 +118,14 @@ class Settings(BaseSettings):
         return self.jobs_dir / job_id
 
     def make_folders(self) -> None:
-        """Creates the data directory, readable by its owner only. Raises OSError."""
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.media_dir, self.parts_dir, self.jobs_dir, self.trash_dir, self.backups_dir):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        """Creates the data directory, readable by its owner only. Raises InvalidRequest (no folder can be there), OSError."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.media_dir, self.parts_dir, self.jobs_dir, self.trash_dir, self.backups_dir):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise InvalidRequest("data_dir", f"is {str(self.data_dir)!r}; no folder can be made there ({error.strerror}: "
+                                             f"{error.filename}). Choose another with --data-dir or SPROCKET_DATA_DIR.") from error
 
     def to_env(self) -> dict[str, str]:
         """These settings as environment variables, for a child process."""

@@ -327,8 +327,9 @@ def timing_of(clip: Clip) -> Timing | None:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """Recipes come back from files, so what is no plausible measurement is left out."""
     return {str(name): float(value) for name, value in values.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool)}
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e30}
 
 
 def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:

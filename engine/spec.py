@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.errors import ModelInvalid, ModelNotFound
 from engine.models.weights import WeightFile, component_weights
+from engine.request import MAX_GUIDANCE, MAX_STEPS
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
 CLASSES = {
@@ -33,6 +34,10 @@ CONFIG_FILES = {
 WEIGHTED = ("text_encoder", "vae", "transformer")
 SCHEDULER_NAMES = {"CogVideoXDPMScheduler": "dpm", "CogVideoXDDIMScheduler": "ddim"}
 MAX_CONFIG_BYTES = 4 * 2**20
+SCHEDULER_WORDS = {"prediction_type": ("v_prediction", "epsilon", "sample"),
+                   "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2")}
+MAX_TRAIN_TIMESTEPS = 100_000
+MAX_VAE_BLOCKS = 8
 SAMPLE_BLOCKS = 64
 SAMPLE_BYTES = 4096
 
@@ -121,11 +126,14 @@ def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
     index = read_json(folder / "model_index.json", folder)
     _check_classes(index, folder)
     configs = {part: read_json(folder / part / CONFIG_FILES[part], folder) for part in COMPONENTS}
-    weights = {part: component_weights(folder / part) for part in WEIGHTED}
+    try:
+        weights = {part: component_weights(folder / part) for part in WEIGHTED}
+    except OSError as error:
+        raise ModelInvalid(f"{error.filename or folder} cannot be read ({error.strerror}). Check who may read it.") from error
     extra = read_json(folder / "sprocket.json", folder) if (folder / "sprocket.json").exists() else {}
     try:
         return _build(folder, name or folder.name, index, configs, weights, extra)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError) as error:
         raise ModelInvalid(f"{folder}: a config lacks a value or holds a wrong one ({type(error).__name__}: {error}). "
                            "Fetch the model again.") from error
 
@@ -163,55 +171,65 @@ def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[s
            weights: Mapping[str, tuple[WeightFile, ...]], extra: Mapping[str, Any]) -> ModelSpec:
     dit, vae, text, sched = (configs[part] for part in ("transformer", "vae", "text_encoder", "scheduler"))
     wish = extra.get("recommended", {})
-    spatial = 2 ** (len(vae["block_out_channels"]) - 1)
-    temporal = int(vae.get("temporal_compression_ratio", 4))
-    patch, patch_t = int(dit["patch_size"]), dit.get("patch_size_t")
+    channels = tuple(_positive(c) for c in vae["block_out_channels"][:MAX_VAE_BLOCKS + 1])
+    if not 1 <= len(channels) <= MAX_VAE_BLOCKS:
+        raise ValueError(f"block_out_channels has {len(vae['block_out_channels'])} entries; 1 to {MAX_VAE_BLOCKS} are allowed")
+    spatial = 2 ** (len(channels) - 1)
+    temporal = _positive(vae.get("temporal_compression_ratio", 4))
+    patch, patch_t = _positive(dit["patch_size"]), dit.get("patch_size_t")
+    # Every layer has weights of its own, so a config that promises more layers than there are tensors lies; building
+    # the layers before finding that out could take for ever.
+    tensors = {part: sum(len(file.tensors) for file in files) for part, files in weights.items()}
+    _positive(text["num_layers"], tensors["text_encoder"])
     if dit["in_channels"] != vae["latent_channels"]:
         raise ModelInvalid(f"{folder}: the transformer takes {dit['in_channels']} channels, the VAE makes "
                            f"{vae['latent_channels']}; this looks like an image-to-video model, which this version "
                            "does not run.")
     position = ("learned" if dit.get("use_learned_positional_embeddings")
                 else "rope" if dit.get("use_rotary_positional_embeddings") else "sincos")
-    width, height = int(dit["sample_width"]) * spatial, int(dit["sample_height"]) * spatial
+    width, height = _positive(dit["sample_width"]) * spatial, _positive(dit["sample_height"]) * spatial
     # 1.5 slices its rotary table out of a grid of the native size, so nothing larger runs.
     bounded = patch_t is not None or position == "learned"
     step = 2 * temporal
     frames = int(wish.get("num_frames") or dit["sample_frames"])
     frames -= (frames - 1) % step
     own = SCHEDULER_NAMES[index["scheduler"][1]]
+    for key, known in SCHEDULER_WORDS.items():
+        if sched.get(key, known[0]) not in known:
+            raise ValueError(f"{key} {str(sched[key])[:40]!r} is not one of {', '.join(known)}")
     return ModelSpec(
         name=name, path=folder, family="cogvideox-1.5" if patch_t else "cogvideox",
         fingerprint=_fingerprint(folder, weights), revision=_revision(folder),
         native_width=_positive(wish.get("width") or width), native_height=_positive(wish.get("height") or height),
-        native_frames=_positive(frames), fps=_fps(wish.get("fps") or (16 if patch_t else 8)),
+        native_frames=_positive(frames), fps=_real(wish.get("fps") or (16 if patch_t else 8), 1, 120),
         max_frames=_positive(extra.get("max_frames") or max(frames, 161 if patch_t else 49)),
         max_width=width if bounded else 4096, max_height=height if bounded else 4096, fixed_size=position == "learned",
         frame_step=step, size_multiple=spatial * patch, spatial_scale=spatial, temporal_scale=temporal,
-        patch_size=patch, patch_size_t=None if patch_t is None else int(patch_t),
-        latent_channels=int(vae["latent_channels"]), max_text_tokens=_positive(dit["max_text_seq_length"]),
-        position=position, scaling_factor=float(vae["scaling_factor"]),
+        patch_size=patch, patch_size_t=None if patch_t is None else _positive(patch_t),
+        latent_channels=_positive(vae["latent_channels"]), max_text_tokens=_positive(dit["max_text_seq_length"]),
+        position=position, scaling_factor=_real(vae["scaling_factor"], 1e-6, 1e6),
         invert_scale_latents=bool(vae.get("invert_scale_latents", False)),
-        scheduler=own, train_timesteps=_positive(sched.get("num_train_timesteps", 1000)),
-        recommended_steps=_positive(wish.get("num_inference_steps") or 50),
-        recommended_guidance=float(wish.get("guidance_scale") or 6.0),
-        layers=_positive(dit["num_layers"]), heads=_positive(dit["num_attention_heads"]),
-        width=int(dit["num_attention_heads"]) * int(dit["attention_head_dim"]),
-        vae_channels=tuple(int(c) for c in vae["block_out_channels"]), vae_layers=_positive(vae["layers_per_block"]),
+        scheduler=own, train_timesteps=_positive(sched.get("num_train_timesteps", 1000), MAX_TRAIN_TIMESTEPS),
+        recommended_steps=_positive(wish.get("num_inference_steps") or 50, MAX_STEPS),
+        recommended_guidance=_real(wish.get("guidance_scale") or 6.0, 0, MAX_GUIDANCE),
+        layers=_positive(dit["num_layers"], tensors["transformer"]), heads=_positive(dit["num_attention_heads"]),
+        width=_positive(dit["num_attention_heads"]) * _positive(dit["attention_head_dim"]),
+        vae_channels=channels, vae_layers=_positive(vae["layers_per_block"], tensors["vae"]),
         text_width=_positive(text["d_model"]), stored_dtype=weights["transformer"][0].dtype,
         component_bytes={part: sum(w.data_bytes for w in files) for part, files in weights.items()},
         component_parameters={part: sum(w.parameters for w in files) for part, files in weights.items()},
     )
 
 
-def _positive(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-        raise ValueError(f"{value!r} is not a whole number above 0")
+def _positive(value: Any, most: int = 2**31 - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number from 1 to {most:,}")
     return value
 
 
-def _fps(value: Any) -> float:
-    if not 1 <= float(value) <= 120:
-        raise ValueError(f"{value!r} frames per second; 1 to 120 is allowed")
+def _real(value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{str(value)[:40]!r} is not a number from {low:g} to {high:g}")
     return float(value)
 
 

@@ -181,6 +181,11 @@ class Clips:
         query = select(clips.c.id, clips.c.file, clips.c.missing)
         return self._db.read(lambda c: tuple((row.id, row.file, bool(row.missing)) for row in c.execute(query)))
 
+    def has_file(self, file: str) -> bool:
+        """Is there a clip with this file, as of now?"""
+        query = select(clips.c.id).where(clips.c.file == file)
+        return self._db.read(lambda c: c.execute(query).first()) is not None
+
     def stale(self) -> tuple[Clip, ...]:
         """Clips whose sidecar does not yet say what the row says."""
         query = select(clips).where(clips.c.sidecar_stale == 1)

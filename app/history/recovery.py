@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sqlite3
 import time
@@ -86,15 +87,15 @@ def place_files(settings: Settings, store: Store, now: float) -> None:
     """Adopts finished files without a row; moves to trash/ what belongs to nothing."""
     videos = _videos(settings)
     beside = [path for path in settings.media_dir.glob("*/*") if path.suffix in (".json", ".webp")]
-    # Read after the files were listed: whatever was published meanwhile is then either known or still held.
-    known = {file for _id, file, _missing in store.clips.files()}
+    # In this order: what was published meanwhile is then either still held, or its row is read after it was written.
     in_work = {clip_file(claim.job) for claim in store.leases.held()}
     to_come = {clip_file(job) for job in store.leases.unfinished()}  # a next attempt writes poster and sidecar again
+    known = {file for _id, file, _missing in store.clips.files()}
     for path in videos:
         file = path.relative_to(settings.media_dir).as_posix()
         if file in known or file in in_work:
             continue
-        if adopt_file(settings, store, path, now):
+        if adopt_file(settings, store, path, now) or store.clips.has_file(file):  # its row may have been written since
             known.add(file)
         else:
             for part in (path, path.with_suffix(".json"), path.with_suffix(".webp")):
@@ -119,9 +120,10 @@ def sweep_parts(settings: Settings, store: Store, now: float) -> None:
     for path in parts:
         if path.name not in held:
             path.unlink(missing_ok=True)
-    for path in settings.data_dir.rglob("*.part"):  # a crash within one of our own atomic writes
-        if path.parent != settings.parts_dir and _older(path, now, TEMPORARY_AFTER_SECONDS):
-            path.unlink(missing_ok=True)
+    for folder, _folders, names in os.walk(settings.data_dir):  # unlike rglob, it bears folders that go meanwhile
+        for path in (Path(folder, name) for name in names if name.endswith(".part")):  # died within an atomic write
+            if path.parent != settings.parts_dir and _older(path, now, TEMPORARY_AFTER_SECONDS):
+                path.unlink(missing_ok=True)
 
 
 def sweep_job_folders(settings: Settings, store: Store, now: float) -> None:

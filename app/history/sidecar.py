@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app.history.clips import Projects
+from app.history.clips import MAX_NAME_CHARS, Projects, checked_name
 from app.history.ids import is_id
 from app.history.records import Clip, Job, Project
 from engine.errors import InvalidRequest, StorageBlocked
@@ -29,6 +28,8 @@ log = logging.getLogger(__name__)
 PROJECTS_FILE = "projects.json"
 FILE = re.compile(r"[0-9]{4}-[0-9]{2}/[A-Za-z0-9._-]{1,120}\.mp4\Z")
 NAME_WORDS = 8
+LAST_SECOND = 253_402_300_799.0 - 86_400.0
+"""The last day that a calendar can show in every time zone."""
 
 
 def clip_file(job: Job) -> str:
@@ -72,16 +73,22 @@ def read_sidecar(media_dir: Path, path: Path) -> Clip | None:
 def _sound(clip: Clip) -> bool:
     texts = (clip.owner, clip.name, clip.prompt, clip.model, clip.sha256)
     counts = (clip.size_bytes, clip.width, clip.height, clip.frames, clip.seed)
-    times = (clip.fps, clip.created_at, *([] if clip.trashed_at is None else [clip.trashed_at]))
+    times = (clip.created_at, *([] if clip.trashed_at is None else [clip.trashed_at]))
     if not all(isinstance(text, str) for text in texts):
         return False
     for text in texts:
         text.encode()  # lone surrogates raise ValueError
     return (all(map(is_id, (clip.id, clip.job_id, clip.project_id)))
             and all(type(count) is int and 0 <= count < 2**63 for count in counts)
-            and all(isinstance(at, (int, float)) and math.isfinite(at) for at in times)
+            and all(count > 0 for count in (clip.width, clip.height, clip.frames))
+            and _between(clip.fps, 0.01, 1000.0) and all(_between(at, 0.0, LAST_SECOND) for at in times)
+            and len(clip.name) <= MAX_NAME_CHARS
             and isinstance(clip.favourite, bool) and (clip.made_from is None or is_id(clip.made_from))
             and FILE.match(clip.file) is not None)
+
+
+def _between(value: object, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def clip_from_mp4(media_dir: Path, path: Path, *, owner: str, project_id: str) -> Clip | None:
@@ -140,6 +147,7 @@ def read_projects(media_dir: Path) -> tuple[tuple[str, Project], ...]:
     try:
         rows: Any = json.loads((media_dir / PROJECTS_FILE).read_text(encoding="utf-8"))
         return tuple((str(row["owner"]), Project(id=row["id"], name=str(row["name"]), created_at=float(row["created_at"])))
-                     for row in rows if is_id(row["id"]))
-    except (OSError, ValueError, KeyError, TypeError):
+                     for row in rows if is_id(row["id"]) and _between(row["created_at"], 0.0, LAST_SECOND)
+                     and str(row["owner"]).isprintable() and checked_name(row["name"]) == row["name"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidRequest):
         return ()

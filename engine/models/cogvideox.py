@@ -70,7 +70,7 @@ class CogVideoX:
         try:
             module, info = kind.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True,
                                                 output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, NameError) as error:  # NameError: unknown activations
             raise ModelInvalid(f"{folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). "
                                "Fetch the model again.") from error
         for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):

@@ -65,6 +65,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
                                      "It was not written by Sprocket.")
     try:
         recipe = json.loads(text)
+        # NaN, infinity and halves of characters pass the reader, and then no database, file or page takes them.
+        json.dumps(recipe, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("file", f"holds a damaged recipe ({str(error)[:80]}). Use the .json file beside the clip, "
                                      "or another clip.") from error
@@ -94,8 +96,8 @@ def _sidecar_text(path: Path) -> str:
             return file.read(MAX_RECIPE_BYTES + 1).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest("file", "is not text, so it is no Sprocket sidecar.") from None
-    except OSError as error:
-        raise InvalidRequest("file", f"cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise InvalidRequest("file", f"cannot be read ({error}).") from error
 
 
 def _mp4_text(path: Path) -> str:

@@ -196,3 +196,27 @@ def test_this_machine_is_described_without_torch() -> None:
     assert 0 < found.free_bytes <= found.total_bytes
     assert found.cores >= 1
     assert replace(found, cores=2).name
+
+
+HOSTILE = [
+    ("transformer", {"num_layers": 10**9}), ("transformer", {"patch_size": 0}), ("transformer", {"attention_head_dim": -1}),
+    ("transformer", {"sample_width": 0}), ("transformer", {"patch_size_t": 0}), ("text_encoder", {"num_layers": 10**9}),
+    ("vae", {"layers_per_block": 10**9}), ("vae", {"block_out_channels": [1] * 400}), ("vae", {"block_out_channels": [-1] * 4}),
+    ("vae", {"block_out_channels": []}), ("vae", {"temporal_compression_ratio": -4}), ("vae", {"scaling_factor": 0}),
+    ("vae", {"scaling_factor": float("nan")}), ("scheduler", {"num_train_timesteps": 10**9}),
+    ("scheduler", {"prediction_type": "evil"}), ("scheduler", {"beta_schedule": ["evil"]}),
+]
+
+
+@pytest.mark.parametrize(("part", "values"), HOSTILE)
+def test_configs_that_would_hang_or_crash_the_loading_are_refused_unread(folder: Path, part: str, values: dict[str, Any]) -> None:
+    edit(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)
+    with pytest.raises(ModelInvalid, match="a config lacks a value or holds a wrong one"):
+        read_spec(folder)
+
+
+@pytest.mark.parametrize("wish", [{"guidance_scale": float("nan")}, {"guidance_scale": -5}, {"num_inference_steps": 10**8}])
+def test_recommendations_that_no_request_may_hold_are_refused(folder: Path, wish: dict[str, Any]) -> None:
+    (folder / "sprocket.json").write_text(json.dumps({"recommended": wish}))
+    with pytest.raises(ModelInvalid, match="from"):
+        read_spec(folder)
