@@ -68,7 +68,7 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identifier(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(name, f"must be an id as text, as /submit returned it, not {type(value).__name__}.")
+        raise InvalidRequest(name, f"must be an id as text, as /submit returned it, not {str(value)[:40]!r}.")
     return value
 
 

@@ -72,8 +72,11 @@ def refusal(method: str, host: str, origin: str | None, names: frozenset[str]) -
     if name is None or not (name in names or _is_address(name)):
         return "Unknown host name. Open the studio by its IP address, or list the name in SPROCKET_ALLOWED_HOSTS."
     if origin is not None and method not in READING:
-        split = urlsplit(origin) if origin != "null" else None
-        if split is None or split.netloc.lower() != host.lower():
+        try:
+            site = urlsplit(origin).netloc.lower()  # empty for "null"
+        except ValueError:  # "http://["
+            site = ""
+        if site != host.lower():
             return "Requests from other sites are refused."
     return None
 

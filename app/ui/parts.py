@@ -78,8 +78,8 @@ def remembered(memory: object, name: str) -> str:
 
 
 def said(error: SprocketError) -> str:
-    """An error as markup-free text that is safe where gradio renders HTML."""
-    return html.escape(str(error), quote=True)
+    """An error as markup-free text that is safe where gradio renders HTML: between tags, so quotes may stay."""
+    return html.escape(str(error), quote=False)
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:

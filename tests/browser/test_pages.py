@@ -29,10 +29,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def quiet_studio(site: Site) -> Iterator[None]:
-    """Each test starts without jobs and with a living worker."""
+    """Each test starts with the same clips, without jobs and with a living worker."""
+    clips = dict(site.studio._clips)
     site.studio._jobs.clear()
     site.studio.worker_alive, site.studio.blocked_reason = True, None
     yield
+    site.studio._jobs.clear()
+    site.studio._clips = clips
 
 
 def test_build_app_empties_the_upload_folder(tmp_path: Path) -> None:
