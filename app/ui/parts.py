@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.errors import HistoryDamaged
 from engine.errors import SprocketError
 
 OWNER = "local"
@@ -79,7 +80,10 @@ def remembered(memory: object, name: str) -> str:
 
 def said(error: SprocketError) -> str:
     """An error as markup-free text that is safe where gradio renders HTML: between tags, so quotes may stay."""
-    return html.escape(str(error), quote=False)
+    text = str(error)
+    if isinstance(error, HistoryDamaged):  # only a server that starts may repair it
+        text += " Stop Sprocket and start it again: it makes the history again from a copy and the clips' own files."
+    return html.escape(text, quote=False)
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:

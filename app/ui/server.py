@@ -20,6 +20,8 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Red
 from app.ui.address import VIEWS
 from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
+from app.ui.parts import said
+from engine.errors import SprocketError
 
 ASSET_TYPES = {"studio.js": "text/javascript", "style.css": "text/css", "logo.svg": "image/svg+xml"}
 MAX_UPLOAD = "512mb"
@@ -49,7 +51,7 @@ def build_app(studio: Any) -> FastAPI:
 
     @app.get("/healthz")
     def health() -> Response:
-        return JSONResponse({"ok": True, "worker": bool(studio.status().worker_alive)})
+        return healthz(studio)
 
     for view in VIEWS:
         app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])
@@ -76,6 +78,14 @@ def build_app(studio: Any) -> FastAPI:
     )
     app.add_middleware(Guard)
     return app
+
+
+def healthz(studio: Any) -> Response:
+    """Can the studio work? 503 with the reason where its history cannot be read."""
+    try:
+        return JSONResponse({"ok": True, "worker": bool(studio.status().worker_alive)})
+    except SprocketError as error:
+        return JSONResponse({"ok": False, "worker": False, "error": said(error)}, status_code=503)
 
 
 def serve(studio: Any, host: str, port: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.cli import main
+from app.errors import HistoryDamaged
 from app.history.opening import rebuild
 from app.history.records import Job
 from app.history.recovery import place_files
@@ -110,6 +111,19 @@ def test_held_jobs_are_read_before_the_rows(studio: Studio, monkeypatch: pytest.
     noted(store.clips, "files")
     place_files(studio.settings, store, 0.0)
     assert order == ["held", "files"]
+
+
+def test_a_history_damaged_under_a_running_server_is_said_with_the_way_out() -> None:
+    class Damaged:
+        def status(self) -> None:
+            raise HistoryDamaged("The history is damaged (<malformed>).")
+
+    from app.ui.server import healthz
+
+    answer = healthz(Damaged())
+    said = json.loads(bytes(answer.body))
+    assert (answer.status_code, said["ok"]) == (503, False)
+    assert "&lt;malformed&gt;" in said["error"] and "Stop Sprocket and start it again" in said["error"]
 
 
 def _one_clip(studio: Studio, work_once: Work) -> Path:
