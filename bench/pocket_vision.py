@@ -44,10 +44,11 @@ class Blob:
 def read_clip(video: np.ndarray) -> Reading:
     """uint8 (F, H, W, 3) -> what is seen in it."""
     background = read_background(video)
-    blobs = [blob for blob in map(find_blob, video) if blob is not None]
-    if len(blobs) < max(1, 0.6 * len(video)):
+    found = [(frame, blob) for frame in video if (blob := find_blob(frame)) is not None]
+    if len(found) < max(1, 0.6 * len(video)):
         return Reading("none", "none", background, "none")
-    return Reading(read_shape(blobs), read_colour(video, blobs), background, read_motion(blobs, video.shape[1]))
+    frames, blobs = [f for f, _ in found], [b for _, b in found]
+    return Reading(read_shape(blobs), read_colour(frames, blobs), background, read_motion(blobs, video.shape[1]))
 
 
 def find_blob(frame: np.ndarray) -> Blob | None:
@@ -98,9 +99,8 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.asarray(rgb, np.float32).reshape(1, -1, 3) / 255, cv2.COLOR_RGB2LAB)[0]
 
 
-def read_colour(video: np.ndarray, blobs: list[Blob]) -> str:
+def read_colour(frames: list[np.ndarray], blobs: list[Blob]) -> str:
     """Nearest named colour, in hue and saturation, to the median of the subject's inner pixels."""
-    frames = [frame for frame in video if find_blob(frame) is not None]
     kernel = np.ones((5, 5), np.uint8)
     pixels = []
     for frame, blob in zip(frames, blobs, strict=True):

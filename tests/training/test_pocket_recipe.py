@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training.pocket import denoiser, latents, vae, world
@@ -15,6 +16,7 @@ from training.pocket.recipe import (
     Recipe,
     Workshop,
     export,
+    extended,
     load_vae,
     run_decoder,
     run_denoiser,
@@ -70,6 +72,17 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards):
         assert left.keys() == right.keys()
         for name, tensor in left.items():
             assert torch.equal(tensor, right[name]), (path.name, name)
+
+
+def test_a_finished_stage_can_be_extended(tmp_path):
+    longer = extended(TOY, "vae", 2)
+    assert [phase.steps for phase in longer.vae_phases] == [3, 3]
+    with pytest.raises(ValueError, match="'latents'"):
+        extended(TOY, "latents", 2)
+    run_vae(TOY, Workshop(tmp_path))
+    run_vae(longer, Workshop(tmp_path))
+    with safe_open(tmp_path / "vae.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "6"
 
 
 def test_the_export_runs_in_the_stock_pipeline(tmp_path, small_shards):

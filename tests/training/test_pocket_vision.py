@@ -10,7 +10,7 @@ from training.pocket import world
 
 def test_the_detector_reads_drawings():
     cases = []
-    for index in range(60):
+    for index in range(50):
         scene = world.scene_at(99, index, "held-out", pair_share=0.0)
         subject = scene.subjects[0]
         truth = Reading(subject.shape, subject.colour, scene.background, scene.motion)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .card import write_card
-from .recipe import Recipe, Workshop, export, run_decoder, run_denoiser, run_latents, run_vae
+from .recipe import Recipe, Workshop, export, extended, run_decoder, run_denoiser, run_latents, run_vae
 
 STAGES = ("vae", "latents", "denoiser", "decoder", "export", "card")
 
@@ -27,6 +27,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: what torch chooses")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument(
+        "--extend",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("STAGE", "STEPS"),
+        help="add steps to the last phase of vae, decoder or denoiser; a finished stage goes on from its checkpoint",
+    )
     parser.add_argument("--save-every", type=float, default=90.0, help="seconds between checkpoints")
     return parser.parse_args(argv)
 
@@ -37,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(asked.threads)
     asked.work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe()
+    for stage, steps in asked.extend:
+        recipe = extended(recipe, stage, int(steps))
     shop = Workshop(asked.work, asked.device, asked.save_every)
     run = {
         "vae": lambda: run_vae(recipe, shop),

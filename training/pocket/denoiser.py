@@ -57,8 +57,8 @@ PHASES = (
     DenoiserPhase(480, 6144, ((1, 1, 1.0),)),
     DenoiserPhase(340, 6912, ((9, 3, 0.55), (1, 1, 0.45))),
     DenoiserPhase(400, 6144, ((9, 3, 0.6), (1, 1, 0.4)), 0.5),
-    DenoiserPhase(500, 6912, ((25, 7, 0.65), (9, 3, 0.15), (1, 1, 0.15), (49, 13, 0.05)), 0.5),
-    DenoiserPhase(280, 8064, ((25, 7, 0.85), (9, 3, 0.1), (49, 13, 0.05))),
+    DenoiserPhase(330, 6912, ((25, 7, 0.65), (9, 3, 0.15), (1, 1, 0.15), (49, 13, 0.05)), 0.5),
+    DenoiserPhase(450, 8064, ((25, 7, 0.85), (9, 3, 0.1), (49, 13, 0.05))),
 )
 TEXT_LENGTHS = (32, 48, 64, 226)
 """Padding is attended to, so the text is padded to several lengths; 226 is the stock pipeline's default."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Recipe:
     denoiser_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.PHASES
     denoiser_lr: float = 3e-3
     recommended_steps: int = 20
-    recommended_guidance: float = 4.0
+    recommended_guidance: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,19 @@ class Workshop:
     save_every: float = 90.0
     until: int | None = None
     """Stop the stage at this step, as a kill would but tidily; for tests and trials."""
+
+
+def extended(recipe: Recipe, stage: str, steps: int) -> Recipe:
+    """The recipe with more steps in the last phase of a stage.
+
+    The learning rate follows the longer schedule, so a stage that had ended warms up again.
+    """
+    field_name = f"{stage}_phases"
+    if field_name not in ("vae_phases", "decoder_phases", "denoiser_phases"):
+        raise ValueError(f"stage {stage!r} has no steps to extend; choose vae, decoder or denoiser")
+    *first, last = getattr(recipe, field_name)
+    changed: dict[str, Any] = {field_name: (*first, replace(last, steps=last.steps + steps))}
+    return replace(recipe, **changed)
 
 
 def _total(phases: tuple) -> int:
