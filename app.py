@@ -1,6 +1,9 @@
-"""Entry for a local start (`python app.py`) and for hosts that look for this file; everything else is in `app/`."""
+"""Entry for a local start (`python app.py [--port N]`) and for hosts that look for this file; the rest is in `app/`."""
 
-from app.serve import serve_from_settings
+import sys
+
+from app.cli import main
 
 if __name__ == "__main__":
-    serve_from_settings()
+    sys.argv[1:1] = ["serve"]
+    main()
