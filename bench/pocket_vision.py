@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from training.pocket import world
+from training.pocket.scenery import paint_background
 
 CHROMA = 95
 """Subjects are more colourful than this (max - min of RGB, 0..255), backgrounds less."""
@@ -85,7 +86,7 @@ def read_background(video: np.ndarray) -> str:
     seen = _rows(video[:: max(1, len(video) // 5)])
 
     def distance(name: str) -> float:
-        stage = world.paint_background(name, (0.0, 0.0, 0.0), width, height)
+        stage = paint_background(name, (0.0, 0.0, 0.0), width, height)
         # The median over bands forgives those that a large subject covers.
         return float(np.median(np.abs(_rows(np.rint(stage).astype(np.uint8)[None]) - seen).sum(-1)))
 

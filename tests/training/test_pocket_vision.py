@@ -6,6 +6,7 @@ import pytest
 from bench.pocket_eval import ATTRIBUTES, Case, held_out_scene, scores
 from bench.pocket_vision import Reading, read_clip
 from training.pocket import world
+from training.pocket.scenery import paint_background
 
 
 def test_the_detector_reads_drawings():
@@ -20,7 +21,7 @@ def test_the_detector_reads_drawings():
 
 
 def test_an_empty_stage_has_no_subject():
-    stage = world.paint_background("sea", (0.0, 0.0, 0.0), 192, 128).astype(np.uint8)
+    stage = paint_background("sea", (0.0, 0.0, 0.0), 192, 128).astype(np.uint8)
     assert read_clip(np.repeat(stage[None], 9, 0)) == Reading("none", "none", "sea", "none")
 
 

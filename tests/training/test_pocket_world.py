@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.pocket import world
+from training.pocket.scenery import paint_background
 
 
 def test_a_scene_and_its_pixels_depend_on_the_seed_and_number_only():
@@ -66,7 +67,7 @@ def test_other_sizes_scale_the_canvas(width, height):
 
 def test_subjects_are_colourful_and_backgrounds_are_not():
     for name in world.BACKGROUNDS:
-        stage = world.paint_background(name, (0.0, 0.0, 0.0), 192, 128)
+        stage = paint_background(name, (0.0, 0.0, 0.0), 192, 128)
         assert (stage.max(-1) - stage.min(-1)).max() < 90
     for rgb in world.COLOURS.values():
         assert max(rgb) - min(rgb) > 120
