@@ -17,7 +17,13 @@ run: install
 test:
 	@$(PYTHON) scripts/install.py --extra test
 	@$(VENV)/python scripts/chromium.py
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile $(ARGS)
+ifeq ($(ARGS),)
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --ignore=tests/browser
+	@# A browser, a server and a worker fill two cores by themselves.
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest tests/browser
+else
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest $(ARGS)
+endif
 
 check:
 	@$(PYTHON) scripts/install.py --extra test --extra check

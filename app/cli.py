@@ -212,7 +212,7 @@ def _print_clip(clip: Clip, path: Path, wall: float, as_json: bool) -> None:
         print(json.dumps({"path": str(path), "clip": clip.id, "job": clip.job_id, "recipe": clip.recipe,
                           "seconds": clip.recipe["seconds"], "wall_seconds": round(wall, 3)}))
         return
-    asked = {name: value for name, value in clip.recipe["request"].items() if value not in ("", None)}
+    asked = {name: value for name, value in clip.recipe["request"].items() if value not in ("", None) and name != "schema_version"}
     _say("Recipe:")
     for name, value in asked.items():
         _say(f"  {name:<15}{value}")

@@ -94,7 +94,7 @@ def stage_html(
             f'muted playsinline aria-label="{esc(short(clip.prompt))}"></video>'
         )
         caption = _caption(short(clip.prompt, 120), clip_facts(clip) + _made_in(clip))
-        return _frame("done", shape, screen, _strip(job, 0, clip), caption, _done_actions(clip), job=job.id)
+        return _frame("done", shape, screen, _strip(job, 0), caption, _done_actions(clip), job=job.id)
     screen = _screen(job, preview_frames, worker_alive)
     caption = _running_caption(job, ahead, blocked, worker_alive, worker_message)
     return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title)
@@ -160,12 +160,10 @@ def _screen(job: Job, frames: int, worker_alive: bool) -> str:
     return '<div class="screen-note"><div class="shimmer" aria-hidden="true"></div></div>'
 
 
-def _strip(job: Job | None, frames: int, clip: Clip | None = None) -> str:
-    """The film below the screen: the preview's frames while it forms; of a finished clip its poster, as previews are not kept."""
+def _strip(job: Job | None, frames: int) -> str:
+    """The film below the screen: the preview's frames while it forms, else blank film, as previews are not kept."""
     film = ""
-    if clip is not None:
-        film = f'<div class="posters" style="background-image:url({poster_url(clip.id)})"></div>'
-    elif job is not None and job.preview_seq and frames and job.state in ACTIVE:
+    if job is not None and job.preview_seq and frames and job.state in ACTIVE:
         film = f'<img src="{preview_url(job)}" alt="">'
     return f'<div class="film" aria-hidden="true">{film}</div>'
 
