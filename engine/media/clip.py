@@ -130,7 +130,8 @@ def at_rate(shown: Iterable[tuple[float, float, T]], fps: float) -> Iterator[T]:
         before = time, duration, thing
     if before is None:
         return
-    total = max(1, math.ceil((before[0] + before[1] - origin) * fps - LEAST_SHOW))
+    last = before[0] - origin
+    total = max(math.floor((last + TIE) * fps) + 1, math.ceil((last + before[1]) * fps - LEAST_SHOW))
     for _ in range(count, total):
         yield before[2]
 

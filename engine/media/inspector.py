@@ -134,6 +134,9 @@ def _video_facts(container: Any, limits: Mapping[str, Any], cut: bool) -> Facts:
             or max(context.width, context.height) > limits["video_side"]):
         return facts
     facts |= _packets(container, stream, limits)
+    measured = facts["frames"] / facts["seconds"] if facts["seconds"] > 0 else facts["fps"]
+    if not 0.98 <= facts["fps"] / (measured or 1) <= 1.02:  # of recordings with varying rate the header is a guess
+        facts["fps"] = measured
     if facts["frames"] == 0:
         raise Refused("cut" if stream.frames else "empty", "no picture data")
     if facts["frames"] > limits["video_frames"] or facts["seconds"] > limits["video_seconds"]:
