@@ -25,7 +25,7 @@ def unprobed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the limited process, which has its own tests and takes most of the time."""
     readers = {".mp4": "mp4", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
     monkeypatch.setattr(clip, "probe_video", lambda path, field="video": VideoFacts(
-        readers[path.suffix], 0, 0, 0, 0, 0.0, 0.0, "", "", False, False, "", None))
+        readers[path.suffix], 0, 0, 0, 0, 0.0, 0.0, "", "", False, False, False, None))
 
 
 def shown(*times: float, duration: float = 0.1) -> list[tuple[float, float, int]]:
@@ -145,7 +145,9 @@ def test_colours_come_back(matrix: int, full: bool, tagged: bool, size: tuple[in
     path = write_video(tmp_path / "a.mp4", [picture], matrix=matrix, full=full, tagged=tagged)
     frame = read_frames(path, frames=1, width=size[0], height=size[1], fit="crop")[0]
     for rows, columns in ((slice(8, 24), slice(8, 40)), (slice(-24, -8), slice(-40, -8)), (slice(8, 24), slice(-40, -8))):
-        assert np.abs(frame[rows, columns].astype(int) - picture[rows, columns]).max() <= 3
+        error = frame[rows, columns].astype(int) - picture[rows, columns]
+        assert np.abs(error).max() <= 5  # the wrong matrix or range: 10 and more
+        assert np.abs(error.mean(axis=(0, 1))).max() <= 2
 
 
 @pytest.mark.usefixtures("unprobed")
@@ -185,5 +187,5 @@ def test_a_file_that_changes_after_the_probe_meets_the_limits_again(tmp_path: Pa
         read_frames(path, frames=1, width=64, height=48, fit="crop")
     monkeypatch.setattr(clip, "DEFAULT_LIMITS", clip.DEFAULT_LIMITS.__class__(video_pixels=64 * 48 - 1))
     write_video(path, counting(3))
-    with pytest.raises(InvalidRequest, match="cannot be decoded|frames"):
+    with pytest.raises(InvalidRequest, match="cannot be decoded"):
         read_frames(path, frames=1, width=64, height=48, fit="crop")
