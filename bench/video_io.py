@@ -4,8 +4,8 @@
 
 Writing begins with uint8 frames in memory and ends with a finished file, ours checked by decoding it. `export_to_video`
 has a quality knob of its own (an imageio number): before the run it is set to the lowest one, in tenths, whose picture is at
-least as near to the frames as ours, and the size of both files is printed. Reading begins with a file and ends with all
-frames as uint8 RGB in one array, upright and with the file's own colours; our probe in a process of its own is timed apart.
+least as near to the frames as ours, and the size of both files is printed. Reading begins with what `export_to_video()` leaves
+behind as it comes and ends with all frames as uint8 RGB in one array; our probe in a process of its own is timed apart.
 Overlap: a decoder that waits for a device is simulated by sleeping, and the encoder's time should vanish behind it.
 
 The rounds alternate who goes first. The verdict is the median of paired ratios, by wall time, or by processor time where
@@ -47,7 +47,7 @@ def scene(frames: int, height: int, width: int) -> np.ndarray:
     radius = np.maximum(np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]), 1 / side)[..., None]
     planes = np.fft.irfft2(noise * radius ** np.array([-1.3, -2, -2]), s=(side, side), axes=(0, 1))
     planes = (planes - planes.mean(axis=(0, 1))) / planes.std(axis=(0, 1)) * (45, 15, 15) + (120, 128, 128)
-    photo = Image.fromarray(planes.clip(0, 255).astype(np.uint8), "YCbCr").convert("RGB")
+    photo = Image.frombytes("YCbCr", (side, side), planes.clip(0, 255).astype(np.uint8).tobytes()).convert("RGB")
     shots = []
     for number in range(frames):
         scale = 1 - 0.003 * number
@@ -188,7 +188,8 @@ def main() -> int:
                     WRITE_TARGET)
         other = folder / "search.mp4"  # what everybody's export_to_video() leaves behind
         facts = probe_video(other)
-        print(f"  against the frames: imageio {psnr(frames, read_imageio(other)):.2f} dB, ours {psnr(frames, read_ours(other, facts)):.2f} dB")
+        theirs, ours = (psnr(frames, read) for read in (read_imageio(other), read_ours(other, facts)))
+        print(f"  the same file, read: imageio {theirs:.2f} dB, ours {ours:.2f} dB to the frames that went in")
         good &= duel("read", lambda: read_ours(other, facts), lambda: read_imageio(other), wish.runs, READ_TARGET)
         good &= overlap(frames, mine)
         print(f"  probing in a process of its own, before reading: {median(clocked(lambda: probe_video(mine))[0] for _ in range(5)):.2f} s")
