@@ -156,7 +156,7 @@ def _check_video(field: str, found: dict[str, Any], limits: Limits) -> None:
         raise InvalidRequest(field, f"the video has more than {limits.video_frames:,} frames. Cut out the part you want.")
     if found["seconds"] > limits.video_seconds:
         raise InvalidRequest(field, f"the video lasts more than {limits.video_seconds / 60:g} minutes. Cut out the part you want.")
-    if found["fps"] > limits.fps:
+    if found["fps"] > limits.fps and found["frames"] > 1:
         raise InvalidRequest(field, f"the video runs at {found['fps']:,.0f} frames a second; at most {limits.fps:g} are read. "
                                     "Convert it to 60 or fewer.")
 

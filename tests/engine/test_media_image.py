@@ -53,6 +53,13 @@ def test_cameras_that_were_turned(orientation: int, seen: list[tuple[int, int, i
     assert corners(load_image(tmp_path / "a.jpeg", width=width, height=height, fit="crop")) == seen
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("notes", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"noise"])
+def test_broken_notes_of_a_camera_do_not_spoil_the_picture(notes: bytes, tmp_path: Path) -> None:
+    Image.fromarray(quarters(96, 64)).save(tmp_path / "a.jpeg", exif=notes, quality=95)
+    assert corners(load_image(tmp_path / "a.jpeg", width=96, height=64, fit="crop")) == [RED, GREEN, BLUE, WHITE]
+
+
 def flat(picture: Image.Image) -> tuple[int, ...]:
     """The one colour of a picture."""
     pixels = np.asarray(to_rgb(picture))

@@ -17,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from engine.errors import InvalidRequest
@@ -37,9 +38,14 @@ def png_header(width: int, height: int) -> bytes:
             + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
 
 
-def sound_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
+def sound_only(path: Path, cover: bool = False) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
         stream: Any = container.add_stream("aac", rate=44100)
+        if cover:
+            picture: Any = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt, picture.disposition = 16, 16, "yuvj420p", Disposition.attached_pic
+            container.mux(picture.encode(av.VideoFrame(16, 16, "yuvj420p")))
+            container.mux(picture.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
@@ -185,6 +191,7 @@ def test_videos(tmp_path: Path) -> None:
 FASTSTART = {"movflags": "faststart"}
 BAD_VIDEOS: dict[str, tuple[Callable[[Path], object], str]] = {
     "sound": (sound_only, "sound but no video"),
+    "sound with a cover": (lambda path: sound_only(path, cover=True), "sound but no video"),
     "streams": (many_streams, "has 17 streams; at most 16"),
     "pq": (lambda path: write_video(path, counting(2), prepare=tag_pq), "HDR \\(PQ\\)"),
     "codec": (lambda path: write_video(path, counting(2), codec="mpeg2video", pixel_format="yuv420p"), "packed with 'mpeg2video'"),
