@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from engine.errors import InvalidRequest
 from engine.media.fit import BACKGROUND, BAR, Fit, centred, check_frame, crop_box, scaled_size
@@ -34,9 +34,10 @@ def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "i
             image.load()
             picture = to_rgb(_upright(image))
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(field, f"the picture cannot be read ({str(error)[:120]}). Open it in an image program and save it "
+        because = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error)[:120]})"  # its text names a Python object
+        raise InvalidRequest(field, f"the picture cannot be read{because}. Open it in an image program and save it "
                                     "as PNG or JPEG.") from error
-    return np.asarray(_fitted(picture, (width, height), fit))
+    return np.array(_fitted(picture, (width, height), fit))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -29,7 +29,7 @@ SPARE_FILES = 16
 MOST_BOXES = 1000
 ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 MOST_PACKETS_TO_A_PICTURE = 500
-TRUNCATED = ("moov atom not found", "End of file", "truncated", "Truncated")
+TRUNCATED = ("truncated", "Truncated")
 SAMPLE = 5000
 """Time stamps kept to tell whether the frame rate varies."""
 
@@ -76,7 +76,7 @@ def _refuse_ways_out(event: str, _arguments: tuple[Any, ...]) -> None:
 
 def image(path: str, reader: str, limits: Mapping[str, Any]) -> Facts:
     """Header, then all pixels of the first frame if the header is within the limits."""
-    from PIL import Image, ImageFile
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # our own limit is lower, and its message better
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -96,7 +96,8 @@ def image(path: str, reader: str, limits: Mapping[str, Any]) -> Facts:
                     facts["frames"] = int(getattr(picture, "n_frames", 1))
                 return facts
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError) as error:
-            raise Refused("cut" if any(word in str(error) for word in TRUNCATED) else "damaged", str(error)) from error
+            detail = "" if isinstance(error, UnidentifiedImageError) else str(error)  # its text names a Python object
+            raise Refused("cut" if any(word in detail for word in TRUNCATED) else "damaged", detail) from error
 
 
 # ---- videos

@@ -163,10 +163,12 @@ def test_pictures_that_are_too_much(tmp_path: Path) -> None:
     Image.new("L", (2100, 100)).save(tmp_path / "long.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
     cases["cut.png"] = (cut(tmp_path / "whole.png", 0.6), "cut off.*copy or export it again")
+    cases["noise.png"] = (b"\x89PNG\r\n\x1a\n" + b"\1" * 100, "damaged. Open it")
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InvalidRequest, match=message):
+        with pytest.raises(InvalidRequest, match=message) as caught:
             probe_image(tmp_path / name)
+        assert str(tmp_path) not in str(caught.value)
     with pytest.raises(InvalidRequest, match="strip more than 20 times"):
         probe_image(tmp_path / "long.png")
     with pytest.raises(InvalidRequest, match="at most 0 MB"):
