@@ -129,7 +129,7 @@ def test_shards_stay_beside_their_index(folder: Path) -> None:
 
 def test_foreign_and_incomplete_folders_are_refused(folder: Path) -> None:
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: edit(folder / "vae/config.json", latent_channels=8), "image-to-video"),
+        (lambda: edit(folder / "vae/config.json", latent_channels=2), "image-to-video model saved"),
         (lambda: edit(folder / "transformer/config.json", num_layers=0), "wrong one"),
         (lambda: edit(folder / "transformer/config.json", sample_width="wide"), "wrong one"),
         (lambda: (folder / "transformer/config.json").write_text("[1]"), "not an object"),
@@ -143,7 +143,7 @@ def test_foreign_and_incomplete_folders_are_refused(folder: Path) -> None:
         spoil()
         with pytest.raises(ModelInvalid, match=message):
             read_spec(folder)
-        if message == "image-to-video":
+        if message == "image-to-video model saved":
             edit(folder / "vae/config.json", latent_channels=4)
     with pytest.raises(ModelNotFound, match="no model folder"):
         read_spec(folder / "nowhere")
