@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
-from engine.checkpoint import fingerprint, newest_checkpoint, save_checkpoint
+from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.errors import Cancelled, CannotFit, OutputRejected
 from engine.events import (
     CheckpointSaved,
@@ -60,8 +61,9 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
+            saved, frames = job.look()
             model, text = yield from job.prepare()
-            start = yield from job.begin(model)
+            start = yield from job.begin(model, saved, frames)
             state = yield from job.denoise(model, text, start)
             yield from job.write(model, state)
     except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
@@ -118,32 +120,35 @@ class _Job:
             text = model.encode(self.plan.prompt, self.plan.negative if self.plan.guided else None)
         return model, text
 
-    def begin(self, model: VideoModel) -> Generator[Event, None, _Start]:
-        """From a checkpoint, or from noise, with the image or video read; the generator stands where diffusers' would."""
+    def look(self) -> tuple[Checkpoint | None, np.ndarray | None]:
+        """What an earlier attempt left, and the image or video if it is (still) needed: before minutes of loading weights."""
+        plan = self.plan
+        saved = newest_checkpoint(self.workspace, fingerprint(plan), plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
+        if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
+            return saved, None
+        with self.stage(Stage.ENCODE):
+            return saved, read_input(plan, self.inputs)
+
+    def begin(self, model: VideoModel, saved: Checkpoint | None, frames: np.ndarray | None) -> Generator[Event, None, _Start]:
+        """From a checkpoint, or from noise, with the image or video encoded; the generator stands where diffusers' would."""
         plan = self.plan
         # Noise is drawn on the processor whatever the device, so a seed means the same clip everywhere.
         generator = torch.Generator("cpu").manual_seed(plan.seed)
         stepper = model.scheduler(plan.scheduler, plan.steps, run=plan.sampled_steps, eta=plan.eta)
-        saved = newest_checkpoint(self.workspace, fingerprint(plan), plan.latent_shape, model.device, plan.sampled_steps)
-        beside = None
-        if plan.mode == "i2v":  # after a restart too: every step needs it
-            moments = yield from self.read_input(model)
-            beside = model.image_beside(moments, plan.latent_shape, generator)
+        moments = [] if frames is None else (yield from self.encode(model, frames))
+        beside = model.image_beside(moments, plan.latent_shape, generator) if plan.mode == "i2v" else None
         if saved is not None:
             generator.set_state(saved.generator)
             self.seconds[Stage.SAMPLE.value] = saved.seconds
             return _Start(saved.state, beside, stepper, generator)
         if plan.mode == "v2v":
-            moments = yield from self.read_input(model)
             latents = model.video_latents(moments, plan.latent_shape, stepper, generator)
         else:
             latents = model.initial_latents(plan.latent_shape, generator)
         return _Start(SampleState(0, latents, None), beside, stepper, generator)
 
-    def read_input(self, model: VideoModel) -> Generator[Event, None, list[torch.Tensor]]:
-        """All moments of the image or video."""
-        with self.stage(Stage.ENCODE):
-            frames = read_input(self.plan, self.inputs)
+    def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
+        """All moments of an image or video."""
         chunks, moments, done = model.encode_frames(frames, self.plan.tile), [], 0
         while done < len(frames):
             with self.stage(Stage.ENCODE):

@@ -21,7 +21,8 @@ from app.ui.html.common import clip_url, poster_url
 from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
-REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler")
+REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
+                  "image", "video", "fit", "strength", "guidance_kind", "eta")
 MAX_WORDS = 200
 
 
@@ -90,12 +91,22 @@ def add_endpoints(studio: Any) -> None:
         steps: Any = None,
         guidance: Any = None,
         scheduler: Any = None,
+        image: Any = None,
+        video: Any = None,
+        fit: Any = None,
+        strength: Any = None,
+        guidance_kind: Any = None,
+        eta: Any = None,
     ) -> str:
-        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own."""
+        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
+
+        `image` and `video` are names of inputs that this studio has, never paths.
+        """
         values = dict(
             zip(
                 REQUEST_FIELDS,
-                (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler),
+                (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler, image, video, fit, strength,
+                 guidance_kind, eta),
                 strict=True,
             )
         )
