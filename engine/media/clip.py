@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.errors import InvalidRequest
 from engine.media.fit import BAR, Fit, centred, check_frame, scaled_size
+from engine.media.probe import DEFAULT_LIMITS, VideoFacts, probe_video
 
 T = TypeVar("T")
 
@@ -55,34 +56,43 @@ def read_frames(path: Path, *, frames: int, width: int, height: int, fit: Fit, f
 
 def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
                 field: str = "video") -> Iterator[np.ndarray]:
-    """As `read_frames`, but one uint8 (height, width, 3) after the other until the video ends, in bounded memory."""
+    """As `read_frames`, but one uint8 (height, width, 3) after the other until the video ends, in bounded memory.
+
+    The file is probed in the limited process first, at the first frame asked for.
+    """
     check_frame(width, height, fit)
     if fps is not None and not 0 < fps <= 1000:
         raise InvalidRequest("fps", f"is {fps}; it must be above 0 and at most 1,000.")
     if start < 0:
         raise InvalidRequest("start", f"is {start}; frames are counted from 0.", suggestion=0)
-    with _opened(path, field) as (container, stream):
+    with _opened(path, probe_video(path, field=field), field) as (container, stream):
         yield from _Painter(stream, (width, height), fit).paint(islice(_chosen(container, stream, fps), start, None))
 
 
 def count_frames(path: Path, *, fps: float | None = None, field: str = "video") -> int:
     """How many frames `iter_frames` would give in all, by decoding. Raises `InvalidRequest` (`field`)."""
-    with _opened(path, field) as (container, stream):
+    with _opened(path, probe_video(path, field=field), field) as (container, stream):
         return sum(1 for _ in _chosen(container, stream, fps))
 
 
 @contextmanager
-def _opened(path: Path, field: str) -> Iterator[tuple[Any, Any]]:
-    """(container, its first video stream); what fails in the block is told as a fault of the file."""
+def _opened(path: Path, facts: VideoFacts, field: str) -> Iterator[tuple[Any, Any]]:
+    """(container, stream) of the probed video; what fails in the block is told as a fault of the file.
+
+    The probe's limits hold here too: the file may be another one by now, or change its size in the middle.
+    """
     try:
-        with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise InvalidRequest(field, "the file has no video in it. Choose a file with a picture, such as an mp4.")
-            stream = container.streams.video[0]
+        with av.open(str(path.absolute()), format=facts.reader, options={"protocol_whitelist": "file"},
+                     metadata_errors="replace") as container:
+            stream = container.streams[facts.stream]
+            if not isinstance(stream, av.video.stream.VideoStream):
+                raise ValueError("it has changed")
             stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(DEFAULT_LIMITS.video_pixels)}
             yield container, stream
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InvalidRequest(field, f"the video cannot be decoded ({str(error)[:120]}). Play it to its end to see whether it is "
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidRequest(field, f"the video cannot be decoded ({reason[:120]}). Play it to its end to see whether it is "
                                     "whole, and convert it to an H.264 mp4.") from error
 
 

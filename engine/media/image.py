@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from engine.errors import InvalidRequest
 from engine.media.fit import BACKGROUND, BAR, Fit, centred, check_frame, crop_box, scaled_size
+from engine.media.probe import DEFAULT_LIMITS, probe_image
 
 
 def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "image") -> np.ndarray:
@@ -21,17 +21,18 @@ def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "i
     (`probe_image(path).frames` says whether there are more). `fit='crop'` fills the frame and cuts equally on both
     sides, 'pad' shows everything between black bars; the resampling is Lanczos.
 
-    `field` names the request field in messages. Raises `InvalidRequest` for anything that is no such picture.
+    The file is probed in the limited process first. `field` names the request field in messages. Raises `InvalidRequest`
+    for anything that is no such picture.
     """
     check_frame(width, height, fit)
+    facts = probe_image(path, field=field)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.seek(0)
-                image.load()
-                picture = to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with Image.open(path, formats=(facts.reader,)) as image:
+            if image.width * image.height > DEFAULT_LIMITS.image_pixels:
+                raise ValueError("it has changed")
+            image.load()
+            picture = to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise InvalidRequest(field, f"the picture cannot be read ({str(error)[:120]}). Open it in an image program and save it "
                                     "as PNG or JPEG.") from error
     return np.asarray(_fitted(picture, (width, height), fit))
