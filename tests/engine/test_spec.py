@@ -40,7 +40,8 @@ def edit(path: Path, **values: Any) -> None:
 
 def test_the_pure_half_stays_without_torch() -> None:
     code = ("import sys, engine, engine.request, engine.spec, engine.plan, engine.events, engine.errors, engine.hardware, "
-            "engine.models.catalogue, engine.models.tokens, engine.video.publish, engine.video.recipe\n"
+            "engine.models.catalogue, engine.models.tokens, engine.video.publish, engine.video.recipe, engine.guidance, engine.inputs, "
+            "app.inputs\n"
             "assert engine.__all__ == sorted(engine.__all__)\n"
             "print([m for m in ('torch', 'diffusers', 'transformers', 'av') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
