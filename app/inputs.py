@@ -17,7 +17,7 @@ from app.settings import Settings
 from engine.errors import InvalidRequest
 from engine.inputs import input_name
 from engine.media.kinds import HEAD_BYTES, kind_of
-from engine.media.probe import probe_image, probe_video
+from engine.media.probe import DEFAULT_LIMITS, probe_image, probe_video
 from engine.video.publish import storage_errors
 
 ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff", "AVIF": "avif",
@@ -61,10 +61,13 @@ def _part(settings: Settings) -> Path:
     return settings.inputs_dir / f"{secrets.token_hex(8)}.part"
 
 
-def _copy(path: Path, part: Path, field: str) -> None:
+def _copy(path: Path, part: Path, field: str, most: int = DEFAULT_LIMITS.video_bytes) -> None:
     try:
         if not path.is_file():
             raise InvalidRequest(field, f"is {str(path)[:200]!r}; there is no such file. Choose another.")
+        if path.stat().st_size > most:  # before the disk is filled with it; what is in it is looked at after
+            raise InvalidRequest(field, f"has {path.stat().st_size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB are read. Cut or "
+                                        "compress it first.")
         source = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise InvalidRequest(field, f"is {str(path)[:200]!r}; it cannot be opened ({error}). Choose another file.") from error

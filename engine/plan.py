@@ -139,7 +139,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Pla
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=residency, tile=tile,
         predicted_bytes=need,
         work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
-        notes=(*_notes(request, spec, hardware, shape, dtype, residency, tile), *_input_notes(request, steps, strength)),
+        notes=(*_notes(request, spec, hardware, shape, dtype, residency, tile), *_mode_notes(request, spec, frames, steps, strength)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
     )
@@ -297,8 +297,10 @@ def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shap
     return tuple(notes)
 
 
-def _input_notes(request: GenerationRequest, steps: int, strength: float) -> list[str]:
+def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps: int, strength: float) -> list[str]:
     notes = []
+    if spec.position == "learned" and frames != spec.native_frames:
+        notes.append(f"{spec.name} has learned positions for {spec.native_frames} frames only; other counts may look worse.")
     if request.mode == "v2v":
         notes.append(f"The video is changed with strength {strength:g}: {sampled_steps(steps, strength)} of {steps} steps are run.")
     if request.guidance_kind == "as-published":

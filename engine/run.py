@@ -55,7 +55,8 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     work.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
-    or video that is not there, cannot be read or is too short), `CannotFit` (the memory went after planning). `part` does not exist then; the checkpoints do.
+    or video that is not there, cannot be read or is too short), `CannotFit` (the memory went after planning). `part` does
+    not exist then; the checkpoints do.
     """
     job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs)
     try:

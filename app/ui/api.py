@@ -102,15 +102,8 @@ def add_endpoints(studio: Any) -> None:
 
         `image` and `video` are names of inputs that this studio has, never paths.
         """
-        values = dict(
-            zip(
-                REQUEST_FIELDS,
-                (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler, image, video, fit, strength,
-                 guidance_kind, eta),
-                strict=True,
-            )
-        )
-        return studio.submit(given(values), owner=OWNER).id
+        values = locals()
+        return studio.submit(given({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
 
     def job(job_id: Any = None) -> dict:
         """State of a job: {id, state, stage, step, steps, eta_seconds, clip, error}."""

@@ -43,11 +43,12 @@ def drawn(moments: list[Tensor], generator: torch.Generator) -> Tensor:
 def pixels(frames: np.ndarray, *, single: bool) -> Tensor:
     """float32 (1, 3, F, height, width) in -1..1 from uint8 (F, height, width, 3).
 
-    The order in memory is that of diffusers' image processor (`single`) or video processor: which kernel a convolution runs
-    in, and so its last bits, depends on it.
+    The strides are those diffusers' image processor (`single`) or video processor and its pipelines' loops over the batch
+    leave, that of the batch included: which kernel a convolution runs in, and so its last bits in bf16, depends on them.
     """
     planes = 2.0 * torch.from_numpy((frames.astype(np.float32) / 255.0).transpose(0, 3, 1, 2)) - 1.0
-    return planes.unsqueeze(2) if single else torch.stack([planes]).permute(0, 2, 1, 3, 4)
+    batch = planes.unsqueeze(2) if single else torch.stack([planes]).permute(0, 2, 1, 3, 4)
+    return batch[0].unsqueeze(0)
 
 
 def _encode_part(vae: Any, part: Tensor, cache: Any) -> tuple[Tensor, Any]:

@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -159,6 +158,10 @@ def test_the_same_file_is_kept_once_under_what_it_is(studio: Studio, picture: Pa
     for bad in (tmp_path, tmp_path / "nowhere", Path("/dev/zero"), Path("a\0b")):
         with pytest.raises(InvalidRequest):
             studio.add_input(bad)
+    with (tmp_path / "huge.mp4").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(InvalidRequest, match="2,147 MB; at most 1,074 MB"):
+        studio.add_input(tmp_path / "huge.mp4")
     assert names(studio.settings.data_dir) == [kept]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ def test_a_checkpoint_says_what_it_can_do(tiny: Callable[..., Path], tmp_path: P
     learned, plain, newer = (read_spec(tiny(f"i2v-{kind}")) for kind in ("rope", "sincos", "1.5"))
     assert learned.modes == plain.modes == newer.modes == ("i2v",)
     assert (learned.position, learned.fixed_size, plain.position) == ("learned", True, "sincos")
-    assert (learned.takes_offset, learned.invert_scale_latents, newer.takes_offset, newer.invert_scale_latents) == (False, False, True, True)
+    assert (learned.takes_offset, learned.invert_scale_latents) == (False, False)
+    assert (newer.takes_offset, newer.invert_scale_latents) == (True, True)
     assert learned.latent_channels == 4
     folder = Path(shutil.copytree(tiny("rope"), tmp_path / "own"))
     edit(folder / "model_index.json", _class_name="CogVideoXVideoToVideoPipeline")
     assert read_spec(folder).modes == ("t2v", "v2v")
     edit(folder / "model_index.json", _class_name="CogVideoXImageToVideoPipeline")
-    with pytest.raises(ModelInvalid, match="takes 4 channels.*takes 8.*looks like a text-to-video model"):
+    with pytest.raises(ModelInvalid, match=r"takes 4 channels.*takes 8.*looks like a text-to-video model"):
         read_spec(folder)
     edit(folder / "model_index.json", _class_name="CogVideoXFunControlPipeline")
     with pytest.raises(ModelInvalid, match="is a CogVideoXFunControlPipeline"):
@@ -107,6 +109,7 @@ def test_plans_of_every_mode(tiny: Callable[..., Path]) -> None:
     assert moved.work["sample"] == pytest.approx(0.8 * plain.work["sample"])
     assert moved.work["encode"] > plain.work["encode"]
     assert stage_work(SPEC, Shape(9, 64, 96, True), 5) == stage_work(SPEC, Shape(9, 64, 96, True), 5, given_frames=0)
+    assert any("learned positions for 9 frames" in note for note in image_plan(tiny, image=IMAGE, frames=17).notes)
     swinging = ask(guidance_kind="as-published")
     assert swinging.guidance_kind == "as-published" and any("swings" in note for note in swinging.notes)
     assert ask(scheduler="ddim", eta=0.3).eta == 0.3
@@ -144,7 +147,7 @@ def test_guidance_weights() -> None:
     assert guidance_weights("constant", 6.0, times) == (6.0,) * 50
     ramp = guidance_weights("cosine", 6.0, times)
     assert (ramp[0], ramp[-1]) == (1.0, 6.0)
-    assert all(before < after for before, after in zip(ramp, ramp[1:], strict=False))
+    assert all(before < after for before, after in pairwise(ramp))
     assert ramp == guidance_weights("cosine", 6.0, range(50))  # of the step's number, whatever the timestep
     assert guidance_weights("cosine", 6.0, [999]) == (6.0,)
     swing = guidance_weights("as-published", 6.0, [999, 899, 799, 699, 599, 499, 399, 299, 199, 99])

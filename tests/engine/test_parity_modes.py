@@ -27,9 +27,10 @@ def frames_of(count: int, width: int = 96, height: int = 64) -> np.ndarray:
 
 def pipeline(job: Plan) -> Any:
     import diffusers
+    import torch
 
     kind = {"t2v": "CogVideoXPipeline", "i2v": "CogVideoXImageToVideoPipeline", "v2v": "CogVideoXVideoToVideoPipeline"}[job.mode]
-    pipe = getattr(diffusers, kind).from_pretrained(job.spec.path)
+    pipe = getattr(diffusers, kind).from_pretrained(job.spec.path, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[job.dtype])
     if job.scheduler == "ddim":
         pipe.scheduler = diffusers.CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -163,6 +164,20 @@ def test_guidance_as_published(kind: str, fields: dict[str, Any], tiny_plan: Mad
     assert torch.equal(given, latents)
     plain, _ = made(replace(job, guidance_kind="constant"), cache_of(job), None if job.mode == "t2v" else video)
     assert not torch.equal(plain, given)
+
+
+@pytest.mark.parametrize(("kind", "fields"), [("i2v-1.5", {"image": IMAGE}), ("rope", {"video": VIDEO, "strength": 0.7})])
+def test_in_bf16(kind: str, fields: dict[str, Any], tiny_plan: Made) -> None:
+    import torch
+
+    job = replace(tiny_plan(kind, **fields), dtype="bf16")
+    video = frames_of(1 if job.mode == "i2v" else 9)
+    pictures = [Image.fromarray(f) for f in video]
+    stock = {"num_frames": 9, "image": pictures[0]} if job.mode == "i2v" else {"video": pictures, "strength": 0.7}
+    latents, expected = reference(job, **stock)
+    given, shown = made(job, ModelCache(), video)
+    assert given.dtype == torch.bfloat16 and torch.equal(given, latents)
+    assert np.array_equal(shown, expected)
 
 
 def test_tiled_encoding_equals_diffusers(tiny: Callable[..., Path], tiny_plan: Made, cache_of: CacheOf) -> None:
