@@ -90,14 +90,16 @@ class Case:
     measure: Callable[[], int]
 
 
-def transformer_peak(spec: ModelSpec, shape: Shape, *, rows: int, chunked: bool, own_attention: bool = False) -> int:
-    """Peak activations of one forward pass in bf16, with its inputs."""
+def transformer_peak(spec: ModelSpec, shape: Shape, *, rows: int, chunked: bool, own_attention: bool = False,
+                     layers: int | None = None) -> int:
+    """Peak activations of one forward pass in bf16, with its inputs. `layers`: fewer give the same peak sooner."""
     from diffusers import CogVideoXTransformer3DModel
 
     from engine.models import attention
     from engine.models.chunked import use_chunks
 
     config = configs(spec.name)["transformer"]
+    config = config | {"num_layers": layers or config["num_layers"]}
     with torch.device("meta"):
         model = CogVideoXTransformer3DModel.from_config(config).eval().bfloat16()
     if chunked:

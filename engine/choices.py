@@ -29,9 +29,13 @@ from engine.spec import ModelSpec
 
 PROFILES = ("fast", "balanced", "tiny")
 QUALITIES = ("lossless", "near-lossless", "fast")
+ORDER = ("lossless", "tiles", "near-lossless", "fast")
+"""Qualities of ways; 'tiles' is near-lossless by nothing but tiled decoding."""
 MEMORY_SHARE = 0.95
 """Of the free memory a plan may count on; the rest is for what changes between planning and running."""
 BALANCED_TIME = 1.10
+WORTH = 0.9
+"""A lossier way is taken where it takes less than this share of the time."""
 FLOPS, LINK, DISK = 100e12, 20e9, 2e9
 """Nominal arithmetic a second, and bytes a second from memory to the GPU and from disk."""
 STEPS = 50
@@ -111,17 +115,22 @@ def _allowed(policy: Policy) -> list[tuple[str, ...]]:
     """Sets of qualities to try in turn."""
     if policy.quality is None:
         return [("lossless",), ("lossless", "tiles")]
-    return [("lossless", "tiles", "near-lossless", "fast")[:{"lossless": 1, "near-lossless": 3, "fast": 4}[policy.quality]]]
+    return [ORDER[:{"lossless": 1, "near-lossless": 3, "fast": 4}[policy.quality]]]
 
 
 def _preferred(ways: list[Way], profile: str) -> Way:
-    order = ("lossless", "tiles", "near-lossless", "fast")
     if profile == "tiny":
         return min(ways, key=lambda way: (way.forecast.device_bytes, way.seconds))
-    quickest = min(ways, key=lambda way: (way.seconds, order.index(way.quality), way.forecast.device_bytes))
+    best: Way | None = None
+    for quality in ORDER:  # a lossier way has to be worth it
+        alike = [way for way in ways if way.quality == quality]
+        quickest = min(alike, key=lambda way: (way.seconds, way.forecast.device_bytes), default=None)
+        if quickest and (best is None or quickest.seconds < WORTH * best.seconds):
+            best = quickest
+    assert best is not None
     if profile == "fast":
-        return quickest
-    near = [way for way in ways if way.seconds <= BALANCED_TIME * quickest.seconds]
+        return best
+    near = [way for way in ways if way.seconds <= BALANCED_TIME * best.seconds and ORDER.index(way.quality) <= ORDER.index(best.quality)]
     return min(near, key=lambda way: (way.forecast.device_bytes, way.seconds))
 
 
@@ -241,7 +250,8 @@ def _what_fits(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, 
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle * spec.frame_step + 1, shape.height, shape.width) else (low, middle)
-        return f"{low * spec.frame_step + 1} frames at this size would fit."
+        frames = low * spec.frame_step + 1
+        return f"{frames} frame{'s' if frames > 1 else ''} at this size would fit."
     unit = spec.size_multiple
     for percent in range(90, 0, -10):
         height, width = (max(unit, side * percent // 100 // unit * unit) for side in (shape.height, shape.width))

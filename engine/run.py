@@ -30,7 +30,7 @@ from engine.events import (
     StepDone,
 )
 from engine.models.cache import ModelCache
-from engine.plan import Plan
+from engine.plan import Plan, check_executable
 from engine.sample import SampleState, VideoModel, sample
 from engine.video.publish import storage_errors
 from engine.video.writer import ClipWriter
@@ -49,8 +49,10 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     decoding. Closing the generator stops the work.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens),
-    `CannotFit` (the memory went after planning). `part` does not exist then; the checkpoints do.
+    `CannotFit` (the memory went after planning, or the plan asks for
+    what this version cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
+    check_executable(plan)
     job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds)
     try:
         with storage_errors(workspace):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.memory.placement import NUMBER_BYTES, Placement
 from engine.memory.shapes import Shape, latent_frames
@@ -21,6 +22,18 @@ OVERLAP = (1 / 6, 1 / 5)
 KERNEL = 3
 SPLIT_BYTES = 2 * 2**30
 """Inputs above this are convolved in parts (CogVideoXSafeConv3d counts 2 bytes a number, whatever the precision)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Net:
+    """What of the decoder the walk needs."""
+
+    channels: tuple[int, ...]
+    """By level, the smallest picture first."""
+    layers: int
+    latent: int
+    """Channels of the latents."""
+    time_levels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +51,21 @@ class _Block:
 def decode_bytes(spec: ModelSpec, shape: Shape, compute: str, placement: Placement) -> int:
     """Highest live bytes of decoding the clip, weights apart."""
     lean = placement.decoder == "lean"
+    net = _Net(spec.vae_channels[::-1], spec.vae_layers, spec.latent_channels, spec.temporal_scale.bit_length() - 1)
     unit, number = spec.spatial_scale, NUMBER_BYTES[compute]
     sampled, padding = latent_frames(spec, shape.frames)
     frames, high, wide = sampled - padding, shape.height // unit, shape.width // unit
     latents = frames * spec.latent_channels * high * wide
     if placement.decode == "whole":
-        return number * (_streamed(spec, frames, high, wide, lean) + 3 * latents)
+        return number * (_streamed(net, frames, high, wide, lean) + 3 * latents)
     tile = (placement.tile[0] // unit, placement.tile[1] // unit)
     sizes = [(h, w) for h in _cuts(high, tile[0], OVERLAP[0]) for w in _cuts(wide, tile[1], OVERLAP[1])]
-    largest = max(_streamed(spec, frames, h, w, lean) for h, w in sizes)
+    largest = max(_streamed(net, frames, h, w, lean) for h, w in sizes)
     pixels = 3 * sum(h * w for h, w in sizes) * unit**2
     if placement.decode == "by-tile":
         return number * (largest + shape.frames * pixels + 3 * latents)
     chunk = _chunks(frames)[-1]
-    kept = sum(_cache(spec, chunk, h, w, lean) for h, w in sizes) - max(_cache(spec, chunk, h, w, lean) for h, w in sizes)
+    kept = sum(_cache(net, chunk, h, w, lean) for h, w in sizes) - max(_cache(net, chunk, h, w, lean) for h, w in sizes)
     return number * (largest + kept + 2 * 9 * pixels + 3 * latents)
 
 
@@ -74,59 +88,60 @@ def _cuts(side: int, tile: int, share: float) -> list[int]:
     return [min(tile, side - begin) for begin in range(0, side, int(tile * (1 - share)))] if side > tile else [side]
 
 
-def _blocks(spec: ModelSpec, latent: int, high: int, wide: int) -> Iterator[tuple[_Block, int]]:
+def _blocks(net: _Net, latent: int, high: int, wide: int) -> Iterator[tuple[_Block, int]]:
     """Every residual block in order, and the frames it is enlarged to after it, 0 where it is not."""
-    channels = spec.vae_channels[::-1]
-    time_levels = spec.temporal_scale.bit_length() - 1
+    channels, time_levels = net.channels, net.time_levels
     frames, area = latent, high * wide
     for _ in range(2):
         yield _Block(channels[0], channels[0], area, frames), 0
     before = channels[0]
     for level, width in enumerate(channels):
         later = frames if level >= time_levels else 2 * frames - frames % 2 if frames > 1 else 1
-        for layer in range(spec.vae_layers + 1):
-            last = layer == spec.vae_layers and level + 1 < len(channels)
+        for layer in range(net.layers + 1):
+            last = layer == net.layers and level + 1 < len(channels)
             yield _Block(before, width, area, frames), later if last else 0
             before = width
         area, frames = 4 * area, later
 
 
-def _kept(spec: ModelSpec, block: _Block, lean: bool) -> int:
+def _kept(net: _Net, block: _Block, lean: bool) -> int:
     """Numbers one block keeps for the next chunk; diffusers' norms also keep the enlarged latents, unused, twice each."""
-    norms = 0 if lean else 4 * spec.latent_channels * block.frames
+    norms = 0 if lean else 4 * net.latent * block.frames
     return ((KERNEL - 1) * (block.before + block.after) + norms) * block.area
 
 
-def _cache(spec: ModelSpec, latent: int, high: int, wide: int, lean: bool) -> int:
+@lru_cache(maxsize=1024)
+def _cache(net: _Net, latent: int, high: int, wide: int, lean: bool) -> int:
     """Numbers kept between two chunks."""
-    blocks = [block for block, _ in _blocks(spec, latent, high, wide)]
+    blocks = [block for block, _ in _blocks(net, latent, high, wide)]
     last = blocks[-1]
-    ends = (KERNEL - 1) * (spec.latent_channels * high * wide + last.after * last.area)
-    norm_out = 0 if lean else 2 * spec.latent_channels * last.frames * last.area
-    return sum(_kept(spec, block, lean) for block in blocks) + ends + norm_out
+    ends = (KERNEL - 1) * (net.latent * high * wide + last.after * last.area)
+    norm_out = 0 if lean else 2 * net.latent * last.frames * last.area
+    return sum(_kept(net, block, lean) for block in blocks) + ends + norm_out
 
 
-def _streamed(spec: ModelSpec, frames: int, high: int, wide: int, lean: bool) -> int:
+@lru_cache(maxsize=1024)
+def _streamed(net: _Net, frames: int, high: int, wide: int, lean: bool) -> int:
     """Highest number count alive while `frames` latent frames of one size are decoded chunk after chunk."""
     highest, old = 0, 0
     for latent in _chunks(frames):
         kept, pixels = 0, 0
-        for block, enlarged in _blocks(spec, latent, high, wide):
-            highest = max(highest, old + kept + _inside(spec, block, lean))
-            kept += _kept(spec, block, lean)
+        for block, enlarged in _blocks(net, latent, high, wide):
+            highest = max(highest, old + kept + _inside(net, block, lean))
+            kept += _kept(net, block, lean)
             if enlarged:
                 highest = max(highest, old + kept + _enlarging(block, enlarged, lean))
             pixels = 3 * block.frames * block.area
         size = block.after * block.area * block.frames
         highest = max(highest, old + kept + (4 if lean else 6) * size)
-        old = _cache(spec, latent, high, wide, lean) + pixels
+        old = _cache(net, latent, high, wide, lean) + pixels
     return highest
 
 
-def _inside(spec: ModelSpec, block: _Block, lean: bool) -> int:
+def _inside(net: _Net, block: _Block, lean: bool) -> int:
     """Numbers alive at the worst moment of a residual block, with its input."""
     into, out = block.before * block.area * block.frames, block.after * block.area * block.frames
-    norm = 0 if lean else max(into + 5 * into, into + 6 * out) + 2 * spec.latent_channels * block.area * block.frames
+    norm = 0 if lean else max(into + 5 * into, into + 6 * out) + 2 * net.latent * block.area * block.frames
     first = 2 * into + _convolving(block.before, block.after, block)
     second = into + out + (KERNEL - 1) * block.before * block.area + _convolving(block.after, block.after, block)
     ending = into + (2 if lean else 3) * out + (KERNEL - 1) * (block.before + block.after) * block.area
