@@ -189,7 +189,7 @@ def build_spec(folder: Path, name: str, index: Mapping[str, Any], configs: Mappi
     # the layers before finding that out could take for ever.
     tensors = {part: sum(len(file.tensors) for file in files) for part, files in weights.items()}
     _positive(text["num_layers"], tensors["text_encoder"])
-    if dit["in_channels"] != vae["latent_channels"]:
+    if installed and dit["in_channels"] != vae["latent_channels"]:  # facts about one can be planned with
         raise ModelInvalid(f"{folder}: the transformer takes {dit['in_channels']} channels, the VAE makes "
                            f"{vae['latent_channels']}; this looks like an image-to-video model, which this version "
                            "does not run.")
