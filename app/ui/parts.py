@@ -86,6 +86,12 @@ def said(error: SprocketError) -> str:
     return html.escape(text, quote=False)
 
 
+def tell_end(event: Any, name: str) -> None:
+    """Tells `studio.js` when an event has been answered, well or with an error, so that the next one may begin."""
+    for ended in (event.success, event.failure):
+        ended(None, js=f"() => window.sprocket.answered('{name}')", queue=False, show_progress="hidden", api_visibility="private")
+
+
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """The page handlers' one broad except: people get the message of our own errors, and never a traceback."""
 
@@ -104,5 +110,20 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
                 title="That did not work",
                 print_exception=False,
             ) from error
+
+    return call
+
+
+def telling(handler: Callable[..., Changes], place: Component) -> Callable[..., Changes]:
+    """`guarded`, with the refusal as words at `place` until the next answer. Gradio itself shows errors of queued events only,
+    and ours are not: a refused click looked like a lost one."""
+    guard = guarded(handler)
+
+    @functools.wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Changes:
+        try:
+            return {place: "", **guard(*args, **kwargs)}
+        except gr.Error as error:
+            return {place: f'<p class="banner bad" role="alert">{error.message}</p>'}
 
     return call
