@@ -33,7 +33,7 @@ def parse_bytes(field: str, text: str) -> int:
 
     Raises `InvalidRequest(field)` for anything else, for what is not above zero, and for sizes no device has.
     """
-    found = re.fullmatch(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|nan|[+-]?inf(?:inity)?)\s*([a-z]*)\s*", text.lower())
+    found = re.fullmatch(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|nan|[+-]?inf(?:inity)?)\s*([a-z]*)\s*", text.lower(), re.ASCII)
     if not found or found[2] not in UNITS:
         raise InvalidRequest(field, f"{text[:40]!r} is not an amount of memory. Write a number and a unit, for example 8GiB "
                                     "(8 x 2^30 bytes) or 8GB (8 x 10^9 bytes).", suggestion="8GiB")

@@ -12,8 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.choices import Policy
 from engine.errors import CannotFit
@@ -22,7 +21,7 @@ from engine.hardware import Hardware
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 
-DOCUMENT = ROOT / "docs" / "planner.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "planner.md"
 BEGIN, END = "<!-- table: python -m bench.planner_table -->", "<!-- end of table -->"
 MODELS = {"CogVideoX-2b": 49, "CogVideoX-5b": 49, "CogVideoX1.5-5B": 81}
 """And the frames of a clip."""
@@ -58,7 +57,8 @@ def planned(model: str, gib: int, *, now: bool) -> Plan | None:
 
 def table() -> str:
     """The table in Markdown."""
-    lines = ["| checkpoint, clip | GiB | text encoder | transformer | feed-forward | decode | quality | peak GiB | RAM GiB | this version |",
+    lines = ["| checkpoint, clip | GiB | text encoder | transformer | feed-forward | decode | quality | peak GiB | RAM GiB | "
+             "this version |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows():
         if row.plan is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from engine.choices import Policy, Way, choose, tile_size, unsupported
+from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work

@@ -91,7 +91,7 @@ def test_a_plan_that_cannot_be_run_is_refused_before_anything_is_loaded() -> Non
     with pytest.raises(ModelNotFound, match="CogVideoX-5b is not on this machine"):
         check_executable(job)
     here = replace(job, spec=replace(job.spec, installed=True))
-    with pytest.raises(CannotFit, match="stream the transformer block by block.*can forecast that and not run it"):
+    with pytest.raises(CannotFit, match=r"stream the transformer block by block.*can forecast that and not run it"):
         check_executable(here)
     check_executable(replace(made("cogvideox-5b", 80, Policy()), spec=here.spec))
 
@@ -110,7 +110,7 @@ def test_the_run_refuses_it_too(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("profile", "quick"), ("quality", "best"), ("profile", None)])
 def test_unknown_words(field: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest, match="is not known. Use one of") as caught:
+    with pytest.raises(InvalidRequest, match=r"is not known\. Use one of") as caught:
         Policy(**{field: value})
     assert caught.value.field == field
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.choices import tile_size
 from engine.errors import CannotFit, InvalidRequest
 from engine.memory import Shape, everywhere, forecast, latent_frames, stage_work
-from engine.plan import Plan, Timing, forecast_seconds, plan, tile_size
+from engine.plan import Plan, Timing, forecast_seconds, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec, read_spec
 from tests.engine.tiny import CPU

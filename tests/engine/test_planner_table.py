@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -15,7 +15,7 @@ from engine.memory.peak import CONTEXT_BYTES, STAGES
 from engine.memory.weights import layout, working_bytes
 
 
-@lru_cache(maxsize=1)
+@cache
 def all_rows() -> list[Row]:
     return rows()
 
@@ -24,7 +24,7 @@ def test_the_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `python -m bench.planner_table`"
 
 
-@lru_cache(maxsize=None)
+@cache
 def counted(stage: str, name: str, shape: Shape, choice: tuple[object, ...]) -> int:
     """Live bytes of one stage beside its weights; few layers and chunks, which have the peak of all."""
     from engine.models.vae_decode import decode_chunks
