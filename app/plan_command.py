@@ -88,7 +88,7 @@ def machine(budget: str | None, ram: str | None, device: str | None) -> Hardware
 
 
 def plan_command(
-    model: Annotated[str, typer.Option(help="An installed model, a folder, or a published checkpoint such as THUDM/CogVideoX-5b.")] = "pocket",
+    model: Annotated[str, typer.Option(help="An installed model, a folder, or a published checkpoint, e.g. THUDM/CogVideoX-5b.")] = "pocket",
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="The model's rule holds, e.g. 8k + 1.")] = None,
