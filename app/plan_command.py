@@ -25,6 +25,8 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 LEAST, MOST = 256 * 2**20, 16 * 2**40
 DEVICES = ("cuda", "cpu")
+SOME_IMAGE = "0" * 64 + ".png"
+"""A stand-in for the first frame; a plan never opens it."""
 HOMES = {"resident": "on the device", "staged": "on the device while it works", "streamed": "block by block"}
 
 
@@ -88,7 +90,7 @@ def machine(budget: str | None, ram: str | None, device: str | None) -> Hardware
 
 
 def plan_command(
-    model: Annotated[str, typer.Option(help="An installed model, a folder, or a published checkpoint, e.g. THUDM/CogVideoX-5b.")] = "pocket",
+    model: Annotated[str, typer.Option(help="An installed model, a folder, or a published checkpoint by its hub id.")] = "pocket",
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="The model's rule holds, e.g. 8k + 1.")] = None,
@@ -109,7 +111,7 @@ def plan_command(
     hardware, spec = machine(budget, ram, device), resolve(model, settings.models_dir)
     policy = Policy(profile=profile, quality=quality, executable=spec.installed if now is None else now)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
-                                steps=steps, guidance=guidance)
+                                steps=steps, guidance=guidance, image=None if "t2v" in spec.modes else SOME_IMAGE)
     made = plan(request, spec, hardware, policy)
     print(json.dumps(report(made)) if as_json else text(made))
 
@@ -118,7 +120,7 @@ def report(made: Plan) -> dict[str, Any]:
     """The plan as JSON values. `runs`: this version can make the clip, here; `missing`: what it would need for that."""
     values = made.to_json()
     spec, missing = values.pop("spec"), list(unsupported(made.placement, made.dtype, made.device))
-    for field in ("prompt", "negative", "seed"):  # of the stand-in request
+    for field in ("prompt", "negative", "seed", "input"):  # of the stand-in request
         del values[field]
     return {"model": {name: spec[name] for name in ("name", "path", "installed", "family", "component_parameters", "component_bytes")},
             "plan": values, "forecast": values.pop("forecast") | {"seconds": None,
