@@ -3,6 +3,7 @@
     sprocket generate --prompt TEXT [...]     one clip in this process, no server needed, through the same history
     sprocket serve                            the studio in a browser
     sprocket queue | history | models         list --json, and what else they offer
+    sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
     sprocket doctor                           what this machine has, and what is wrong with it
 
 Exit codes: 0 done, 2 bad request, 3 cannot fit this machine, 1 any other failure. With `--json` one JSON object goes to
@@ -29,6 +30,7 @@ import typer
 
 from app.cli_start import check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
+from app.plan_command import plan_command
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
@@ -44,6 +46,7 @@ models_app = typer.Typer(no_args_is_help=True, help="Models on this machine.")
 app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
+app.command("plan")(plan_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="SPROCKET_DATA_DIR", show_default=False,

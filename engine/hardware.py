@@ -33,6 +33,8 @@ class Hardware:
     """Processor cores this process may use."""
     bf16: bool
     """True where bfloat16 arithmetic is native, and so faster than float32."""
+    ram_bytes: int | None = None
+    """Of a GPU's computer: its own memory free now. None: not known, or the device is the processor."""
 
 
 def detect() -> Hardware:
@@ -93,7 +95,8 @@ def _gpus() -> list[Hardware]:
     for index, name, total, free, capability in rows:
         if index in seen and total.isdigit() and free.isdigit():
             gpus.append(Hardware(device=f"cuda:{seen.index(index)}", name=name, total_bytes=int(total) * MIB,
-                                 free_bytes=int(free) * MIB, cores=_cores(), bf16=float(capability) >= 8.0))
+                                 free_bytes=int(free) * MIB, cores=_cores(), bf16=float(capability) >= 8.0,
+                                 ram_bytes=_cpu().free_bytes))
     return gpus
 
 

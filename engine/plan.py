@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from engine.errors import CannotFit, InvalidRequest
+from engine.choices import Policy, Way, choose, unsupported
+from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
-from engine.memory import Shape, latent_frames, peak_bytes, stage_work
+from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 
 PLAN_VERSION = 1
-MEMORY_SHARE = 0.95
-"""Of the free memory a plan may count on; the rest is for what changes between planning and running."""
 DEFAULT_STRENGTH = 0.8
 """Of a video to video request, as in diffusers."""
 RECENT = 20
 """Timings a forecast looks at, newest last."""
+DEFAULT = Policy()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +55,19 @@ class Plan:
     device: str
     """'cpu' or 'cuda:N'."""
     residency: str
-    """'resident': all weights stay on the device; 'staged': each component only while it works."""
+    """Of the transformer: 'resident': on the device; 'staged': only while it works; 'streamed': block by block."""
     tile: tuple[int, int]
     """Pixels (height, width) the decoder works on at once; the clip's own size means no tiling."""
     predicted_bytes: int
-    """Highest memory of the device, by the formula in `engine.memory`."""
+    """Highest memory of the device: `forecast.device_bytes`."""
+    placement: Placement
+    """Precision and place of every component, passes, chunks and tiles."""
+    forecast: Forecast
+    """Memory by stage, by the formulas in `engine.memory`."""
+    profile: str
+    """'fast', 'balanced' or 'tiny'."""
+    quality: str
+    """'lossless', or 'near-lossless' or 'fast' where a choice changes the picture; the notes name it."""
     work: Mapping[str, float]
     """Work by stage, see `engine.memory.stage_work`."""
     notes: tuple[str, ...]
@@ -85,6 +93,7 @@ class Plan:
         """All fields by name, JSON types only."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
+                         "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
                          "work": dict(self.work), "notes": list(self.notes)}
 
     def request(self) -> GenerationRequest:
@@ -111,8 +120,10 @@ class Timing:
     """`ClipWritten.seconds` of that clip."""
 
 
-def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Plan:
+def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT) -> Plan:
     """Resolve `request` for `spec` on `hardware`. A missing seed becomes 0; the studio draws one before it gets here.
+
+    `policy`: which of the ways that fit is taken; by default the fastest this version can run, lossless if one fits.
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
@@ -128,7 +139,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Pla
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
     shape = Shape(frames, height, width, guidance > 1.0)
-    residency, tile, need = _placement(spec, shape, dtype, hardware)
+    way = choose(spec, shape, dtype, hardware, policy)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
         prompt=request.prompt, negative=request.negative, model=request.model,
@@ -136,10 +147,11 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Pla
         frames=frames, width=width, height=height, steps=steps, guidance=float(guidance), guided=shape.guided,
         scheduler=request.scheduler or spec.scheduler, fps=spec.fps, spec=spec,
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
-        latent_padding=padding, dtype=dtype, device=hardware.device, residency=residency, tile=tile,
-        predicted_bytes=need,
+        latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
+        tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
+        profile=policy.profile, quality="near-lossless" if way.quality == "tiles" else way.quality,
         work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
-        notes=(*_notes(request, spec, hardware, shape, dtype, residency, tile), *_mode_notes(request, spec, frames, steps, strength)),
+        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
     )
@@ -234,64 +246,39 @@ def _dtype(spec: ModelSpec, hardware: Hardware) -> str:
     return "bf16" if hardware.bf16 else "fp32"
 
 
-def _placement(spec: ModelSpec, shape: Shape, dtype: str, hardware: Hardware) -> tuple[str, tuple[int, int], int]:
-    """(residency, tile, peak bytes) of the first way that fits, from fastest to smallest. Raises `CannotFit`."""
-    budget = int(hardware.free_bytes * MEMORY_SHARE)
-    for residency, tile in _ways(spec, shape, hardware):
-        need = peak_bytes(spec, shape, dtype, device=hardware.device, staged=residency == "staged", tile=tile)
-        if need <= budget:
-            return residency, tile, need
-    raise CannotFit(f"{shape.frames} frames of {shape.width} x {shape.height} with {spec.name} need about {_gb(need)} of "
-                    f"memory; {hardware.name} has {_gb(hardware.free_bytes)} free of {_gb(hardware.total_bytes)}. "
-                    + _what_fits(spec, shape, dtype, hardware, budget))
+def check_executable(plan: Plan) -> None:
+    """Raises `ModelNotFound` where the weights are not here, `CannotFit` where this version cannot do what `plan` says."""
+    if not plan.spec.installed:
+        raise ModelNotFound(f"{plan.spec.name} is not on this machine; only facts about it are, enough to plan and not to run. "
+                            "Fetch its files first.")
+    if reasons := unsupported(plan.placement, plan.dtype, plan.device):
+        raise CannotFit(f"this plan would {', '.join(reasons)}; this version of Sprocket can forecast that and not run it. Plan "
+                        "again with more memory, or ask for fewer frames or a smaller size.")
 
 
-def _ways(spec: ModelSpec, shape: Shape, hardware: Hardware) -> list[tuple[str, tuple[int, int]]]:
-    whole = (shape.height, shape.width)
-    tile = tile_size(spec)
-    tiles = [whole, tile] if tile[0] < shape.height or tile[1] < shape.width else [whole]
-    # Memory of the processor is where staged weights wait, so staging saves none there.
-    homes = ["resident", "staged"] if hardware.device.startswith("cuda") else ["resident"]
-    return [(home, size) for home in homes for size in tiles]
-
-
-def tile_size(spec: ModelSpec) -> tuple[int, int]:
-    """Pixels (height, width) of a decoder tile: about half the native size.
-
-    Tiles overlap by a sixth of their height and a fifth of their width; only where these are whole latents do the
-    tiles join to the size of the clip.
-    """
-    unit = spec.spatial_scale
-    return (max(1, round(spec.native_height / 2 / (6 * unit))) * 6 * unit,
-            max(1, round(spec.native_width / 2 / (5 * unit))) * 5 * unit)
-
-
-def _what_fits(spec: ModelSpec, shape: Shape, dtype: str, hardware: Hardware, budget: int) -> str:
-    """The longest, then the largest smaller clip that would fit, as advice."""
-    def fits(smaller: Shape) -> bool:
-        return any(peak_bytes(spec, smaller, dtype, device=hardware.device, staged=home == "staged", tile=tile) <= budget
-                   for home, tile in _ways(spec, smaller, hardware))
-
-    for frames in range(shape.frames - spec.frame_step, 0, -spec.frame_step):
-        if fits(dataclasses.replace(shape, frames=frames)):
-            return f"{frames} frames at this size would fit."
-    unit = spec.size_multiple
-    for percent in range(95, 0, -5):
-        height, width = (max(unit, side * percent // 100 // unit * unit) for side in (shape.height, shape.width))
-        if not spec.fixed_size and fits(dataclasses.replace(shape, height=height, width=width, frames=1)):
-            return f"1 frame of {width} x {height} would fit."
-    return "Its weights alone do not fit; free memory, or choose a smaller model."
-
-
-def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shape: Shape, dtype: str, residency: str,
-           tile: tuple[int, int]) -> tuple[str, ...]:
+def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shape: Shape, dtype: str, way: Way) -> tuple[str, ...]:
     notes = [f"{dtype} on {hardware.name} ({hardware.device})."]
+    placement = way.placement
     if request.negative and not shape.guided:
         notes.append("The negative prompt has no effect, because guidance is 1 or less.")
-    if residency == "staged":
+    for part, home in placement.homes.items():
+        name = part.replace("_", " ")
+        if home.precision != dtype:
+            notes.append(f"The {name}'s weights are kept in {home.precision.upper()}, which changes the picture a little.")
+        if home.residency == "streamed":
+            notes.append(f"The {name} passes through the device block by block, from {'memory' if home.source == 'ram' else 'disk'}.")
+    staged = [part.replace("_", " ") for part, home in placement.homes.items() if home.residency == "staged"]
+    if len(staged) == len(placement.homes):
         notes.append("Weights move to the GPU stage by stage, because they do not fit together.")
-    if tile != (shape.height, shape.width):
-        notes.append(f"Frames are decoded in tiles of {tile[1]} x {tile[0]} pixels to save memory.")
+    elif staged:
+        notes.append(f"On the device only while at work: {', '.join(staged)}.")
+    if placement.feed_forward == "chunked":
+        notes.append("The feed-forward works in chunks to save memory; the result is the same.")
+    if placement.passes == 2:
+        notes.append("The two halves of guidance run one after the other to save memory.")
+    if placement.decode != "whole":
+        notes.append(f"Frames are decoded in tiles of {placement.tile[1]} x {placement.tile[0]} pixels to save memory; "
+                     "seams and colours may differ a little from an exact decode.")
     if (shape.width, shape.height) != (spec.native_width, spec.native_height):
         notes.append(f"{spec.name} was trained at {spec.native_width} x {spec.native_height}; other sizes may look worse.")
     return tuple(notes)
@@ -306,7 +293,3 @@ def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps:
     if request.guidance_kind == "as-published":
         notes.append("Guidance swings up and down over the steps, as the published code does.")
     return notes
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -35,7 +35,7 @@ from engine.guidance import guidance_weights
 from engine.inputs import read_input
 from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
-from engine.plan import Plan
+from engine.plan import Plan, check_executable
 from engine.sample import SampleState, sample
 from engine.video.publish import storage_errors
 from engine.video.writer import ClipWriter
@@ -55,9 +55,11 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     work.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
-    or video that is not there, cannot be read or is too short), `CannotFit` (the memory went after planning). `part` does
-    not exist then; the checkpoints do.
+    or video that is not there, cannot be read or is too short), `CannotFit` (the memory went after planning, or the plan
+    asks for what this version cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the
+    checkpoints do.
     """
+    check_executable(plan)
     job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs)
     try:
         with storage_errors(workspace):

@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelInvalid, ModelNotFound
+from engine.models.layout import Layout, layout_of
 from engine.models.weights import WeightFile, component_weights
 from engine.request import MAX_GUIDANCE, MAX_STEPS
 
@@ -111,6 +112,10 @@ class ModelSpec:
     """What it can do, of 't2v', 'i2v' and 'v2v'; the first is what it is made for."""
     takes_offset: bool = False
     """True where the transformer wants an offset beside the time (`ofs`, CogVideoX 1.5 image to video)."""
+    layout: Mapping[str, Layout] = field(default_factory=dict)
+    """How those numbers are spread over blocks and matrices, by component."""
+    installed: bool = True
+    """False where only facts about the checkpoint are here (`engine.facts`): it can be planned, not run."""
 
     @property
     def parameters(self) -> int:
@@ -121,7 +126,8 @@ class ModelSpec:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"path": str(self.path), "vae_channels": list(self.vae_channels), "modes": list(self.modes),
                          "component_bytes": dict(self.component_bytes),
-                         "component_parameters": dict(self.component_parameters)}
+                         "component_parameters": dict(self.component_parameters),
+                         "layout": {part: layout.to_json() for part, layout in self.layout.items()}}
 
 
 def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
@@ -143,7 +149,7 @@ def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
         raise ModelInvalid(f"{error.filename or folder} cannot be read ({error.strerror}). Check who may read it.") from error
     extra = read_json(folder / "sprocket.json", folder) if (folder / "sprocket.json").exists() else {}
     try:
-        return _build(folder, name or folder.name, index, configs, weights, extra)
+        return build_spec(folder, name or folder.name, index, configs, weights, extra, fingerprint=_fingerprint(folder, weights))
     except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, AttributeError) as error:
         raise ModelInvalid(f"{folder}: a config lacks a value or holds a wrong one ({type(error).__name__}: {error}). "
                            "Fetch the model again.") from error
@@ -177,8 +183,10 @@ def _check_classes(index: Mapping[str, Any], folder: Path) -> None:
                                "Code that comes with a model is never executed.")
 
 
-def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]],
-           weights: Mapping[str, tuple[WeightFile, ...]], extra: Mapping[str, Any]) -> ModelSpec:
+def build_spec(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]],
+               weights: Mapping[str, tuple[WeightFile, ...]], extra: Mapping[str, Any], *, fingerprint: str,
+               installed: bool = True) -> ModelSpec:
+    """The spec from configs and headers already read. Raises `ModelInvalid` and what a config without a value raises."""
     dit, vae, text, sched = (configs[part] for part in ("transformer", "vae", "text_encoder", "scheduler"))
     wish = extra.get("recommended", {})
     channels = tuple(_positive(c) for c in vae["block_out_channels"][:MAX_VAE_BLOCKS + 1])
@@ -205,7 +213,7 @@ def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[s
             raise ValueError(f"{key} {str(sched[key])[:40]!r} is not one of {', '.join(known)}")
     return ModelSpec(
         name=name, path=folder, family="cogvideox-1.5" if patch_t else "cogvideox",
-        fingerprint=_fingerprint(folder, weights), revision=_revision(folder),
+        fingerprint=fingerprint, revision=_revision(folder),
         native_width=_positive(wish.get("width") or width), native_height=_positive(wish.get("height") or height),
         native_frames=_positive(frames), fps=_real(wish.get("fps") or (16 if patch_t else 8), 1, 120),
         max_frames=_positive(extra.get("max_frames") or max(frames, 161 if patch_t else 49)),
@@ -224,6 +232,8 @@ def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[s
         text_width=_positive(text["d_model"]), stored_dtype=weights["transformer"][0].dtype,
         component_bytes={part: sum(w.data_bytes for w in files) for part, files in weights.items()},
         component_parameters={part: sum(w.parameters for w in files) for part, files in weights.items()},
+        layout={part: layout_of({name: shape for file in files for name, (_, shape) in file.tensors.items()})
+                for part, files in weights.items()}, installed=installed,
         modes=modes, takes_offset=dit.get("ofs_embed_dim") is not None,
     )
 

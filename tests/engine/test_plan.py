@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.choices import tile_size
 from engine.errors import CannotFit, InvalidRequest
-from engine.memory import Shape, latent_frames, peak_bytes, stage_work
-from engine.plan import Plan, Timing, forecast_seconds, plan, tile_size
+from engine.memory import Shape, everywhere, forecast, latent_frames, stage_work
+from engine.plan import Plan, Timing, forecast_seconds, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec, read_spec
 from tests.engine.tiny import CPU
@@ -86,14 +87,16 @@ def test_newer_models_pad_and_are_bounded(tiny: Callable[..., Path]) -> None:
         ask(replace(spec, train_timesteps=20), CPU, steps=21)
 
 
-def test_less_memory_means_tiles_then_stages_then_a_refusal_with_numbers() -> None:
+def test_less_memory_means_stages_then_tiles_then_a_refusal_with_numbers() -> None:
     whole = ask()
     assert whole.tile == (480, 720)
-    tight = ask(hardware=replace(GPU, free_bytes=whole.predicted_bytes))
+    assert (whole.residency, whole.quality) == ("resident", "lossless")
+    staged = ask(hardware=replace(GPU, free_bytes=whole.predicted_bytes))
+    assert (staged.residency, staged.tile, staged.quality) == ("staged", (480, 720), "lossless")
+    tight = ask(hardware=replace(GPU, free_bytes=staged.predicted_bytes))
+    assert (tight.residency, tight.quality) == ("staged", "near-lossless")
     assert tight.tile == tile_size(SPEC) == (240, 360)
-    staged = ask(hardware=replace(GPU, free_bytes=16 * 10**9))
-    assert staged.residency == "staged"
-    assert whole.predicted_bytes > tight.predicted_bytes > staged.predicted_bytes
+    assert whole.predicted_bytes > staged.predicted_bytes > tight.predicted_bytes
     with pytest.raises(CannotFit, match=r"49 frames of 720 x 480 with big need about \d+\.\d GB.*4\.0 GB free of 80\.0 GB.*weights alone"):
         ask(hardware=replace(GPU, free_bytes=4 * 10**9))
     on_cpu = replace(CPU, free_bytes=64 * 10**9, total_bytes=64 * 10**9)
@@ -105,7 +108,8 @@ def test_less_memory_means_tiles_then_stages_then_a_refusal_with_numbers() -> No
 @settings(deadline=None, max_examples=30)
 def test_more_never_needs_less(frames: int, side: int, guided: bool) -> None:
     small, large = Shape(frames, side, side, guided), Shape(frames + 8, side + 16, side, True)
-    need = [peak_bytes(SPEC, s, "bf16", device="cpu", staged=False, tile=(s.height, s.width)) for s in (small, large)]
+    need = [forecast(SPEC, s, "bf16", everywhere("bf16", "resident", (s.height, s.width), tiled=False), "cpu").device_bytes
+            for s in (small, large)]
     assert need[0] < need[1]
     assert all(stage_work(SPEC, small, 20)[k] <= stage_work(SPEC, large, 20)[k] for k in stage_work(SPEC, small, 20))
 

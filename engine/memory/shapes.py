@@ -1,15 +1,10 @@
-"""How much memory and arithmetic a clip takes, from shapes alone. Pure formulas, no torch.
+"""A clip's sizes, the tokens they make, and the arithmetic of each stage.
 
-Symbols: B batch (2 with guidance), N video tokens, T text tokens, d transformer width, L layers, h x w latent size.
+Symbols: B batch (2 with guidance), N video tokens, T text tokens, d transformer width, L layers.
 
 Work (multiply-adds x 2), per stage:
     sample   steps * B * L * (24 n d^2 + 4 n^2 d),  n = N + T      a transformer layer: 12 d^2 weights, two n x n products
     decode   2 * 27 * sum over VAE levels of (frames * height * width at that level) * weights of its 3x3x3 convolutions
-Memory, peak over the stages:
-    weights  parameters * bytes per number
-    sample   weights + B n d * 14 numbers (residual, norm, q, k, v, attention, 4d inner of the feed-forward twice) + latents
-    decode   weights + for the last VAE level, one chunk of frames at full size: 8 maps of its widest channels
-    program  what the interpreter with torch holds before any weight
 """
 
 from __future__ import annotations
@@ -17,14 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.spec import ModelSpec
-
-DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-PROGRAM_BYTES = {"cpu": 580 * 2**20, "cuda": 900 * 2**20}
-"""CPU: resident set after the imports, measured. CUDA: context and allocator slack on the device."""
-SAMPLE_MAPS = 14
-DECODE_MAPS = 8
-CHUNK_FRAMES = 9
-"""Frames of the first, largest decoded chunk (3 latent frames)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +70,3 @@ def decode_flops_per_pixel(spec: ModelSpec) -> float:
         total += share * 2 * 27 * weights
         before = width
     return total
-
-
-def peak_bytes(spec: ModelSpec, shape: Shape, dtype: str, *, device: str, staged: bool, tile: tuple[int, int]) -> int:
-    """Highest memory of the device during the clip. `tile`: pixels (height, width) decoded at once."""
-    number = DTYPE_BYTES[dtype]
-    weights = {part: count * number for part, count in spec.component_parameters.items()}
-    batch = 2 if shape.guided else 1
-    sampled, _ = latent_frames(spec, shape.frames)
-    latents = 4 * sampled * spec.latent_channels * (shape.height * shape.width) // spec.spatial_scale**2
-    sample = batch * tokens(spec, shape) * spec.width * SAMPLE_MAPS * number + 6 * latents
-    widest = max(spec.vae_channels[0], spec.vae_channels[1] if len(spec.vae_channels) > 1 else 0)
-    decode = DECODE_MAPS * widest * CHUNK_FRAMES * min(tile[0], shape.height) * min(tile[1], shape.width) * number
-    decode += latents + 3 * 4 * CHUNK_FRAMES * shape.height * shape.width
-    encode = batch * spec.max_text_tokens * spec.text_width * 16 * number
-    stages = {"text_encoder": encode, "transformer": sample, "vae": decode}
-    resident = sum(weights.values())
-    need = max((weights[part] if staged else resident) + extra for part, extra in stages.items())
-    return PROGRAM_BYTES["cuda" if device.startswith("cuda") else "cpu"] + need

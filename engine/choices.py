@@ -1,0 +1,264 @@
+"""Choosing how a clip uses memory: the fastest way that fits the budget with the quality that is allowed. Pure.
+
+    ModelSpec + Shape + Hardware + Policy --choose--> Way        or CannotFit, with what would do
+
+Quality, strictest first:
+    lossless         weights in the precision of the arithmetic, exact decoding
+    near-lossless    also INT8 weights (0.4 % off in the latents of a tiny model) and decoding in tiles
+    fast             also FP8 weights (1 to 3 % off)
+Without a wish the best quality that fits is taken, and of the lossy ways only tiles are; a plan says so in its notes.
+Profiles, among the ways of that quality that fit:
+    fast             the shortest time
+    balanced         the least memory that costs at most a tenth more time than that
+    tiny             the least memory
+Times are nominal (a GPU of 100 TFLOP/s behind 20 GB/s): they order the ways, they are not shown to anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from engine.errors import CannotFit, InvalidRequest
+from engine.hardware import Hardware
+from engine.memory import Forecast, Home, Placement, Shape, everywhere, forecast, stage_work
+from engine.memory.decoder import tile_area
+from engine.memory.weights import layout, stored_bytes
+from engine.spec import ModelSpec
+
+PROFILES = ("fast", "balanced", "tiny")
+QUALITIES = ("lossless", "near-lossless", "fast")
+ORDER = ("lossless", "tiles", "near-lossless", "fast")
+"""Qualities of ways; 'tiles' is near-lossless by nothing but tiled decoding."""
+MEMORY_SHARE = 0.95
+"""Of the free memory a plan may count on; the rest is for what changes between planning and running."""
+BALANCED_TIME = 1.10
+WORTH = 0.9
+"""A lossier way is taken where it takes less than this share of the time."""
+FLOPS, LINK, DISK = 100e12, 20e9, 2e9
+"""Nominal arithmetic a second, and bytes a second from memory to the GPU and from disk."""
+STEPS = 50
+"""Steps the order of ways is worked out for."""
+SLOWER = {"int8": 1.08, "fp8": 1.05, "chunked": 1.01, "two passes": 1.02, "streamed": 1.01}
+"""Factors on a step: widening weights, smaller products, waiting for the first block."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """What the user allows and prefers. Raises `InvalidRequest` for a word it does not know."""
+
+    profile: str = "fast"
+    """'fast', 'balanced' or 'tiny'."""
+    quality: str | None = None
+    """'lossless', 'near-lossless' or 'fast'; None: the best that fits, of lossy ways only tiles."""
+    executable: bool = True
+    """Only ways this version can run. False: also those it can only forecast."""
+
+    def __post_init__(self) -> None:
+        for field, value, known in (("profile", self.profile, PROFILES), ("quality", self.quality, (None, *QUALITIES))):
+            if value not in known:
+                words = ", ".join(word for word in known if word)
+                raise InvalidRequest(field, f"{str(value)[:40]!r} is not known. Use one of {words}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to make the clip."""
+
+    placement: Placement
+    forecast: Forecast
+    seconds: float
+    """Nominal; only for comparing ways of one clip."""
+    quality: str
+
+
+def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Way:
+    """The way `policy` prefers of those that fit the free memory. `compute`: precision of the arithmetic.
+
+    Raises `CannotFit`, naming what is missing and what would fit.
+    """
+    found = list(_weighed(spec, shape, compute, hardware, policy))
+    for quality in _allowed(policy):
+        fitting = [way for way in found if way.quality in quality and _fits(way, hardware)]
+        if fitting:
+            return _preferred(fitting, policy.profile)
+    raise CannotFit(_refusal(spec, shape, compute, hardware, policy, found))
+
+
+def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, ...]:
+    """What this version cannot do of `placement`, in words; empty where it can run it."""
+    reasons = []
+    homes = placement.homes
+    for part, home in homes.items():
+        name = part.replace("_", " ")
+        if home.residency == "streamed":
+            reasons.append(f"stream the {name} block by block")
+        elif home.residency == "staged" and home.source == "disk":
+            reasons.append(f"read the {name} from disk while it works")
+        if home.precision != compute:
+            reasons.append(f"keep the {name}'s weights in {home.precision.upper()}")
+    if len({home.residency for home in homes.values()} - {"streamed"}) > 1:
+        reasons.append("keep some components on the GPU and stage others")
+    if placement.feed_forward == "chunked":
+        reasons.append("work through the feed-forward in chunks")
+    if placement.passes == 2:
+        reasons.append("run the two halves of guidance one after the other")
+    if placement.decode == "by-tile":
+        reasons.append("decode one tile to its end before the next")
+    if placement.decoder == "lean" and device.startswith("cuda"):
+        reasons.append("count on the lean decoder on a GPU")
+    return tuple(reasons)
+
+
+def _allowed(policy: Policy) -> list[tuple[str, ...]]:
+    """Sets of qualities to try in turn."""
+    if policy.quality is None:
+        return [("lossless",), ("lossless", "tiles")]
+    return [ORDER[:{"lossless": 1, "near-lossless": 3, "fast": 4}[policy.quality]]]
+
+
+def _preferred(ways: list[Way], profile: str) -> Way:
+    if profile == "tiny":
+        return min(ways, key=lambda way: (way.forecast.device_bytes, way.seconds))
+    best: Way | None = None
+    for quality in ORDER:  # a lossier way has to be worth it
+        alike = [way for way in ways if way.quality == quality]
+        quickest = min(alike, key=lambda way: (way.seconds, way.forecast.device_bytes), default=None)
+        if quickest and (best is None or quickest.seconds < WORTH * best.seconds):
+            best = quickest
+    assert best is not None
+    if profile == "fast":
+        return best
+    near = [way for way in ways if way.seconds <= BALANCED_TIME * best.seconds and ORDER.index(way.quality) <= ORDER.index(best.quality)]
+    return min(near, key=lambda way: (way.forecast.device_bytes, way.seconds))
+
+
+def _fits(way: Way, hardware: Hardware) -> bool:
+    ram = hardware.ram_bytes
+    return (way.forecast.device_bytes <= int(hardware.free_bytes * MEMORY_SHARE)
+            and (ram is None or way.forecast.ram_bytes <= int(ram * MEMORY_SHARE)))
+
+
+def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Way]:
+    """Every way worth looking at."""
+    made = _executable(spec, shape, compute, hardware) if policy.executable else _all(spec, shape, compute, hardware)
+    work = stage_work(spec, shape, STEPS)
+    for placement in made:
+        yield Way(placement, forecast(spec, shape, compute, placement, hardware.device),
+                  _seconds(spec, shape, compute, placement, work), _quality(placement, compute))
+
+
+def _executable(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
+    """What the engine does today: one residency for all, all in the precision of the arithmetic."""
+    on_gpu = hardware.device.startswith("cuda")
+    # Memory of the processor is where staged weights wait, so staging saves none there.
+    for residency in ("resident", "staged") if on_gpu else ("resident",):
+        for decode, tile in _decodes(spec, shape):
+            if decode != "by-tile" and tile in ((shape.height, shape.width), tile_size(spec)):
+                yield everywhere(compute, residency, tile, tiled=decode == "tiled", decoder="stock" if on_gpu else "lean")
+
+
+def _all(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
+    """Those and what is being built: each component by itself."""
+    yield from _executable(spec, shape, compute, hardware)
+    on_gpu = hardware.device.startswith("cuda")
+    sources = ("ram", "disk") if on_gpu and hardware.ram_bytes is not None else ("ram",) if on_gpu else ("disk",)
+    away = [(residency, source) for residency in ("staged", "streamed") for source in sources]
+    places = [("resident", "ram"), *away]
+    texts = [Home(precision, *place) for precision in (compute, "int8") for place in places]
+    transformers = [Home(precision, *place) for precision in (compute, "int8", "fp8") for place in places]
+    # The decoder is small: it stays, or comes when it is its turn.
+    vaes = [Home(compute, "resident"), Home(compute, "staged", sources[0])]
+    steps = ((1, "whole"), (1, "chunked"), (2, "chunked"))
+    for text, transformer, vae, (passes, forward), (decode, tile) in product(
+            texts, transformers, vaes, steps if shape.guided else steps[:2], _decodes(spec, shape)):
+        if decode != "tiled":  # by-tile makes the same picture with less memory
+            yield Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
+
+
+def _decodes(spec: ModelSpec, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
+    """Whole, and tiles of half, a quarter and an eighth of the native size where those are smaller than the clip."""
+    tiles = [tile_size(spec, part) for part in (2, 4, 8)]
+    smaller = [tile for tile in dict.fromkeys(tiles) if tile[0] < shape.height or tile[1] < shape.width]
+    return [("whole", (shape.height, shape.width)), *((how, tile) for tile in smaller for how in ("tiled", "by-tile"))]
+
+
+def tile_size(spec: ModelSpec, part: int = 2) -> tuple[int, int]:
+    """Pixels (height, width) of a decoder tile: about the native size over `part`.
+
+    Tiles overlap by a sixth of their height and a fifth of their width; only where these are whole latents do the
+    tiles join to the size of the clip.
+    """
+    unit = spec.spatial_scale
+    return (max(1, round(spec.native_height / part / (6 * unit))) * 6 * unit,
+            max(1, round(spec.native_width / part / (5 * unit))) * 5 * unit)
+
+
+def _quality(placement: Placement, compute: str) -> str:
+    precisions = {home.precision for home in placement.homes.values()} - {compute}
+    if "fp8" in precisions:
+        return "fast"
+    return "near-lossless" if precisions else "lossless" if placement.decode == "whole" else "tiles"
+
+
+def _seconds(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, work: dict[str, float]) -> float:
+    """Nominal time of the clip, everything but loading."""
+    total = 2 * work["encode"] / FLOPS
+    for part, home in placement.homes.items():
+        weights = stored_bytes(layout(spec, part), home, compute)
+        arrive = weights / (DISK if home.source == "disk" else LINK)
+        if part == "transformer":
+            step = work["sample"] / STEPS / FLOPS * SLOWER.get(home.precision, 1.0) * SLOWER.get(placement.feed_forward, 1.0)
+            step *= SLOWER["two passes"] if placement.passes == 2 else 1.0
+            if home.residency == "streamed":  # blocks arrive while others work
+                step = max(step, arrive * placement.passes) * SLOWER["streamed"]
+            total += step * STEPS
+        if home.residency == "staged" or (home.residency == "streamed" and part == "text_encoder"):
+            total += arrive * (2 if home.residency == "streamed" and shape.guided else 1)
+    overlap = tile_area(spec, shape, placement.tile) if placement.decode != "whole" else 1.0
+    lean = 0.9 if placement.decoder == "lean" else 1.0
+    return total + work["decode"] * overlap * lean / FLOPS
+
+
+def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, found: list[Way]) -> str:
+    """Why nothing fits, with numbers, and what would."""
+    allowed = [way for way in found if way.quality in _allowed(policy)[-1]]
+    least = min(allowed, key=lambda way: way.forecast.device_bytes)
+    need, ram = least.forecast.device_bytes, hardware.ram_bytes
+    text = (f"{shape.frames} frames of {shape.width} x {shape.height} with {spec.name} need about {_gb(need)} of "
+            f"memory; {hardware.name} has {_gb(hardware.free_bytes)} free of {_gb(hardware.total_bytes)}. ")
+    if need <= hardware.free_bytes * MEMORY_SHARE and ram is not None:
+        return (text + f"The weights wait in the computer's own memory, of which {_gb(ram)} are free and "
+                f"{_gb(min(way.forecast.ram_bytes for way in allowed))} needed.")
+    lossy = [way for way in found if _fits(way, hardware)]
+    if lossy:
+        word = "near-lossless" if any(way.quality in ("tiles", "near-lossless") for way in lossy) else "fast"
+        return text + f"With quality {word} it would fit."
+    return text + _what_fits(spec, shape, compute, hardware, policy)
+
+
+def _what_fits(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> str:
+    """The longest, then the largest smaller clip that would fit, as advice."""
+    def fits(frames: int, height: int, width: int) -> bool:
+        smaller = Shape(frames, height, width, shape.guided)
+        return any(_fits(way, hardware) for way in _weighed(spec, smaller, compute, hardware, policy)
+                   if way.quality in _allowed(policy)[-1])
+
+    if fits(1, shape.height, shape.width):
+        low, high = 0, (shape.frames - 1) // spec.frame_step  # the longest that fits is in low .. high - 1 steps
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle * spec.frame_step + 1, shape.height, shape.width) else (low, middle)
+        frames = low * spec.frame_step + 1
+        return f"{frames} frame{'s' if frames > 1 else ''} at this size would fit."
+    unit = spec.size_multiple
+    for percent in range(90, 0, -10):
+        height, width = (max(unit, side * percent // 100 // unit * unit) for side in (shape.height, shape.width))
+        if not spec.fixed_size and fits(1, height, width):
+            return f"1 frame of {width} x {height} would fit."
+    return "Its weights alone do not fit; free memory, or choose a smaller model."
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
