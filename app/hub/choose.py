@@ -49,7 +49,8 @@ def choose(repo: str, listed: Iterable[RemoteFile], index: Mapping[str, Any]) ->
     wanted = ["model_index.json", *(name for name in EXTRAS if name in files)]
     wanted += [f"{part}/{CONFIG_FILES[part]}" for part in COMPONENTS]
     wanted += [f"tokenizer/{name}" for name in TOKENIZER_FILES if f"tokenizer/{name}" in files]
-    small, weights = [], []
+    small: list[str] = []
+    weights: list[str] = []
     for part in WEIGHTED:
         for path in _weights(repo, part, files):
             (weights if path.endswith(".safetensors") else small).append(path)

@@ -35,8 +35,8 @@ def checked_id(text: object) -> str:
         if len(site) > 1 and said.startswith(site):
             said = "/".join(said.removeprefix(site).partition("?")[0].split("/")[:2])
     if not is_hub_id(said):
-        raise InvalidRequest("model", f"is {str(text)[:80]!r}; a model on the hub is named owner/name, such as zai-org/CogVideoX-2b. Letters, "
-                                      "digits, '-', '_' and '.' only.")
+        raise InvalidRequest("model", f"is {str(text)[:80]!r}; a model on the hub is named owner/name, such as zai-org/CogVideoX-2b. "
+                                      "Letters, digits, '-', '_' and '.' only.")
     return current_id(said)
 
 
@@ -45,7 +45,8 @@ def checked_revision(text: object) -> str | None:
     if text is None or text == "":
         return None
     if not isinstance(text, str) or len(text) > MAX_REVISION_CHARS or not text.isprintable() or set(text) & set(" ?#%\\") or ".." in text:
-        raise InvalidRequest("revision", f"is {str(text)[:60]!r}; it is a branch, a tag or a commit of the repository. Leave it out for the newest.")
+        raise InvalidRequest("revision", f"is {str(text)[:60]!r}; it is a branch, a tag or a commit of the repository. Leave it out for "
+                                         "the newest.")
     return text
 
 
@@ -106,7 +107,8 @@ def discard(models_dir: Path, model: str) -> None:
 def mark_stopped(place: Place) -> None:
     """Notes that a download has stopped. Only under its lock."""
     before = load(Progress, place.progress) or Progress(phase=Phase.WAITING)
-    save_quickly(place.progress, Progress(phase=Phase.STOPPED, done_bytes=before.done_bytes, total_bytes=before.total_bytes, at=time.time()))
+    after = Progress(phase=Phase.STOPPED, done_bytes=before.done_bytes, total_bytes=before.total_bytes, at=time.time())
+    save_quickly(place.progress, after)
     place.stop.unlink(missing_ok=True)
 
 

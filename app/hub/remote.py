@@ -7,7 +7,6 @@ Only the fetching process imports this. Whole files are fetched by our own loop 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import json
 import os
@@ -32,10 +31,10 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from app.errors import HubDamaged, HubGated, HubMissing, HubOffline, HubUnreachable
 from app.hub.choose import MAX_SMALL_BYTES, RemoteFile
+from app.hub.digest import CHUNK_BYTES, new_digest
 from engine.errors import Cancelled, ModelInvalid
 from engine.video.publish import sync_dir
 
-CHUNK_BYTES = 2**20
 ANSWER_SECONDS = 15.0
 """Longest silence of the hub before it is asked again."""
 PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -137,13 +136,6 @@ def fetch(repo: str, revision: str, file: RemoteFile, target: Path, *, add: Call
         raise HubUnreachable(f"what was there of {file.path} did not fit to the rest; it is fetched anew.")
     raise HubDamaged(f"{file.path} of {repo} does not have the {'length' if have > file.size else 'checksum'} the hub promises, so it "
                      "was thrown away. Try again; if it happens twice, something between here and the hub changes files.")
-
-
-def new_digest(file: RemoteFile) -> Any:
-    """Of the kind the hub gives for this file: sha256, or git's sha1 over a header and the content."""
-    if file.sha256 is not None:
-        return hashlib.sha256()
-    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
 
 
 def _known_digest(file: RemoteFile, out: Any, stopped: Callable[[], bool]) -> tuple[Any, int]:
