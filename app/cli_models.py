@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from app.cli_common import DataDir, Json, opened, say
-from app.errors import NotAllowed
+from app.errors import HubDamaged, HubGated, HubMissing, HubOffline, HubUnreachable, NotAllowed
 from app.hub.downloads import offline
 from app.hub.keeper import start_process
 from app.hub.records import Download, Phase
 from app.hub.shelf import Card, Hub
+from app.hub.words import amount
 from app.settings import Settings
 from engine.errors import CannotFit, ModelInvalid, SprocketError, StorageBlocked
 from engine.models.catalogue import find
@@ -30,8 +31,9 @@ LOOK_SECONDS = 0.25
 SAY_SECONDS = 2.0
 MAX_STARTS = 3
 """How often the downloading process is started without a byte coming."""
-CODES: dict[str, type[SprocketError]] = {kind.code: kind for kind in (CannotFit, ModelInvalid, StorageBlocked)}
-GB = 2**30
+CODES: dict[str, type[SprocketError]] = {
+    kind.code: kind for kind in (CannotFit, ModelInvalid, StorageBlocked, HubDamaged, HubGated, HubMissing, HubOffline, HubUnreachable)}
+"""What progress.json says as `error_code` -> the error it was."""
 
 
 @models_app.command("list")
@@ -110,8 +112,7 @@ def models_delete(name: str, data_dir: DataDir = None, as_json: Json = False) ->
 
 
 def _line(card: Card) -> str:
-    fetch = f"{card.download_bytes / GB:.1f} GB to fetch" if card.download_bytes else ""
-    size = f"{card.size_bytes / 1e6:,.0f} MB" if card.size_bytes else fetch
+    size = amount(card.size_bytes) if card.size_bytes else f"{amount(card.download_bytes)} to fetch" if card.download_bytes else ""
     shape = f"{card.width} x {card.height}, {card.frames} frames at {card.fps:g} fps" if card.width and card.fps else ""
     state = card.state if card.download is None else f"{card.state}, {card.download.share:.0%}"
     return f"{card.name:<32}{state:<18}{shape:<40}{size}".rstrip()
@@ -173,9 +174,9 @@ class _Teller:
         self.still, self._bytes = progress.done_bytes == self._bytes, progress.done_bytes
         words = [now.phase.value]
         if progress.total_bytes:
-            words.append(f"{progress.done_bytes / GB:.2f} of {progress.total_bytes / GB:.2f} GB, {now.share:.0%}")
+            words.append(f"{amount(progress.done_bytes)} of {amount(progress.total_bytes)}, {now.share:.0%}")
         if progress.bytes_per_second:
-            words.append(f"{progress.bytes_per_second / 1e6:.1f} MB/s, {progress.eta_seconds:.0f} s left")
+            words.append(f"{amount(progress.bytes_per_second)}/s, {progress.eta_seconds:.0f} s left")
         if progress.note:
             words.append(progress.note)
         line = "  " + ", ".join(words)

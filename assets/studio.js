@@ -2,7 +2,7 @@
 // bar and the title true. No state of its own: what a page shows is in its address and in the history.
 (() => {
   if (window.sprocket) return;
-  const VIEWS = ["create", "queue", "gallery"];
+  const VIEWS = ["create", "queue", "gallery", "models"];
   const THEME = "sprocket-theme";
   const ANSWER_MS = 3000;
   let trigger = null;
@@ -84,6 +84,7 @@
     if (data.view) visit("/?view=" + data.view);
     if (act === "project") element.closest("details").open = false;
     if (act === "cancel") pressed(element, "Stopping…");
+    if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
     if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
   }
@@ -98,7 +99,7 @@
       visit("/?" + new URLSearchParams(fields));
       return send("go");
     }
-    if (act === "project_new") form.reset();
+    if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details.menu")) form.closest("details.menu").open = false;
     send(act, { ...data, ...fields });
   }

@@ -21,15 +21,15 @@ from app.hub import remote
 from app.hub.choose import RemoteFile, choose
 from app.hub.meter import Meter
 from app.hub.records import MANIFEST, Phase, Pinned, Place, Progress, Wish, load, to_bytes
+from app.hub.words import amount
 from app.lock import FileLock
 from app.queue.process import die_with_parent
-from app.settings import MIB, Settings
+from app.settings import Settings
 from engine.errors import Cancelled, CannotFit, ModelInvalid, SprocketError, StorageBlocked
 from engine.spec import read_spec
 from engine.video.publish import sync_dir, write_atomic
 
 log = logging.getLogger(__name__)
-GIB = 2**30
 WAITS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the hub is asked again, longer each time until a byte comes."""
 FIRST_ASKS = 2
@@ -126,9 +126,9 @@ class Fetching:
         free = shutil.disk_usage(self._place.root).free
         spare = self._settings.min_free_bytes
         if need + spare > free:
-            raise CannotFit(f"{self._wish.repo} needs {need / GIB:,.2f} GB more on the disk of {self._settings.models_dir}, and "
-                            f"{spare / MIB:,.0f} MB are to stay free; it has {free / GIB:,.2f} GB. Free {(need + spare - free) / GIB:,.2f} "
-                            "GB, or put the models elsewhere with SPROCKET_MODELS_DIR.")
+            raise CannotFit(f"{self._wish.repo} needs {amount(need)} more on the disk of {self._settings.models_dir}, and {amount(spare)} "
+                            f"are to stay free; it has {amount(free)}. Free {amount(need + spare - free)}, or put the models elsewhere "
+                            "with SPROCKET_MODELS_DIR.")
 
     def _one(self, pinned: Pinned, file: RemoteFile) -> None:
         target = self._place.files / file.path

@@ -31,22 +31,22 @@ class Known:
     download_bytes: int
     """About; of what would be fetched."""
     memory: str
-    """What it asks of a graphics card, in words."""
+    """What it asks of a graphics card, in words: the least by its makers' account, and what its weights take."""
     licence: str
     licence_url: str
 
 
 KNOWN = (
     Known("zai-org/CogVideoX-2b", "CogVideoX 2B", "The small one: quickest, runs on modest cards.", TEXT, 720, 480, 49, 8.0,
-          13_780_000_000, "From 4 GB on a graphics card, streamed; 16 GB or more to be quick", *APACHE),
+          13_780_000_000, "A graphics card with 4 GB or more; 16 GB holds all of it", *APACHE),
     Known("zai-org/CogVideoX-5b", "CogVideoX 5B", "Better pictures and motion than 2B, at twice the time.", TEXT, 720, 480, 49, 8.0,
-          21_100_000_000, "From 5 GB on a graphics card, streamed; 24 GB or more to be quick", *COGVIDEOX),
+          21_100_000_000, "A graphics card with 5 GB or more; 24 GB holds all of it", *COGVIDEOX),
     Known("zai-org/CogVideoX-5b-I2V", "CogVideoX 5B I2V", "Sets a picture of yours in motion.", IMAGE, 720, 480, 49, 8.0,
-          21_200_000_000, "From 5 GB on a graphics card, streamed; 24 GB or more to be quick", *COGVIDEOX),
+          21_200_000_000, "A graphics card with 5 GB or more; 24 GB holds all of it", *COGVIDEOX),
     Known("zai-org/CogVideoX1.5-5B", "CogVideoX 1.5 5B", "Larger and longer: 1360 × 768, 16 frames a second.", TEXT, 1360, 768, 81, 16.0,
-          21_100_000_000, "From 10 GB on a graphics card, streamed; 40 GB or more to be quick", *COGVIDEOX),
+          21_100_000_000, "A graphics card with 10 GB or more; 24 GB holds its weights", *COGVIDEOX),
     Known("zai-org/CogVideoX1.5-5B-I2V", "CogVideoX 1.5 5B I2V", "Sets a picture in motion, large and long.", IMAGE, 1360, 768, 81, 16.0,
-          21_200_000_000, "From 10 GB on a graphics card, streamed; 40 GB or more to be quick", *COGVIDEOX),
+          21_200_000_000, "A graphics card with 10 GB or more; 24 GB holds its weights", *COGVIDEOX),
 )
 BY_REPO = {model.repo: model for model in KNOWN}
 

@@ -18,13 +18,13 @@ from app.hub import downloads as going
 from app.hub.known import BY_REPO, IMAGE, KNOWN, TEXT, Known, current_id
 from app.hub.records import DOWNLOADS, Download
 from app.hub.verify import Verified, verify
+from app.hub.words import amount
 from app.settings import Settings
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
 from engine.models.catalogue import LOCAL_FOLDERS, POCKET, find, local_folders, places, pocket_dir
 from engine.spec import ModelSpec, read_json, read_spec
 from engine.video.publish import storage_errors, write_atomic
 
-GIB = 2**30
 MAX_NAME_CHARS = 80
 IMAGE_PIPELINE = "CogVideoXImageToVideoPipeline"
 
@@ -236,7 +236,7 @@ class Hub:
             return "Needs more memory than this machine has"
         except SprocketError:
             return None
-        return f"About {need / GIB:.1f} GB of memory here" if need >= GIB / 2 else f"About {need / 2**20:.0f} MB of memory here"
+        return f"About {amount(need)} of memory here"
 
 
 def _task(folder: Path) -> str:
