@@ -9,7 +9,7 @@ from diffusers import CogVideoXPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from training.pocket import denoiser, latents, vae, world
+from training.pocket import denoiser, latents, reader, vae, world
 from training.pocket.models import Architecture, build_scheduler, build_transformer
 from training.pocket.optimizer import orthogonalise
 from training.pocket.recipe import (
@@ -21,8 +21,10 @@ from training.pocket.recipe import (
     run_decoder,
     run_denoiser,
     run_latents,
+    run_reader,
     run_vae,
 )
+from training.pocket.tokenizer import build_tokenizer
 from training.pocket.trainer import Schedule
 
 TOY = Recipe(
@@ -33,6 +35,7 @@ TOY = Recipe(
     vae_phases=(vae.VaePhase(3, 1, 32, 32), vae.VaePhase(1, 1, 64, 64)),
     decoder_phases=(vae.VaePhase(2, 1, 32, 32, 17),),
     shelves=(latents.Shelf(9, 4),),
+    reader_phase=reader.ReaderPhase(3, 4),
     denoiser_phases=(
         denoiser.DenoiserPhase(2, 192, ((9, 1, 1.0),)),
         denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),), 0.5),
@@ -48,6 +51,7 @@ def small_shards(monkeypatch):
 def run_all(recipe: Recipe, shop: Workshop) -> None:
     run_vae(recipe, shop)
     run_latents(recipe, shop, lambda text: None)
+    run_reader(recipe, shop)
     run_denoiser(recipe, shop)
     run_decoder(recipe, shop)
 
@@ -62,6 +66,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards):
     run_latents(TOY, broken, lambda text: None)
     (broken.folder / "latents-09-0001.safetensors").unlink()
     run_latents(TOY, broken, lambda text: None)
+    run_reader(TOY, replace(broken, until=1))
+    run_reader(TOY, broken)
     run_denoiser(TOY, replace(broken, until=1))
     run_denoiser(TOY, replace(broken, until=3))
     run_denoiser(TOY, broken)
@@ -156,8 +162,44 @@ def test_keeping_every_token_equals_the_whole_forward_pass():
     rope, every = denoiser.rotary(3, head_dim=16), torch.arange(288).expand(2, -1)
     with torch.no_grad():
         whole = transformer(noisy, text, t, image_rotary_emb=rope).sample
-        part = denoiser.predict_kept(transformer, noisy, text, t, rope, every)
+        part, halfway = denoiser.predict_kept(transformer, noisy, text, t, rope, every)
     assert torch.allclose(denoiser.to_tokens(whole), part, atol=1e-5)
+    assert halfway.shape == (2, 288, 32)
+
+
+def test_answers_are_those_of_the_scene():
+    for index in range(50):
+        scene = world.scene_at(3, index)
+        said = dict(zip((name for name, _ in reader.QUESTIONS), reader.answers(scene), strict=True))
+        options = dict(reader.QUESTIONS)
+        assert options["shape"][said["shape"]] == scene.subjects[0].shape
+        assert (options["second shape"][said["second shape"]] == "none") == (len(scene.subjects) == 1)
+        assert options["motion"][said["motion"]] == scene.motion
+
+
+def test_reading_is_judged_at_every_position_and_not_where_nothing_is_asked():
+    scene = world.scene_at(3, 0)
+    right = torch.tensor([reader.answers(scene), [reader.UNREAD] * len(reader.QUESTIONS)])
+    heads = torch.nn.Linear(reader.ANSWERS, reader.ANSWERS, bias=False)
+    torch.nn.init.eye_(heads.weight)
+    knows, start = torch.zeros(reader.ANSWERS), 0
+    for answer, (_, options) in zip(right[0].tolist(), reader.QUESTIONS, strict=True):
+        knows[start + answer], start = 20.0, start + len(options)
+    states = torch.stack([knows.expand(4, -1), torch.zeros(4, reader.ANSWERS)])
+    loss, facts = reader.reading_loss(heads, states, right)
+    assert float(loss.detach()) < 1e-3 and facts["read"] == 1.0
+    states = states.clone()
+    states[0, 3] = 0.0  # one position that knows nothing
+    assert float(reader.reading_loss(heads, states, right)[0].detach()) > 0.3
+    silent = torch.full_like(right, reader.UNREAD)
+    assert float(reader.reading_loss(heads, states, silent)[0].detach()) == 0.0
+
+
+def test_captions_to_read_are_a_function_of_seed_and_step():
+    tokenizer, phase = build_tokenizer(), reader.ReaderPhase(1, 6)
+    first, second = (reader.draw_captions(tokenizer, phase, seed=1, step=4) for _ in range(2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[1], reader.draw_captions(tokenizer, phase, seed=1, step=5)[1])
 
 
 def test_tokens_of_the_subject_are_kept_first():

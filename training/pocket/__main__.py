@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from .card import write_card
-from .recipe import Recipe, Workshop, export, extended, run_decoder, run_denoiser, run_latents, run_vae
+from .recipe import Recipe, Workshop, export, extended, run_decoder, run_denoiser, run_latents, run_reader, run_vae
 
-STAGES = ("vae", "latents", "denoiser", "decoder", "export", "card")
+STAGES = ("vae", "latents", "reader", "denoiser", "decoder", "export", "card")
 
 
 def say(text: str) -> None:
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     run = {
         "vae": lambda: run_vae(recipe, shop),
         "latents": lambda: run_latents(recipe, shop, say),
+        "reader": lambda: run_reader(recipe, shop),
         "denoiser": lambda: run_denoiser(recipe, shop),
         "decoder": lambda: run_decoder(recipe, shop),
         "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)['parameters']}"),

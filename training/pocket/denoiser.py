@@ -1,8 +1,12 @@
-"""Stage 3: the transformer and the text encoder, together, on cached latents.
+"""Stage 4: the transformer and the text encoder, together, on cached latents.
 
 The objective is the mean squared error of v, in fp32, with the scheduler's own table. Each
 latent cell is weighted by its share of subject: that leaves the optimum where it is, and
-keeps the background, which fills the frame, from owning the gradient.
+keeps the background, which fills the frame, from owning the gradient. Two small helpers are
+trained along and not released: the encoder goes on answering questions about the sentence
+(`reader`), and halfway up the transformer each video token says how much of it the subject
+covers, so that placing and outlining come before painting (compare REPA, Yu et al. 2024, which
+aligns inner layers with features of another network).
 """
 
 from __future__ import annotations
@@ -21,10 +25,12 @@ from torch.nn import functional
 from . import world
 from .captions import caption
 from .latents import Cached
-from .models import TEXT_TOKENS
+from .reader import QUESTIONS, UNREAD, answers, reading_loss
 
 SUBJECT_WEIGHT = 4.0
 CAPTION_DROPOUT = 0.1
+READING_SHARE, SKETCH_SHARE = 0.05, 0.1
+"""Weights of the two helpers' losses beside the error of v."""
 NOISE_CENTRE, NOISE_FOCUS = 0.65, 0.6
 """Where timesteps (as shares of 1000) are drawn most densely, and how much: 1 / (1 - 0.6) = 2.5 times as densely.
 
@@ -54,15 +60,14 @@ class DenoiserPhase:
 
 
 PHASES = (
-    DenoiserPhase(480, 6144, ((1, 1, 1.0),)),
-    DenoiserPhase(340, 6912, ((9, 3, 0.55), (1, 1, 0.45))),
-    DenoiserPhase(400, 6144, ((9, 3, 0.6), (1, 1, 0.4)), 0.5),
-    DenoiserPhase(330, 6912, ((25, 7, 0.65), (9, 3, 0.15), (1, 1, 0.15), (49, 13, 0.05)), 0.5),
-    DenoiserPhase(450, 8064, ((25, 7, 0.85), (9, 3, 0.1), (49, 13, 0.05))),
+    DenoiserPhase(1300, 6144, ((1, 1, 1.0),)),
+    DenoiserPhase(700, 6912, ((25, 7, 0.6), (25, 3, 0.2), (1, 1, 0.2)), 0.5),
+    DenoiserPhase(900, 8064, ((25, 7, 0.75), (25, 5, 0.1), (25, 3, 0.1), (49, 13, 0.05))),
 )
-TEXT_LENGTHS = (32, 48, 64, 226)
-"""Padding is attended to, so the text is padded to several lengths; 226 is the stock pipeline's default."""
-TEXT_LENGTH_SHARES = (0.6, 0.35, 0.03, 0.02)
+TEXT_LENGTHS = (0, 32, 48, 64, 226)
+"""Padding is attended to, so the text is padded to several lengths; 0 means the longest caption of the batch,
+which is cheapest, and 226 is the stock pipeline's default."""
+TEXT_LENGTH_SHARES = (0.55, 0.1, 0.3, 0.03, 0.02)
 
 
 def phase_at(step: int, phases: tuple[DenoiserPhase, ...]) -> DenoiserPhase:
@@ -106,14 +111,15 @@ class BatchedAttention:
 
 @dataclass(frozen=True)
 class Batch:
-    """latents: (B, f, C, h, w) scaled; weight: (B, f, 1, h, w), mean 1; ids: (B, L); t: (B,); noise as latents.
+    """latents: (B, f, C, h, w) scaled; cover: (B, f, 1, h, w), share of subject; ids: (B, L); t: (B,); noise as latents.
 
-    kept: (B, K) numbers of the tokens that the network sees, or (B, 0) for all.
+    answers: (B, questions), see `reader`. kept: (B, K) numbers of the tokens that the network sees.
     """
 
     latents: Tensor
-    weight: Tensor
+    cover: Tensor
     ids: Tensor
+    answers: Tensor
     t: Tensor
     noise: Tensor
     kept: Tensor
@@ -129,33 +135,33 @@ def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, s
     cached = shelves[frames]
     size = max(1, int(phase.tokens / (used * 96 * phase.keep)))
     rows = rng.integers(0, len(cached.moments), size)
-    captions = []
-    for row in rows:
-        scene = world.scene_at(cached.shelf.seed(seed), int(row))
-        captions.append("" if rng.random() < CAPTION_DROPOUT else caption(scene, rng))
+    scenes = [world.scene_at(cached.shelf.seed(seed), int(row)) for row in rows]
+    silent = rng.random(size) < CAPTION_DROPOUT
+    captions = ["" if quiet else caption(scene, rng) for scene, quiet in zip(scenes, silent, strict=True)]
+    right = torch.tensor([[UNREAD] * len(QUESTIONS) if quiet else answers(scene) for scene, quiet in zip(scenes, silent, strict=True)])
     length = int(rng.choice(TEXT_LENGTHS, p=TEXT_LENGTH_SHARES))
+    padding = {"padding": "max_length", "max_length": length, "truncation": True} if length else {"padding": "longest"}
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     moments = cached.moments[rows][:, :, :, :used].float()
     draw = torch.randn(moments[:, 0].shape, generator=generator)
     latents = ((moments[:, 0] + draw * moments[:, 1]) * scale).transpose(1, 2)
-    weight = 1 + SUBJECT_WEIGHT * cached.mask[rows][:, :used, None].float() / 255
+    mask = cached.mask[rows][:, :used]
     u = (torch.arange(size) + torch.rand(size, generator=generator)) / size
     t = (1000 * focus(u)).long().clamp(0, 999)
     noise = torch.randn(latents.shape, generator=generator)
-    ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    kept = choose_tokens(cached.mask[rows][:, :used], phase.keep, generator)
-    return Batch(latents, weight / weight.mean(), ids, t, noise, kept)
+    ids = tokenizer(captions, return_tensors="pt", **padding).input_ids
+    return Batch(latents, mask[:, :, None].float() / 255, ids, right, t, noise, choose_tokens(mask, phase.keep, generator))
 
 
 def choose_tokens(mask: Tensor, keep: float, generator: torch.Generator) -> Tensor:
-    """Which tokens of each clip to train on: int64 (B, K); (B, 0) when all are kept.
+    """Which tokens of each clip to train on: int64 (B, K).
 
     mask: (B, f, h, w) uint8, share of subject. Tokens of the subject come first, then those
     around it, then any. Attention is a sum over a set, so a subset is a cheaper sample of the
     same problem; the last phase sees all tokens again.
     """
     if keep >= 1:
-        return torch.empty((len(mask), 0), dtype=torch.int64)
+        return torch.arange(mask[0].numel() // 4).expand(len(mask), -1)
     subject = functional.max_pool2d((mask > 0).float(), 2)
     around = functional.max_pool2d(subject, 3, stride=1, padding=1)
     score = (subject + around).flatten(1)
@@ -176,32 +182,31 @@ def pick(tokens: Tensor, kept: Tensor) -> Tensor:
 
 
 def predict_kept(transformer, noisy: Tensor, text: Tensor, t: Tensor, rope: tuple[Tensor, Tensor], kept: Tensor):
-    """The transformer's forward pass over the kept tokens only: (B, K, C * 4)."""
+    """The transformer's forward pass over the kept tokens only: (v, halfway), (B, K, C * 4) and (B, K, width)."""
     emb = transformer.time_embedding(transformer.time_proj(t).to(noisy.dtype))
     tokens = transformer.patch_embed(text, noisy)
     text, video = tokens[:, : text.shape[1]], pick(tokens[:, text.shape[1] :], kept)
     places = (rope[0][kept][:, None], rope[1][kept][:, None])
-    for block in transformer.transformer_blocks:
+    middle = len(transformer.transformer_blocks) // 2
+    halfway = video
+    for number, block in enumerate(transformer.transformer_blocks):
+        halfway = video if number == middle else halfway
         video, text = block(hidden_states=video, encoder_hidden_states=text, temb=emb, image_rotary_emb=places)
-    return transformer.proj_out(transformer.norm_out(transformer.norm_final(video), temb=emb))
+    return transformer.proj_out(transformer.norm_out(transformer.norm_final(video), temb=emb)), halfway
 
 
 def v_loss(model: nn.ModuleDict, alphas: Tensor, batch: Batch, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, dict]:
-    """Weighted mean squared error of v. `alphas`: the scheduler's alphas_cumprod in fp32."""
+    """Weighted mean squared error of v, and the helpers' losses. `alphas`: the scheduler's alphas_cumprod in fp32."""
     a = alphas[batch.t].view(-1, 1, 1, 1, 1)
     noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
-    target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents
+    target = pick(to_tokens(a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents), batch.kept)
+    cover = pick(to_tokens(batch.cover), batch.kept)
     text = model["text_encoder"](batch.ids).last_hidden_state
-    weight = batch.weight
-    if batch.kept.shape[1]:
-        output = predict_kept(model["transformer"], noisy, text, batch.t, rope, batch.kept)
-        target = pick(to_tokens(target), batch.kept)
-        weight = pick(to_tokens(weight.expand_as(noisy)), batch.kept)
-    else:
-        output = model["transformer"](noisy, text, batch.t, image_rotary_emb=rope, return_dict=False)[0]
+    reading, facts = reading_loss(model["reading"], text, batch.answers)
+    output, halfway = predict_kept(model["transformer"], noisy, text, batch.t, rope, batch.kept)
+    sketch = functional.binary_cross_entropy_with_logits(model["sketch"](halfway).float(), cover)
+    weight = (1 + SUBJECT_WEIGHT * cover).repeat(1, 1, batch.latents.shape[2])
     error = (output.float() - target).square()
-    # Unweighted, so that curves of different weightings compare; by clip length, since they differ.
-    return (weight * error).mean(), {"v_mse": float(error.detach().mean())}
-
-
-assert max(TEXT_LENGTHS) >= TEXT_TOKENS
+    loss = (weight * error).mean() / (1 + SUBJECT_WEIGHT * batch.cover.mean()) + READING_SHARE * reading + SKETCH_SHARE * sketch
+    # Unweighted, so that curves of different weightings compare.
+    return loss, facts | {"v_mse": float(error.detach().mean()), "sketch": float(sketch.detach())}

@@ -1,4 +1,4 @@
-"""The recipe, stage by stage: vae -> latents -> denoiser, decoder, each resumable, then export.
+"""The recipe, stage by stage: vae -> latents, reader -> denoiser, decoder, each resumable, then export.
 
 Every stage reads what the stage before left in the work folder and leaves one file (or shards)
 there; a stage that is done is skipped. The same functions run on CPU and GPU.
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import denoiser, latents, vae, world
+from . import denoiser, latents, reader, vae, world
 from .models import (
     Architecture,
     build_scheduler,
@@ -40,13 +40,14 @@ class Recipe:
     vae_phases: tuple[vae.VaePhase, ...] = vae.PHASES
     vae_lr: float = 3e-3
     decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
-    decoder_lr: float = 1.5e-3
+    decoder_lr: float = 8e-4
     shelves: tuple[latents.Shelf, ...] = (
-        latents.Shelf(9, 1500),
-        latents.Shelf(1, 4000),
-        latents.Shelf(25, 800),
+        latents.Shelf(25, 1000),
+        latents.Shelf(1, 6000),
         latents.Shelf(49, 100),
     )
+    reader_phase: reader.ReaderPhase = reader.PHASE
+    reader_lr: float = 3e-3
     denoiser_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.PHASES
     denoiser_lr: float = 3e-3
     recommended_steps: int = 20
@@ -129,20 +130,44 @@ def run_latents(recipe: Recipe, shop: Workshop, say: Say) -> None:
             say(f"latents: {shelf.frames} frames, {(number + 1) * latents.SHARD}/{shelf.clips} clips")
 
 
+def run_reader(recipe: Recipe, shop: Workshop) -> None:
+    """Stage 3: the text encoder alone, answering questions about captions."""
+    model, tokenizer = build_reader(recipe, shop), build_tokenizer()
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        ids, right = reader.draw_captions(tokenizer, recipe.reader_phase, seed=recipe.seed, step=step)
+        with torch.autocast(shop.device, torch.bfloat16):
+            states = model["text_encoder"](ids.to(shop.device)).last_hidden_state
+            return reader.reading_loss(model["reading"], states, right.to(shop.device))
+
+    state = TrainState(model, shop.folder / "reader.safetensors", ("shared", "reading"))
+    _run(state, Schedule(recipe.reader_phase.steps, recipe.reader_lr, cooldown=0.5), loss_at, shop)
+
+
+def build_reader(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
+    torch.manual_seed(recipe.seed + 3)
+    heads = nn.Linear(recipe.architecture.text_dim, reader.ANSWERS)
+    return nn.ModuleDict({"text_encoder": build_text_encoder(recipe.architecture), "reading": heads}).to(shop.device)
+
+
 def run_denoiser(recipe: Recipe, shop: Workshop) -> None:
-    """Stage 3: transformer and text encoder together."""
+    """Stage 4: transformer and text encoder together."""
     model = build_denoiser(recipe, shop)
-    state = TrainState(model, shop.folder / "denoiser.safetensors", ("shared", "patch_embed", "proj_out"))
+    state = TrainState(model, shop.folder / "denoiser.safetensors", ("shared", "patch_embed", "proj_out", "reading", "sketch"))
     schedule = Schedule(_total(recipe.denoiser_phases), recipe.denoiser_lr, warmup=100, cooldown=0.65, ema=0.997)
     _run(state, schedule, _denoiser_loss_at(model, recipe, shop), shop)
 
 
 def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
+    """A new transformer and its helpers, beside the text encoder that can read."""
+    model = build_reader(recipe, shop)
+    load_average(model, shop.folder / "reader.safetensors")
     torch.manual_seed(recipe.seed + 2)
     transformer = build_transformer(recipe.architecture)
     transformer.set_attn_processor(denoiser.BatchedAttention())
-    text_encoder = build_text_encoder(recipe.architecture)
-    return nn.ModuleDict({"transformer": transformer, "text_encoder": text_encoder}).to(shop.device)
+    model["transformer"] = transformer.to(shop.device)
+    model["sketch"] = nn.Linear(transformer.config.num_attention_heads * transformer.config.attention_head_dim, 4).to(shop.device)
+    return model
 
 
 def latent_scale(recipe: Recipe, shop: Workshop) -> float:

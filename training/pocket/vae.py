@@ -33,8 +33,8 @@ class VaePhase:
     frames: int = 9
 
 
-DECODER_PHASES = (VaePhase(330, 1, 192, 128), VaePhase(40, 1, 192, 128, 17))
-PHASES = (VaePhase(1800, 4, 64, 64), VaePhase(100, 1, 192, 128))
+DECODER_PHASES = (VaePhase(600, 1, 192, 128), VaePhase(40, 1, 192, 128, 17))
+PHASES = (VaePhase(1800, 4, 64, 64), VaePhase(100, 1, 192, 128), VaePhase(700, 4, 64, 64), VaePhase(220, 1, 192, 128))
 
 
 def phase_at(step: int, phases: tuple[VaePhase, ...]) -> VaePhase:
