@@ -85,6 +85,7 @@
     if (act === "project") element.closest("details").open = false;
     if (act === "cancel") pressed(element, "Stopping…");
     if (element.dataset.busy) pressed(element, element.dataset.busy);
+    if (element.closest("[popover]")) element.closest("[popover]").hidePopover();
     send(act, data);
     if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
   }

@@ -228,7 +228,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, name: str, data: bytes, asked: Asked) -> None:
         cuts = self.hub.faults.cut_after.get(name) or []
         most = cuts.pop(0) if cuts else len(data)
-        pace = self.hub.faults.bytes_per_second if name.endswith(LARGE) else 0.0
         try:
             while asked.sent < min(most, len(data)):
                 while name.endswith(LARGE) and self.hub.faults.hang.is_set():
@@ -236,6 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
                 block = data[asked.sent:min(asked.sent + BLOCK, most, len(data))]
                 self.wfile.write(block)
                 asked.sent += len(block)
+                pace = self.hub.faults.bytes_per_second if name.endswith(LARGE) else 0.0
                 if pace:
                     time.sleep(len(block) / pace)
         except OSError:  # the other side is gone

@@ -4,6 +4,7 @@
     client.predict("<job id>", api_name="/job")               -> {id, state, stage, step, steps, eta_seconds, clip, error}
     client.predict("<job id>", api_name="/cancel")            -> the same, after the wish to stop was noted
     client.predict("red", 1, api_name="/clips")               -> {clips: [...], page, pages, total}; both are optional
+    client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
 Values are taken as they come: "25" is not 25, NaN is not a number, and the error says which field, value and limit.
@@ -73,7 +74,7 @@ def _identifier(name: str, value: Any) -> str:
 
 
 def add_endpoints(studio: Any) -> None:
-    """Registers the four endpoints; call inside `gr.Blocks`."""
+    """Registers the five endpoints; call inside `gr.Blocks`."""
 
     def job_state(job_id: str) -> dict[str, Any]:
         job = studio.job(job_id, owner=OWNER)
@@ -124,5 +125,9 @@ def add_endpoints(studio: Any) -> None:
             "total": found.total,
         }
 
-    for endpoint in (submit, job, cancel, clips):
+    def models() -> dict:
+        """All models: {name, state ('ready', 'absent', 'fetching', ...), task, width, height, frames, fps, size_bytes, progress, ...}."""
+        return {"models": [card.to_json() for card in studio.hub.cards()]}
+
+    for endpoint in (submit, job, cancel, clips, models):
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)

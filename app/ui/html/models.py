@@ -5,6 +5,8 @@ A card's facts are what one chooses by: what it does, how large its videos are, 
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 
 from app.hub.records import Download, Phase
@@ -96,7 +98,7 @@ def _facts(card: Card) -> str:
         rows.append(("Download", amount(card.download_bytes) if exact else f"about {amount(card.download_bytes)}"))
     if card.memory:
         rows.append(("Memory", card.memory))
-    cells = "".join(f"<div><dt>{word}</dt><dd>{esc(value)}</dd></div>" for word, value in rows)
+    cells = "".join(f"<div><dt>{word}</dt><dd>{esc(tied(value))}</dd></div>" for word, value in rows)
     if card.licence:
         shown = esc(card.licence)
         if card.licence_url:
@@ -124,7 +126,7 @@ def _progress(download: Download) -> str:
         '<div class="bar" role="progressbar" aria-label="Downloaded" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
     )
-    return f'<div class="model-progress">{bar}<p class="job-line">{esc(" · ".join(word for word in words if word))}</p>{said}</div>'
+    return f'<div class="model-progress">{bar}<p class="job-line">{esc(" · ".join(tied(word) for word in words if word))}</p>{said}</div>'
 
 
 def _actions(card: Card, offline: bool) -> str:
@@ -161,8 +163,18 @@ def _confirmed(card: Card) -> str:
     """A second click, because a model is hours of downloading."""
     word, what = (("Remove", "Only the entry goes; the folder stays where it is.") if card.origin == "folder" and card.about
                   else ("Delete", f"{amount(card.size_bytes or 0)} will be gone from the disk."))
-    sure = button(f"{word} it", "model_delete", kind="small bad", title=f"{word} {card.name} now", name=card.name)
+    sheet = f"sure-{hashlib.sha256(card.name.encode()).hexdigest()[:10]}"
+    sure = button(f"{word} it", "model_delete", kind="bad", title=f"{word} {card.name} now", name=card.name)
+    # A popover and not a <details>: whether it is open is not in the markup, so a redraw while something downloads leaves it be.
+    opens = f'popovertarget="{sheet}" title="{word} {esc(card.name)}"'
     return (
-        f'<details class="model-confirm"><summary class="btn small quiet-bad" title="{word} {esc(card.name)}">{word}…</summary>'
-        f"<div><p>{esc(what)}</p>{sure}</div></details>"
+        f'<button type="button" class="btn small quiet-bad model-delete" {opens}>{word}…</button>'
+        f'<div class="sure" id="{sheet}" popover role="dialog" aria-label="{word} {esc(card.name)}?"><h4>{word} {esc(card.title)}?</h4>'
+        f"<p>{esc(tied(what))}</p><div>{sure}"
+        f'<button type="button" class="btn" popovertarget="{sheet}" popovertargetaction="hide" autofocus>Keep it</button></div></div>'
     )
+
+
+def tied(text: str) -> str:
+    """A number and its unit stay on one line."""
+    return re.sub(r"(?<=\d) (?=(?:GB|MB|KB|B|fps|s|min|h)\b)", "\u00a0", text)
