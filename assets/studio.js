@@ -1,12 +1,11 @@
 // The browser's part of Sprocket: shows a view at once, tells the server about clicks in rendered panels, keeps the address
-// bar and the title true. No state of its own: what a page shows is in its address and in the history.
+// bar and the title true. No state of its own: what a page shows is in its address and in the history. It stands in the page
+// itself (`layout.head`): it is there before the first control is, so that no click is too early for it.
 (() => {
   if (window.sprocket) return;
   const VIEWS = ["create", "queue", "gallery", "models"];
   const THEME = "sprocket-theme";
-  const ANSWER_MS = 3000;
-  let trigger = null;
-  const waiting = [];
+  const PATIENCE_MS = 60000;
 
   const viewOf = (search) => {
     const view = new URLSearchParams(search).get("view");
@@ -19,8 +18,14 @@
       a.dataset.page === view ? a.setAttribute("aria-current", "page") : a.removeAttribute("aria-current"));
   }
 
-  // One event at a time: answers of two at once could arrive in the wrong order and leave the older page on the screen.
-  let busy = null;
+  // One event at a time, whoever began it: the opening of the page, a click, Generate, a poll. The answers of two at once could
+  // arrive in the wrong order and leave the older page on the screen. What is clicked meanwhile waits here, in order.
+  let trigger = null;
+  let busy = "opening";
+  let patience = null;
+  const waiting = [];
+  const typed = new Map();
+
   function send(act, data = {}) {
     const last = waiting.at(-1);
     if (act === "go" && last && last.act === "go") waiting.pop();
@@ -30,13 +35,54 @@
 
   function next() {
     if (busy || !trigger || !waiting.length) return;
-    busy = setTimeout(answered, ANSWER_MS);  // an error is shown by gradio and brings no answer
-    trigger("click", waiting.shift());
+    const { press, ...event } = waiting.shift();
+    begin(press ? "generate" : "act");
+    if (!press) return trigger("click", event);
+    press.dataset.pressed = "now";
+    press.click();
+    delete press.dataset.pressed;
   }
 
-  function answered() {
-    clearTimeout(busy);
+  // Gradio says of every event how it ended; `patience` is for the day it does not.
+  function begin(what) {
+    busy = what;
+    clearTimeout(patience);
+    patience = setTimeout(answered, PATIENCE_MS, what);
+  }
+
+  function answered(what) {
+    if (busy !== what) return;
+    clearTimeout(patience);
+    if (what === "opening") setTimeout(opened);  // the form is filled by then
+    else free();
+  }
+
+  function free() {
+    if (busy === "generate") document.documentElement.classList.remove("sending");
     busy = null;
+    next();
+  }
+
+  // The opening's answer fills the form. What a quick person has typed before stays.
+  function opened() {
+    for (const [field, value] of typed) {
+      if (field.value === value) continue;
+      field.value = value;
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    typed.clear();
+    free();
+  }
+
+  // Generate is gradio's own button. A press waits for its turn like any other click; a second one before the answer is none.
+  function onGenerate(event) {
+    const button = event.target.closest("#generate");
+    if (!button || button.dataset.pressed) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (document.documentElement.classList.contains("sending")) return;
+    document.documentElement.classList.add("sending");
+    waiting.push({ press: button });
     next();
   }
 
@@ -162,15 +208,21 @@
 
   window.sprocket = {
     // The relay panel hands over its way to the server.
-    start(way, watch) {
+    start(way) {
       trigger = way;
-      watch("value", answered);
+      if (busy === "opening") begin("opening");
       next();
+    },
+    answered,
+    // The timer has ticked. Who waits comes first.
+    poll() {
+      if (busy || !trigger || waiting.length) return;
+      begin("poll");
+      trigger("tick");
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
       const stage = element.querySelector(".stage");
-      if (!element.querySelector(".top")) document.documentElement.classList.remove("sending");
       show(viewOf(location.search));
       if (!stage) return;
       document.title = stage.dataset.title + "Sprocket";
@@ -190,11 +242,8 @@
 
   show(viewOf(location.search));
   document.addEventListener("click", onClick);
-  document.addEventListener("click", (event) => {
-    if (!event.target.closest("#generate")) return;
-    document.documentElement.classList.add("sending");
-    setTimeout(() => document.documentElement.classList.remove("sending"), 10000);
-  });
+  document.addEventListener("click", onGenerate, true);
+  document.addEventListener("input", (event) => { if (busy === "opening" && event.target.closest("#form")) typed.set(event.target, event.target.value); }, true);
   document.addEventListener("submit", onSubmit);
   document.addEventListener("change", (event) => {
     const form = event.target.closest("form.filters");

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -96,6 +97,7 @@ class FakeStudio:
         self._keys: dict[str, str] = {}
         self._count = 0
         self.worker_alive, self.blocked_reason = True, None
+        self._lock = threading.RLock()
 
     # --- jobs
     def _new_id(self) -> str:
@@ -169,9 +171,13 @@ class FakeStudio:
         )
 
     def _tick(self) -> None:
-        running = next((j for j in self._jobs.values() if j.state is JobState.RUNNING), None)
+        with self._lock:  # the site asks from several threads
+            self._go_on()
+
+    def _go_on(self) -> None:
+        running = next((j for j in list(self._jobs.values()) if j.state is JobState.RUNNING), None)
         if running is None and self.worker_alive and not self.blocked_reason:
-            waiting = sorted((j for j in self._jobs.values() if j.state is JobState.QUEUED), key=lambda j: j.rank)
+            waiting = sorted((j for j in list(self._jobs.values()) if j.state is JobState.QUEUED), key=lambda j: j.rank)
             if waiting:
                 self._set(waiting[0].id, state=JobState.RUNNING, started_at=time.time(), attempt=1, stage="load")
         elif running is not None:

@@ -38,7 +38,7 @@ class Card:
     title: str
     about: str
     origin: str
-    """'embedded', 'hub' or 'folder'."""
+    """'embedded', 'hub' (downloaded), 'linked' (a folder that stays where it is) or 'folder' (any other one among the models)."""
     task: str | None
     """What it can do, in words; None when not known."""
     state: str
@@ -102,7 +102,8 @@ class Hub:
         """Pocket, what is here by name, what is on its way, what is published and not here."""
         coming = {each.repo: each for each in going.downloads(self.folder)}
         here = {POCKET: pocket_dir(), **places(self.folder)}
-        cards = [self._present(name, folder, coming.get(name)) for name, folder in here.items()]
+        linked = local_folders(self.folder)
+        cards = [self._present(name, folder, coming.get(name), linked.get(name) == folder) for name, folder in here.items()]
         cards += [self._absent(each.repo, each) for each in coming.values() if each.repo not in here]
         return (*cards, *(self._absent(known.repo, None) for known in KNOWN if known.repo not in here and known.repo not in coming))
 
@@ -200,13 +201,13 @@ class Hub:
     def _note(self, folders: dict[str, Path]) -> None:
         write_atomic(self.folder / LOCAL_FOLDERS, json.dumps({name: str(path) for name, path in folders.items()}, indent=1).encode())
 
-    def _present(self, name: str, folder: Path, coming: Download | None) -> Card:
-        known, pinned = BY_REPO.get(name), going.manifest(folder)
-        embedded, from_hub = name == POCKET, pinned is not None
-        about = known.about if known else "Tiny, made here, always there." if embedded else str(folder) if not from_hub else ""
+    def _present(self, name: str, folder: Path, coming: Download | None, linked: bool) -> Card:
+        known, pinned, embedded = BY_REPO.get(name), going.manifest(folder), name == POCKET
+        origin = "embedded" if embedded else "linked" if linked else "hub" if pinned else "folder"
+        about = known.about if known else "Tiny, made here, always there." if embedded else str(folder) if origin != "hub" else ""
         said: dict[str, Any] = {
             "name": name, "title": known.title if known else "Pocket" if embedded else name, "about": about, "folder": folder,
-            "origin": "embedded" if embedded else "hub" if from_hub else "folder", "size_bytes": _size(folder),
+            "origin": origin, "size_bytes": _size(folder),
             "revision": pinned.revision if pinned else None, "download": coming,
             "licence": known.licence if known else "Apache 2.0" if embedded else pinned.licence if pinned else None,
             "licence_url": known.licence_url if known else None}

@@ -21,7 +21,7 @@ from app.ui.address import Address
 from app.ui.form import FIELDS, model_field, read_form, show_model, show_request
 from app.ui.html.common import button
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
-from app.ui.parts import OWNER, Changes, Parts, guarded, remembered
+from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, tell_end
 from engine.errors import InvalidRequest, SprocketError
 from engine.request import GenerationRequest
 
@@ -78,7 +78,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     """Events of the Create page."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     bind = functools.partial(functools.partial, studio=studio, parts=parts)
-    made["generate"].click(
+    generated = made["generate"].click(
         guarded(named(bind(generate))),
         [parts.made_from, parts.ticket, parts.memory],
         parts.outputs(),
@@ -86,11 +86,20 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         trigger_mode="once",
         **quiet,
     )
-    # `prompt` last and on blur only: a forecast does not depend on it, save for its length.
+    tell_end(generated, "generate")
+    # `prompt` on blur only: a forecast does not depend on it, save for its length.
     changing = [parts.form[name].change for name in ("frames", "steps", "guidance", "width", "height", "scheduler")]
     gr.on(
-        [*changing, parts.form["prompt"].blur, parts.form["seed"].blur],
+        [*changing, parts.form["seed"].blur],
         guarded(named(bind(forecast))),
+        None,
+        [parts.forecast],
+        inputs_kwargs=dict(parts.form),
+        trigger_mode="always_last",
+        **quiet,
+    )
+    parts.form["prompt"].blur(
+        guarded(named(bind(forecast_words))),
         None,
         [parts.forecast],
         inputs_kwargs=dict(parts.form),
@@ -152,6 +161,11 @@ def problem(error: SprocketError) -> str:
 def forecast(*, studio: Any, parts: Parts, **values: Any) -> Changes:
     """A setting changed: what would it cost now."""
     return {parts.forecast: forecast_markup(studio, values)}
+
+
+def forecast_words(*, studio: Any, parts: Parts, **values: Any) -> Any:
+    """The prompt was left. Left empty, often for Generate: its answer must not be painted over by a forecast."""
+    return forecast(studio=studio, parts=parts, **values) if values.get("prompt") else gr.skip()
 
 
 def forecast_markup(studio: Any, values: Mapping[str, Any], *, ahead: bool = True) -> str:

@@ -11,13 +11,15 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 READING = ("GET", "HEAD", "OPTIONS")
+TAKEN = ("page", "deep_link")
+"""Words of an address that gradio reads for itself, and answers with an error where it knows no such page."""
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -55,6 +57,9 @@ class Guard:
                 ]
             await send(message)
 
+        if scope["path"] == "/" and (there := without_page(scope["query_string"])) is not None:
+            await _go(sending, there)
+            return
         await self.app(scope, receive, sending)
 
 
@@ -81,6 +86,20 @@ def refusal(method: str, host: str, origin: str | None, names: frozenset[str]) -
     return None
 
 
+def without_page(query: bytes) -> bytes | None:
+    """Where `/?page=…` leads: gradio takes `page` for one of its own and knows none, so the number becomes our `sheet`.
+    None where no `page` is asked for."""
+    try:
+        values = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=40)
+    except ValueError:
+        return b"/"
+    if not any(name in TAKEN for name, _ in values):
+        return None
+    sheet = [("sheet", value) for name, value in values if name == "page" and value.isascii() and value.isdigit() and len(value) < 8]
+    kept = [(name, value) for name, value in values if name not in (*TAKEN, "sheet")]
+    return b"/?" + urlencode([*kept, *(sheet[:1] or [pair for pair in values if pair[0] == "sheet"])]).encode()
+
+
 def _host_name(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname
@@ -94,6 +113,11 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+async def _go(send: Send, there: bytes) -> None:
+    await send({"type": "http.response.start", "status": 307, "headers": [(b"location", there), (b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(send: Send, reason: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import gradio as gr
 
 from app.ui import actions, create, watch
 from app.ui.address import Address
-from app.ui.api import add_endpoints
+from app.ui.api import Pages, add_endpoints
 from app.ui.html.frame import header_html
-from app.ui.parts import Parts, guarded
+from app.ui.parts import Parts, guarded, tell_end
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SANS = (
@@ -36,7 +35,7 @@ SANS = (
     "sans-serif",
 )
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
-RELAY = "window.sprocket.start(trigger, watch);"
+RELAY = "window.sprocket.start(trigger);"
 MEMORY_KEY = "sprocket-studio"
 PAPER, INK, NIGHT, CREAM = "#f6f2ea", "#241c14", "#14110e", "#f3ebe0"
 
@@ -108,17 +107,21 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """What the browser loads besides gradio: one script, one icon, both from here."""
-    version = int((ASSETS / "studio.js").stat().st_mtime)
-    return f'<link rel="icon" href="/studio/logo.svg" type="image/svg+xml"><script src="/studio/studio.js?v={version}"></script>'
+    """What the page has besides gradio: an icon and our script.
+
+    The script is inline. Gradio adds the head while the page runs and waits for no file in it: a script that came later than
+    the panels found their chance to connect gone, and every click on them was lost until the next reload.
+    """
+    script = (ASSETS / "studio.js").read_text(encoding="utf-8")
+    return f'<link rel="icon" href="/studio/logo.svg" type="image/svg+xml"><script>{script}</script>'
 
 
 def build_ui(studio: Any) -> gr.Blocks:
     """All pages and the API endpoints over one studio. Starts nothing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Blocks is built
-    with gr.Blocks(title="Sprocket", analytics_enabled=False, fill_width=True) as demo:
-        header = gr.HTML(header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=create.SYNC, head=head())
-        relay = gr.HTML("", elem_id="relay", apply_default_css=False, js_on_load=RELAY, head=head())
+    with Pages(title="Sprocket", analytics_enabled=False, fill_width=True) as demo:
+        header = gr.HTML(header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=create.SYNC)
+        relay = gr.HTML("", elem_id="relay", apply_default_css=False, js_on_load=RELAY)
         with gr.Column(elem_id="main", elem_classes="views"):
             with gr.Row(elem_id="view-create", elem_classes="view", equal_height=False):
                 with gr.Column(elem_id="form", scale=5, min_width=320):
@@ -159,22 +162,24 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: A
 
 
 def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any) -> None:
-    """Events of the frame: the relay of clicks, the opening of a page, the poll."""
+    """Events of the frame: the relay of clicks, the opening of a page, the poll. `studio.js` lets them run one at a time."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
     def on_act(at: Any, job: Any, memory: Any, event: gr.EventData) -> Any:
-        changes = actions.act(event._data, at, job, memory, studio=studio, parts=parts)
-        return changes | {relay: uuid.uuid4().hex}  # says to the browser: answered
+        return actions.act(event._data, at, job, memory, studio=studio, parts=parts)
 
     def on_load(memory: Any, request: gr.Request) -> Any:
         return watch.attach(memory, request, studio=studio, parts=parts)
 
-    relay.click(guarded(on_act), [parts.at, parts.job, parts.memory], [*parts.outputs(), relay], trigger_mode="multiple", **quiet)
-    demo.load(guarded(on_load), [parts.memory], parts.outputs(), **quiet)
-    parts.timer.tick(
+    acted = relay.click(guarded(on_act), [parts.at, parts.job, parts.memory], parts.outputs(), trigger_mode="multiple", **quiet)
+    loaded = demo.load(guarded(on_load), [parts.memory], parts.outputs(), **quiet)
+    parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
+    polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
         [parts.job, parts.seen, parts.at, parts.memory],
         [parts.stage, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
-        trigger_mode="once",
+        trigger_mode="multiple",
         **quiet,
     )
+    for name, event in (("act", acted), ("opening", loaded), ("poll", polled)):
+        tell_end(event, name)

@@ -88,6 +88,12 @@ def said(error: SprocketError) -> str:
     return html.escape(text, quote=False)
 
 
+def tell_end(event: Any, name: str) -> None:
+    """Tells `studio.js` when an event has been answered, well or with an error, so that the next one may begin."""
+    for ended in (event.success, event.failure):
+        ended(None, js=f"() => window.sprocket.answered('{name}')", queue=False, show_progress="hidden", api_visibility="private")
+
+
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """The page handlers' one broad except: people get the message of our own errors, and never a traceback."""
 

@@ -23,7 +23,7 @@ from app.ui.media import SAFE, media_routes
 from app.ui.parts import said
 from engine.errors import SprocketError
 
-ASSET_TYPES = {"studio.js": "text/javascript", "style.css": "text/css", "logo.svg": "image/svg+xml"}
+ASSET_TYPES = {"style.css": "text/css", "logo.svg": "image/svg+xml"}
 MAX_UPLOAD = "512mb"
 SHUTDOWN_SECONDS = 5
 

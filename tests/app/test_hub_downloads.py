@@ -383,13 +383,13 @@ def test_local_folders_are_noted_and_never_touched(settings: Settings, models: H
     name = models.add(str(own))
     assert name == "my -b-model" and models.add(str(own)) == name
     assert find(name, models_dir=settings.models_dir) == own
-    assert [card.origin for card in models.cards() if card.name == name] == ["folder"]
+    assert [card.origin for card in models.cards() if card.name == name] == ["linked"]
     assert models.verify(name).ok and models.verify(name).checked == 0
     models.delete(name)
     assert own.is_dir() and models.add(f" {own} ") == name
     assert models.add(str(pocket_dir())) == "pocket"
     (own / "model_index.json").write_text("{}")
-    assert [(card.name, card.state) for card in models.cards() if card.origin == "folder"] == [(name, "damaged")]
+    assert [(card.name, card.state) for card in models.cards() if card.origin == "linked"] == [(name, "damaged")]
     wrong = {str(tmp_path / "none"): InvalidRequest, str(tmp_path): ModelInvalid, "/\0": InvalidRequest, "relative": InvalidRequest}
     for bad, kind in wrong.items():
         with pytest.raises(kind):

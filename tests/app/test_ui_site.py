@@ -264,6 +264,32 @@ def test_short_addresses(site: Site) -> None:
     assert answer.headers["location"] == "/?view=gallery&clip=abc"
 
 
+@pytest.mark.parametrize(
+    ("query", "there"),
+    [
+        ("page=abc", "/?"),
+        ("view=gallery&page=abc", "/?view=gallery"),
+        ("view=gallery&page=3&words=a+b", "/?view=gallery&words=a+b&sheet=3"),
+        ("view=gallery&page=%C2%B2&sheet=2", "/?view=gallery&sheet=2"),
+        ("deep_link=../x", "/?"),
+    ],
+)
+def test_words_that_gradio_keeps_for_itself_do_no_harm(site: Site, query: str, there: str) -> None:
+    answer = httpx.get(f"{site.url}/?{query}")
+    assert (answer.status_code, answer.headers["location"]) == (307, there)
+    assert httpx.get(site.url + there).status_code == 200
+
+
+def test_too_many_words_in_an_address(site: Site) -> None:
+    assert httpx.get(f"{site.url}/?" + "a=1&" * 50, follow_redirects=True).status_code == 200
+
+
+def test_values_left_out_are_the_models_own(site: Site) -> None:
+    assert "event: complete" in raw(site, "submit", '{"data": ["a red ball"]}')
+    assert "prompt: is missing" in raw(site, "submit", '{"data": []}')
+    assert "job_id: must be an id" in raw(site, "job", '{"data": []}')
+
+
 def test_off_switches(site: Site) -> None:
     assert httpx.get(f"{site.url}/monitoring").status_code in (403, 404)
     assert httpx.get(f"{site.url}/gradio_api/runs").status_code == 404

@@ -92,7 +92,7 @@ def _facts(card: Card) -> str:
         length = f"{card.frames} frames at {card.fps:g} fps ({card.frames / card.fps:.1f} s)"
         rows.append(("Video", f"{card.width} × {card.height}, {length}"))
     if card.size_bytes is not None:
-        rows.append(("Disk", amount(card.size_bytes) + (f" in {card.folder}" if card.origin == "folder" and not card.about else "")))
+        rows.append(("Disk", amount(card.size_bytes)))
     elif card.download_bytes is not None:
         exact = card.download is not None and card.download.progress.total_bytes is not None
         rows.append(("Download", amount(card.download_bytes) if exact else f"about {amount(card.download_bytes)}"))
@@ -161,7 +161,7 @@ def _download_actions(name: str, download: Download, offline: bool) -> str:
 
 def _confirmed(card: Card) -> str:
     """A second click, because a model is hours of downloading."""
-    word, what = (("Remove", "Only the entry goes; the folder stays where it is.") if card.origin == "folder" and card.about
+    word, what = (("Remove", "Only the entry goes; the folder stays where it is.") if card.origin == "linked"
                   else ("Delete", f"{amount(card.size_bytes or 0)} will be gone from the disk."))
     sheet = f"sure-{hashlib.sha256(card.name.encode()).hexdigest()[:10]}"
     sure = button(f"{word} it", "model_delete", kind="bad", title=f"{word} {card.name} now", name=card.name)
