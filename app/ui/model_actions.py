@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -11,6 +11,7 @@ from app.ui import views
 from app.ui.form import show_model
 from app.ui.html.status import notice_html
 from app.ui.parts import Changes
+from engine.errors import SprocketError
 
 if TYPE_CHECKING:
     from app.ui.actions import Click
@@ -18,44 +19,49 @@ if TYPE_CHECKING:
 
 def model_download(click: Click) -> Changes:
     """Fetch it, or go on fetching it."""
-    click.studio.hub.ask(click.text("name"))
-    return _shown(click)
+    return _done(click, lambda hub: hub.ask(click.text("name")))
 
 
 def model_add(click: Click) -> Changes:
     """What was typed: a hub id to fetch, or a folder to list."""
-    click.studio.hub.add(click.text("model"))
-    return _shown(click)
+    return _done(click, lambda hub: hub.add(click.text("model")))
 
 
 def model_cancel(click: Click) -> Changes:
-    click.studio.hub.cancel(click.text("name"))
-    return _shown(click)
+    return _done(click, lambda hub: hub.cancel(click.text("name")))
 
 
 def model_discard(click: Click) -> Changes:
-    click.studio.hub.discard(click.text("name"))
-    return _shown(click)
+    return _done(click, lambda hub: hub.discard(click.text("name")))
 
 
 def model_delete(click: Click) -> Changes:
-    click.studio.hub.delete(click.text("name"))
-    return _shown(click) | {click.parts.form["model"]: gr.update(choices=views.model_names(click.studio))}
+    changes = _done(click, lambda hub: hub.delete(click.text("name")))
+    return changes | {click.parts.form["model"]: gr.update(choices=views.model_names(click.studio))}
 
 
 def model_use(click: Click) -> Changes:
-    """Create, with this model chosen and its own recommendations. Raises ModelNotFound, ModelInvalid."""
+    """Create, with this model chosen and its own recommendations."""
     parts, name = click.parts, click.text("name")
-    spec = click.studio.spec(name)
+    try:
+        spec = click.studio.spec(name)
+    except SprocketError as error:
+        return {parts.notice: notice_html(str(error), act="unremix", label="Dismiss")}
     changes: Changes = {parts.form[field]: update for field, update in show_model(spec).items()}
     return changes | {parts.form["model"]: gr.update(choices=views.model_names(click.studio), value=name),
                       parts.notice: notice_html(f"{name} is chosen, with its own size and steps.", act="unremix", label="Dismiss")}
 
 
-def _shown(click: Click) -> Changes:
-    """The page as it is now, and the poll running."""
-    parts = click.parts
-    return {parts.models: views.models(click.studio), parts.at: click.at.href(view="models"), parts.timer: gr.Timer(active=True)}
+def _done(click: Click, wish: Callable[[Any], object]) -> Changes:
+    """Does it, and shows the page as it is then, with the poll running. What is refused is said on the page, and stays there
+    until something else is clicked: a model's message is long, and a toast is gone before it is read."""
+    parts, said = click.parts, ""
+    try:
+        wish(click.studio.hub)
+    except SprocketError as error:
+        said = str(error)
+    return {parts.models: views.models(click.studio, said), parts.at: click.at.href(view="models"), parts.timer: gr.Timer(active=True),
+            parts.seen: {"said": said, "models": click.studio.hub.token()}}
 
 
 MODEL_ACTIONS: tuple[Callable[[Click], Changes], ...] = (

@@ -132,10 +132,10 @@ def gallery(studio: Any, at: Address) -> str:
     return clip_html(clip, parents, children, name, at)
 
 
-def models(studio: Any) -> str:
-    """The Models page."""
-    hub = studio.hub
-    return models_html(hub.cards(), folder=str(hub.folder), free_bytes=hub.free_bytes(), offline=hub.offline)
+def models(studio: Any, said: object = "") -> str:
+    """The Models page; `said`: why the last wish was refused."""
+    hub, words = studio.hub, said if isinstance(said, str) else ""
+    return models_html(hub.cards(), folder=str(hub.folder), free_bytes=hub.free_bytes(), offline=hub.offline, said=words)
 
 
 def model_names(studio: Any) -> list[str]:

@@ -108,7 +108,7 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
         if changed("queue", queue_token(jobs, status.worker_alive)):
             changes[parts.queue] = views.queue(status, jobs)
     if place.view == "models" and changed("models", studio.hub.token()):
-        changes[parts.models] = views.models(studio)
+        changes[parts.models] = views.models(studio, seen.get("said"))
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:

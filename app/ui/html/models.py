@@ -26,16 +26,17 @@ PHASE_WORDS = {
 }
 
 
-def models_html(cards: Sequence[Card], *, folder: str, free_bytes: int | None, offline: bool) -> str:
-    """The whole page. `folder`: where models lie; `free_bytes`: of its disk, None if not known."""
+def models_html(cards: Sequence[Card], *, folder: str, free_bytes: int | None, offline: bool, said: str = "") -> str:
+    """The whole page. `folder`: where models lie; `free_bytes`: of its disk, None if not known; `said`: why the last wish was refused."""
     here = [card for card in cards if card.folder is not None]
     coming = [card for card in cards if card.folder is None and card.download is not None]
     rest = [card for card in cards if card.folder is None and card.download is None]
     free = f" · {amount(free_bytes)} free on the disk" if free_bytes is not None else ""
+    refused = f'<p class="banner bad model-said" role="alert">{esc(said)}</p>' if said else ""
     head = f'<h1 class="page-title">Models</h1><span class="quiet">{len(here)} on this machine{esc(free)}</span>'
     return (
         f'<header class="page-head">{head}</header>'
-        f"{_offline(folder) if offline else ''}{_add_form(offline)}"
+        f"{_offline(folder) if offline else ''}{_add_form(offline)}{refused}"
         f"{_group('On its way', coming, offline)}{_group('On this machine', here, offline) if here else _none_here()}"
         f"{_group('Published models', rest, offline)}"
         f'<p class="models-foot quiet">Downloads lie in <code>{esc(folder)}</code>. Only configs, tokenizers and safetensors are fetched, '
