@@ -120,9 +120,8 @@ def named(handler: functools.partial) -> Any:
 
 def generate(made_from: Any, ticket: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """Generate was pressed: queue the job and show it, or say what is wrong where the forecast stands."""
-    projects = studio.projects(owner=OWNER)
-    project = views.project_of(projects, remembered(memory, "project"))
     try:
+        project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         job = studio.submit(
             read_form(values),
             owner=OWNER,

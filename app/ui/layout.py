@@ -21,7 +21,7 @@ from app.ui import actions, create, watch
 from app.ui.address import Address
 from app.ui.api import Pages, add_endpoints
 from app.ui.html.frame import header_html
-from app.ui.parts import Parts, guarded, tell_end
+from app.ui.parts import Parts, guarded, tell_end, telling
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SANS = (
@@ -121,6 +121,7 @@ def build_ui(studio: Any) -> gr.Blocks:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Blocks is built
     with Pages(title="Sprocket", analytics_enabled=False, fill_width=True) as demo:
         header = gr.HTML(header_html(Address(), (), ""), elem_id="header", apply_default_css=False, js_on_load=create.SYNC)
+        refusal = gr.HTML("", elem_id="refusal", apply_default_css=False)
         relay = gr.HTML("", elem_id="relay", apply_default_css=False, js_on_load=RELAY)
         with gr.Column(elem_id="main", elem_classes="views"):
             with gr.Row(elem_id="view-create", elem_classes="view", equal_height=False):
@@ -133,7 +134,7 @@ def build_ui(studio: Any) -> gr.Blocks:
             models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
         parts = _parts(made, header, stage, queue, gallery, models)
         create.wire(studio, parts, made)
-        _wire(studio, parts, demo, relay)
+        _wire(studio, parts, demo, relay, refusal)
         add_endpoints(studio)
     demo.queue(default_concurrency_limit=8, max_size=64, api_open=False)
     return demo
@@ -161,7 +162,7 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: A
     )
 
 
-def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any) -> None:
+def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) -> None:
     """Events of the frame: the relay of clicks, the opening of a page, the poll. `studio.js` lets them run one at a time."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -171,8 +172,9 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any) -> None:
     def on_load(memory: Any, request: gr.Request) -> Any:
         return watch.attach(memory, request, studio=studio, parts=parts)
 
-    acted = relay.click(guarded(on_act), [parts.at, parts.job, parts.memory], parts.outputs(), trigger_mode="multiple", **quiet)
-    loaded = demo.load(guarded(on_load), [parts.memory], parts.outputs(), **quiet)
+    outputs = [*parts.outputs(), refusal]
+    acted = relay.click(telling(on_act, refusal), [parts.at, parts.job, parts.memory], outputs, trigger_mode="multiple", **quiet)
+    loaded = demo.load(telling(on_load, refusal), [parts.memory], outputs, **quiet)
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
     polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),

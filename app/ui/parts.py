@@ -114,3 +114,18 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
             ) from error
 
     return call
+
+
+def telling(handler: Callable[..., Changes], place: Component) -> Callable[..., Changes]:
+    """`guarded`, with the refusal as words at `place` until the next answer. Gradio itself shows errors of queued events only,
+    and ours are not: a refused click looked like a lost one."""
+    guard = guarded(handler)
+
+    @functools.wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Changes:
+        try:
+            return {place: "", **guard(*args, **kwargs)}
+        except gr.Error as error:
+            return {place: f'<p class="banner bad" role="alert">{error.message}</p>'}
+
+    return call

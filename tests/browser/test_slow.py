@@ -128,7 +128,7 @@ def test_a_late_poll_does_not_undo_a_click(site: Site, page: Page) -> None:
     expect(page.locator(".card")).to_have_count(2)
 
 
-def test_a_refused_click_does_not_hold_up_the_next(site: Site, page: Page) -> None:
+def test_a_refused_click_says_why_and_does_not_hold_up_the_next(site: Site, page: Page) -> None:
     page.goto(site.url + "/?view=queue")
     expect(page.locator("#view-queue")).to_contain_text("Nothing in the queue")
     page.evaluate("""() => {
@@ -137,5 +137,7 @@ def test_a_refused_click_does_not_hold_up_the_next(site: Site, page: Page) -> No
         document.querySelector("#view-queue h1").append(old);
         old.click();
     }""")
+    expect(page.get_by_role("alert")).to_contain_text("job_id: 'gone' is not one of your jobs.")
     page.get_by_role("link", name="Gallery", exact=True).click()
     expect(page.locator(".card")).to_have_count(24, timeout=20_000)
+    expect(page.locator("#refusal")).to_be_hidden()
