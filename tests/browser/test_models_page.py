@@ -124,7 +124,7 @@ def test_an_open_question_and_a_half_typed_id_outlive_the_progress(site: Site, h
     page.get_by_label("Add a model").fill(str(own))
     page.get_by_role("button", name="Add model").click()
     expect(card(page, "my own")).to_have_attribute("data-state", "ready")
-    page.get_by_role("button", name="Download: zai-org/CogVideoX-2b").click()
+    page.get_by_title("Download: zai-org/CogVideoX-2b").click()
     there = card(page, "zai-org/CogVideoX-2b")
     expect(there).to_have_attribute("data-state", "fetching")
     page.get_by_label("Add a model").fill("half typ")
