@@ -39,7 +39,7 @@
     begin(press ? "generate" : "act");
     if (!press) return trigger("click", event);
     press.dataset.pressed = "now";
-    press.click();
+    press.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));  // click() does nothing inside a click()
     delete press.dataset.pressed;
   }
 

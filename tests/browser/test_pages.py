@@ -34,8 +34,9 @@ def quiet_studio(site: Site) -> Iterator[None]:
     site.studio._jobs.clear()
     site.studio.worker_alive, site.studio.blocked_reason = True, None
     yield
-    site.studio._jobs.clear()
-    site.studio._clips = clips
+    with site.studio._lock:
+        site.studio._jobs.clear()
+        site.studio._clips = clips
 
 
 def test_build_app_empties_the_upload_folder(tmp_path: Path) -> None:
