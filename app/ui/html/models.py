@@ -5,7 +5,6 @@ A card's facts are what one chooses by: what it does, how large its videos are, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 
@@ -161,19 +160,11 @@ def _download_actions(name: str, download: Download, offline: bool) -> str:
 
 
 def _confirmed(card: Card) -> str:
-    """A second click, because a model is hours of downloading."""
+    """Asks a second time (`studio.js`), because a model is hours of downloading."""
     word, what = (("Remove", "Only the entry goes; the folder stays where it is.") if card.origin == "linked"
                   else ("Delete", f"{amount(card.size_bytes or 0)} will be gone from the disk."))
-    sheet = f"sure-{hashlib.sha256(card.name.encode()).hexdigest()[:10]}"
-    sure = button(f"{word} it", "model_delete", kind="bad", title=f"{word} {card.name} now", name=card.name)
-    # A popover and not a <details>: whether it is open is not in the markup, so a redraw while something downloads leaves it be.
-    opens = f'popovertarget="{sheet}" title="{word} {esc(card.name)}"'
-    return (
-        f'<button type="button" class="btn small quiet-bad model-delete" {opens}>{word}…</button>'
-        f'<div class="sure" id="{sheet}" popover role="dialog" aria-label="{word} {esc(card.name)}?"><h4>{word} {esc(card.title)}?</h4>'
-        f"<p>{esc(tied(what))}</p><div>{sure}"
-        f'<button type="button" class="btn" popovertarget="{sheet}" popovertargetaction="hide" autofocus>Keep it</button></div></div>'
-    )
+    return button(f"{word}…", "model_delete", kind="small quiet-bad model-delete", title=f"{word} {card.name}", name=card.name,
+                  sure=f"{word} {card.title}?", why=tied(what), yes=f"{word} it")
 
 
 def tied(text: str) -> str:
