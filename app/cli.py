@@ -31,6 +31,7 @@ from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
 from app.cli_models import models_app
+from app.cli_start import check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
@@ -105,19 +106,30 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="dpm or ddim.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Fresh noise of a ddim step, 0 to 1.")] = None,
+    guidance_kind: Annotated[str | None, typer.Option(help="constant, cosine or as-published.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="FILE", help="First frame, for an image-to-video model.")] = None,
+    video: Annotated[str | None, typer.Option(metavar="FILE", help="Video to change.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop or pad an image or video of another shape.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How far a video may be changed, above 0 to 1.")] = None,
+    extend: Annotated[str | None, typer.Option(metavar="CLIP", help="Id of a clip to go on from.")] = None,
+    at: Annotated[int | None, typer.Option(help="Its frame to go on from, from 0; the last when left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Make one clip in this process, without a server; it is in the same history."""
-    request = GenerationRequest(prompt=prompt, negative=negative, model=model, seed=seed, frames=frames, width=width,
-                                height=height, steps=steps, guidance=guidance, scheduler=scheduler)
+    values = {"prompt": prompt, "negative": negative, "model": model, "seed": seed, "frames": frames, "width": width,
+              "height": height, "steps": steps, "guidance": guidance, "scheduler": scheduler, "eta": eta,
+              "guidance_kind": guidance_kind, "fit": fit, "strength": strength}
+    check_start(values, image, video, extend, at)
     _check_out(out)
     started = time.monotonic()
     with _studio(data_dir) as studio:
+        request, made_from = start_from(studio, values, image, video, extend, at)
         forecast = studio.forecast(request)
         about = f"about {forecast.seconds:.0f} s, {forecast.basis}" if forecast.seconds else forecast.basis
-        job = studio.submit(request, reserve=True)
+        job = studio.submit(request, made_from=made_from, reserve=True)
         _say(f"Job {job.id} with {model}: {about}.")
         job = studio.run_here(job.id, _Progress())
         if job.state is not JobState.DONE or job.clip_id is None:
@@ -264,7 +276,7 @@ def _as_options(request: GenerationRequest) -> list[str]:
 
     values = {name: value for name, value in request.to_json().items()
               if value not in ("", None) and name != "schema_version"}
-    return [f"--{name} {shlex.quote(str(value))}" for name, value in values.items()]
+    return [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items()]
 
 
 @history_app.command("rebuild")

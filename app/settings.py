@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         return self.data_dir / "jobs"
 
     @property
+    def inputs_dir(self) -> Path:
+        """Images and videos that clips start from, named after their sha256 (`engine.inputs`)."""
+        return self.data_dir / "inputs"
+
+    @property
     def trash_dir(self) -> Path:
         """Files recovery could not place. Nothing is ever deleted by recovery."""
         return self.data_dir / "trash"
@@ -123,7 +128,7 @@ class Settings(BaseSettings):
         """Creates the data directory, readable by its owner only. Raises InvalidRequest (no folder can be there), OSError."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.media_dir, self.parts_dir, self.jobs_dir, self.trash_dir, self.backups_dir):
+            for folder in (self.media_dir, self.parts_dir, self.jobs_dir, self.inputs_dir, self.trash_dir, self.backups_dir):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise InvalidRequest("data_dir", f"is {str(self.data_dir)!r}; no folder can be made there ({error.strerror}: "

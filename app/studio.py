@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import storage
+from app import inputs, storage
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
 from app.history.leases import Limits
@@ -31,6 +31,7 @@ from app.settings import Settings
 from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
+from engine.inputs import input_file
 from engine.models.tokens import check_tokens
 from engine.plan import RECENT, Plan, Timing, forecast_seconds, plan
 from engine.request import GenerationRequest
@@ -99,7 +100,7 @@ class Studio:
         seed = secrets.randbelow(DRAWN_SEEDS) if wish.seed is None else wish.seed
         return self.store.jobs.add(
             owner=owner, project_id=project.id, request=dataclasses.replace(wish, seed=seed).to_json(),
-            asked=wish.to_json(), now=now, steps=resolved.steps, notes=resolved.notes, idem_key=key, made_from=made_from,
+            asked=wish.to_json(), now=now, steps=resolved.sampled_steps, notes=resolved.notes, idem_key=key, made_from=made_from,
             max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)
 
@@ -178,6 +179,21 @@ class Studio:
             return path.read_bytes()[-last_bytes:].decode("utf-8", "replace")
         except OSError:
             return ""
+
+    # ---- images and videos to start from
+
+    def add_input(self, path: Path, *, field: str | None = None) -> str:
+        """Keeps a copy of an image or video and returns the name requests use for it; the same file gives the same name.
+
+        `field`: 'image' or 'video', where it must be one of them. Raises InvalidRequest for anything that cannot be
+        used, StorageBlocked.
+        """
+        return inputs.add_file(self.settings, Path(path), field)
+
+    def add_frame(self, clip_id: str, frame: int | None = None, *, owner: str = LOCAL) -> str:
+        """One frame of a clip as an image to start from; `frame` from 0, None: the last. Raises NotFound, InvalidRequest."""
+        clip = self.clip(clip_id, owner=owner)
+        return inputs.add_frame(self.settings, self.clip_path(clip.id, owner=owner), clip, frame)
 
     # ---- clips
 
@@ -293,6 +309,8 @@ class Studio:
         _alive, hardware = self._worker()
         made = plan(wish, spec, hardware or self._engine.hardware())
         check_tokens(made)
+        if made.input:
+            input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")
         return made
 
     def _worker(self) -> tuple[bool, Hardware | None]:

@@ -66,7 +66,7 @@ def engine_frames(model: Any, job: Plan, marks: dict[str, float]) -> np.ndarray:
     generator = torch.Generator("cpu").manual_seed(job.seed)
     text = model.encode(job.prompt, job.negative if job.guided else None)
     state = SampleState(0, model.initial_latents(job.latent_shape, generator), None)
-    for step in sample(model, model.scheduler(job.scheduler, job.steps), text, state, job.guidance, generator):
+    for step in sample(model, model.scheduler(job.scheduler, job.steps), text, state, [job.guidance] * job.steps, generator):
         state = step
     begun = time.perf_counter()
     frames = np.concatenate([chunk.numpy() for chunk in model.decode(state.latents[:, job.latent_padding:], job.tile)])

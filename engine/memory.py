@@ -52,16 +52,18 @@ def tokens(spec: ModelSpec, shape: Shape) -> int:
     return sampled // (spec.patch_size_t or 1) * area + spec.max_text_tokens
 
 
-def stage_work(spec: ModelSpec, shape: Shape, steps: int) -> dict[str, float]:
+def stage_work(spec: ModelSpec, shape: Shape, steps: int, *, given_frames: int = 0) -> dict[str, float]:
     """Work by stage; only ratios between two clips of one model and machine mean anything.
 
-    load: bytes of weights; encode: text passes; sample, decode: arithmetic; verify: pixels.
+    load: bytes of weights; encode: text passes, and half a decoder's work for each of the `given_frames` of an image or
+    video; sample, decode: arithmetic; verify: pixels.
     """
     n, batch, d = tokens(spec, shape), 2 if shape.guided else 1, spec.width
     pixels = float(shape.frames * shape.height * shape.width)
     return {
         "load": float(sum(spec.component_bytes.values())),
-        "encode": float(batch * spec.component_parameters["text_encoder"] * spec.max_text_tokens),
+        "encode": float(batch * spec.component_parameters["text_encoder"] * spec.max_text_tokens)
+                  + given_frames * shape.height * shape.width * decode_flops_per_pixel(spec) / 4,
         "sample": float(steps) * batch * spec.layers * (24.0 * n * d * d + 4.0 * n * n * d),
         "decode": pixels * decode_flops_per_pixel(spec),
         "verify": pixels,

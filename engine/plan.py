@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -20,6 +21,8 @@ from engine.spec import ModelSpec
 PLAN_VERSION = 1
 MEMORY_SHARE = 0.95
 """Of the free memory a plan may count on; the rest is for what changes between planning and running."""
+DEFAULT_STRENGTH = 0.8
+"""Of a video to video request, as in diffusers."""
 RECENT = 20
 """Timings a forecast looks at, newest last."""
 
@@ -61,7 +64,22 @@ class Plan:
     """Work by stage, see `engine.memory.stage_work`."""
     notes: tuple[str, ...]
     """What a person should know about these choices."""
+    mode: str = "t2v"
+    """'t2v', 'i2v' or 'v2v'."""
+    input: str = ""
+    """Name of the image or video to start from, in the folder of inputs; '' for words alone."""
+    fit: str = "crop"
+    """'crop' or 'pad'."""
+    strength: float = 1.0
+    """Share of the steps that is run; below 1 only where a video is changed."""
+    guidance_kind: str = "constant"
+    eta: float = 0.0
     schema_version: int = PLAN_VERSION
+
+    @property
+    def sampled_steps(self) -> int:
+        """Steps that are really run, at least 1: with `strength` below 1 the first ones are left out, as in diffusers."""
+        return sampled_steps(self.steps, self.strength)
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only."""
@@ -73,7 +91,12 @@ class Plan:
         """The request with every field filled in; planning it again gives this plan."""
         return GenerationRequest(prompt=self.prompt, negative=self.negative, model=self.model, seed=self.seed,
                                  frames=self.frames, width=self.width, height=self.height, steps=self.steps,
-                                 guidance=self.guidance, scheduler=self.scheduler)
+                                 guidance=self.guidance, scheduler=self.scheduler,
+                                 image=self.input if self.mode == "i2v" else None,
+                                 video=self.input if self.mode == "v2v" else None,
+                                 fit=None if self.mode == "t2v" else self.fit,
+                                 strength=self.strength if self.mode == "v2v" else None,
+                                 guidance_kind=self.guidance_kind, eta=self.eta)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +116,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Pla
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
+    check_mode(request, spec)
     frames = _frames(request.frames, spec)
     width = _side("width", request.width, spec.native_width, spec.max_width, spec)
     height = _side("height", request.height, spec.native_height, spec.max_height, spec)
@@ -101,6 +125,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Pla
         raise InvalidRequest("steps", f"is {steps}; {spec.name} was trained with {spec.train_timesteps}, so that is the most.",
                              suggestion=spec.train_timesteps)
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
+    strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
     shape = Shape(frames, height, width, guidance > 1.0)
     residency, tile, need = _placement(spec, shape, dtype, hardware)
@@ -112,9 +137,51 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware) -> Pla
         scheduler=request.scheduler or spec.scheduler, fps=spec.fps, spec=spec,
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=residency, tile=tile,
-        predicted_bytes=need, work=stage_work(spec, shape, steps),
-        notes=_notes(request, spec, hardware, shape, dtype, residency, tile),
+        predicted_bytes=need,
+        work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
+        notes=(*_notes(request, spec, hardware, shape, dtype, residency, tile), *_mode_notes(request, spec, frames, steps, strength)),
+        mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
+        guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
     )
+
+
+def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
+    """Raises `InvalidRequest` where the checkpoint cannot do what is asked for: it lacks the mode, or its input is missing."""
+    if request.mode in spec.modes:
+        return
+    if request.mode == "i2v":
+        raise InvalidRequest("image", f"is given, and {spec.name} does not take one: it makes videos from words. Choose an "
+                                      "image-to-video model (`sprocket models list` says which), or leave the image out.")
+    if request.mode == "v2v":
+        raise InvalidRequest("video", f"is given, and {spec.name} does not take one: it makes videos from an image. Choose a "
+                                      "text-to-video model, which can also change videos.")
+    raise InvalidRequest("image", f"is missing; {spec.name} makes videos from a first frame. Give an image, or choose a "
+                                  "text-to-video model.")
+
+
+def sampled_steps(steps: int, strength: float) -> int:
+    """How many of `steps` are run at `strength`; rounds down as diffusers' `get_timesteps`."""
+    return min(int(steps * strength), steps)
+
+
+def _strength(request: GenerationRequest, steps: int) -> float:
+    if request.mode != "v2v":
+        return 1.0
+    strength = DEFAULT_STRENGTH if request.strength is None else request.strength
+    if sampled_steps(steps, strength) < 1:
+        if request.strength is None:  # a single step: all of it
+            return 1.0
+        least = math.ceil(1000 / steps) / 1000
+        raise InvalidRequest("strength", f"is {strength:g}; of {steps} steps not one would be run. Use at least {least:g}, or "
+                                         "more steps.", suggestion=least)
+    return strength
+
+
+def _eta(request: GenerationRequest, spec: ModelSpec) -> float:
+    if request.eta and (request.scheduler or spec.scheduler) != "ddim":
+        raise InvalidRequest("eta", f"is {request.eta:g}; only the ddim scheduler has it, and this clip is made with "
+                                    f"{request.scheduler or spec.scheduler}. Choose scheduler ddim, or leave eta out.")
+    return request.eta or 0.0
 
 
 def forecast_seconds(plan: Plan, timings: Sequence[Timing]) -> tuple[float | None, str]:
@@ -228,6 +295,17 @@ def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shap
     if (shape.width, shape.height) != (spec.native_width, spec.native_height):
         notes.append(f"{spec.name} was trained at {spec.native_width} x {spec.native_height}; other sizes may look worse.")
     return tuple(notes)
+
+
+def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps: int, strength: float) -> list[str]:
+    notes = []
+    if spec.position == "learned" and frames != spec.native_frames:
+        notes.append(f"{spec.name} has learned positions for {spec.native_frames} frames only; other counts may look worse.")
+    if request.mode == "v2v":
+        notes.append(f"The video is changed with strength {strength:g}: {sampled_steps(steps, strength)} of {steps} steps are run.")
+    if request.guidance_kind == "as-published":
+        notes.append("Guidance swings up and down over the steps, as the published code does.")
+    return notes
 
 
 def _gb(count: int) -> str:

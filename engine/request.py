@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ MAX_SIDE = 4096
 MAX_FRAMES = 1025
 MAX_SEED = 2**63 - 1
 SCHEDULERS = ("dpm", "ddim")
+FITS = ("crop", "pad")
+GUIDANCE_KINDS = ("constant", "cosine", "as-published")
+INPUT_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{2,5}")
+"""An image or a video by what is in it: its sha256 and its kind. No path, so nothing else can be named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,18 @@ class GenerationRequest:
     """Classifier-free guidance scale, 0 to 30; 1 or less turns guidance off. None: the model's recommendation."""
     scheduler: str | None = None
     """'dpm' or 'ddim'. None: the checkpoint's own."""
+    image: str | None = None
+    """Image to video: the first frame, as the name of an input (`<sha256>.<ext>`)."""
+    video: str | None = None
+    """Video to video: the clip to start from, as the name of an input."""
+    fit: str | None = None
+    """How an image or video of another shape is fitted: 'crop' or 'pad'; it is never stretched. None: 'crop'."""
+    strength: float | None = None
+    """Video to video: above 0 (hardly a change) to 1 (only the size is kept). None: 0.8."""
+    guidance_kind: str | None = None
+    """'constant', 'cosine' or 'as-published', see `engine.guidance`. None: 'constant'."""
+    eta: float | None = None
+    """Fresh noise of a ddim step, 0 (none) to 1 (as much as DDPM). None: 0."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -71,12 +88,34 @@ class GenerationRequest:
         _whole("height", self.height, 16, MAX_SIDE)
         _whole("steps", self.steps, 1, MAX_STEPS)
         set_field("guidance", _real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
-        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
-            raise InvalidRequest("scheduler", f"{_shown(self.scheduler)} is not known. Use one of {', '.join(SCHEDULERS)}, "
-                                              "or leave it out for the model's own.")
+        _one_of("scheduler", self.scheduler, SCHEDULERS)
+        for name in ("image", "video"):
+            _input(name, getattr(self, name))
+        self._check_input()
+        _one_of("fit", self.fit, FITS)
+        _one_of("guidance_kind", self.guidance_kind, GUIDANCE_KINDS)
+        set_field("strength", _real("strength", self.strength, 0.0, 1.0))
+        if self.strength == 0.0:
+            raise InvalidRequest("strength", "is 0, which would leave the video as it is. Use more than 0, up to 1.")
+        set_field("eta", _real("eta", self.eta, 0.0, 1.0))
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")
+
+    def _check_input(self) -> None:
+        """Settings that would have no effect are refused, not ignored."""
+        if self.image is not None and self.video is not None:
+            raise InvalidRequest("video", "and image are both given. A clip starts from one of them; leave one out.")
+        if self.strength is not None and self.video is None:
+            raise InvalidRequest("strength", "says how far a video may be changed, and there is none. Give a video, or "
+                                             "leave strength out.")
+        if self.fit is not None and self.mode == "t2v":
+            raise InvalidRequest("fit", "says how an image or a video is fitted, and there is none. Give one, or leave fit out.")
+
+    @property
+    def mode(self) -> str:
+        """'t2v' (words alone), 'i2v' (a first frame) or 'v2v' (a whole video)."""
+        return "i2v" if self.image is not None else "v2v" if self.video is not None else "t2v"
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only. `from_mapping(to_json())` is the identity."""
@@ -119,6 +158,17 @@ def _text(name: str, value: object) -> str:
         if category == "Cc" and char not in "\n\r\t":
             raise InvalidRequest(name, f"holds a control character (U+{ord(char):04X}) at position {position}. Remove it.")
     return unicodedata.normalize("NFC", value).strip()
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise InvalidRequest(name, f"{_shown(value)} is not known. Use one of {', '.join(known)}, or leave it out.")
+
+
+def _input(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and INPUT_NAME.fullmatch(value)):
+        raise InvalidRequest(name, f"must be the name of an input of this studio, 64 hex digits and its kind, not {_shown(value)}. "
+                                   "Add the file first; adding it gives the name.")
 
 
 def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") -> None:

@@ -1,6 +1,6 @@
 """One plan to one verified file, as a generator of events. The only door into torch for the rest of the program.
 
-    load -> encode -> sample (previews, checkpoints) -> decode (streaming into the writer) -> verify -> ClipWritten
+    load -> encode (words, image or video) -> sample (previews, checkpoints) -> decode (streaming into the writer) -> verify -> ClipWritten
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
-from engine.checkpoint import fingerprint, newest_checkpoint, save_checkpoint
+from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.errors import Cancelled, CannotFit, OutputRejected
 from engine.events import (
     CheckpointSaved,
@@ -29,9 +31,12 @@ from engine.events import (
     StageStarted,
     StepDone,
 )
+from engine.guidance import guidance_weights
+from engine.inputs import read_input
 from engine.models.cache import ModelCache
+from engine.models.family import Stepper, VideoModel
 from engine.plan import Plan
-from engine.sample import SampleState, VideoModel, sample
+from engine.sample import SampleState, sample
 from engine.video.publish import storage_errors
 from engine.video.writer import ClipWriter
 
@@ -39,24 +44,28 @@ RECENT_STEPS = 8
 
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
-        cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0,
-        preview_seconds: float = 1.0) -> Iterator[Event]:
+        cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0, preview_seconds: float = 1.0,
+        inputs: Path | None = None) -> Iterator[Event]:
     """Make the clip of `plan` in the file `part`; the last event is its one `ClipWritten`.
 
     `workspace`: this job's own folder for checkpoints; one left there by an earlier attempt at the same plan is gone on
     from. `recipe`: `build_recipe(plan)`, written into the file. `cancelled` is asked before every step and chunk.
     `checkpoint_seconds`, `preview_seconds`: least time between two of them; a checkpoint is always written before
-    decoding. Closing the generator stops the work.
+    decoding. `inputs`: the folder with the image or video that `plan` starts from, if any. Closing the generator stops the
+    work.
 
-    Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens),
-    `CannotFit` (the memory went after planning). `part` does not exist then; the checkpoints do.
+    Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
+    or video that is not there, cannot be read or is too short), `CannotFit` (the memory went after planning). `part` does
+    not exist then; the checkpoints do.
     """
-    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds)
+    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs)
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
+            saved, frames = job.look()
             model, text = yield from job.prepare()
-            state = yield from job.denoise(model, text)
+            start = yield from job.begin(model, saved, frames)
+            state = yield from job.denoise(model, text, start)
             yield from job.write(model, state)
     except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
         if not _out_of_memory(error):
@@ -65,13 +74,25 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
                         "programs, or ask for fewer frames or a smaller size.") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What sampling begins with."""
+
+    state: SampleState
+    beside: torch.Tensor | None
+    """Latents of the image that stand beside the noise at every step."""
+    stepper: Stepper
+    generator: torch.Generator
+
+
 class _Job:
     """The state of one run: its clock and its arguments."""
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
-                 cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> None:
+                 cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float, inputs: Path | None) -> None:
         self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
         self.cancelled, self.checkpoint_seconds, self.preview_seconds = cancelled, checkpoint_seconds, preview_seconds
+        self.inputs = inputs
         self.seconds = {stage.value: 0.0 for stage in Stage}
 
     @contextmanager
@@ -100,23 +121,54 @@ class _Job:
             text = model.encode(self.plan.prompt, self.plan.negative if self.plan.guided else None)
         return model, text
 
-    def denoise(self, model: Any, text: torch.Tensor) -> Generator[Event, None, SampleState]:
-        """The state after the last step, from a checkpoint or from noise; saved to disk either way."""
-        plan, mark = self.plan, fingerprint(self.plan)
+    def look(self) -> tuple[Checkpoint | None, np.ndarray | None]:
+        """What an earlier attempt left, and the image or video if it is (still) needed: before minutes of loading weights."""
+        plan = self.plan
+        saved = newest_checkpoint(self.workspace, fingerprint(plan), plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
+        if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
+            return saved, None
+        with self.stage(Stage.ENCODE):
+            return saved, read_input(plan, self.inputs)
+
+    def begin(self, model: VideoModel, saved: Checkpoint | None, frames: np.ndarray | None) -> Generator[Event, None, _Start]:
+        """From a checkpoint, or from noise, with the image or video encoded; the generator stands where diffusers' would."""
+        plan = self.plan
         # Noise is drawn on the processor whatever the device, so a seed means the same clip everywhere.
         generator = torch.Generator("cpu").manual_seed(plan.seed)
-        yield StageStarted(Stage.SAMPLE)
-        saved = newest_checkpoint(self.workspace, mark, plan.latent_shape, model.device, plan.steps)
-        if saved is None:
-            state = SampleState(0, model.initial_latents(plan.latent_shape, generator), None)
-        else:
-            state = saved.state
+        stepper = model.scheduler(plan.scheduler, plan.steps, run=plan.sampled_steps, eta=plan.eta)
+        moments = [] if frames is None else (yield from self.encode(model, frames))
+        beside = model.image_beside(moments, plan.latent_shape, generator) if plan.mode == "i2v" else None
+        if saved is not None:
             generator.set_state(saved.generator)
             self.seconds[Stage.SAMPLE.value] = saved.seconds
-            yield Resumed(state.step, plan.steps)
+            return _Start(saved.state, beside, stepper, generator)
+        if plan.mode == "v2v":
+            latents = model.video_latents(moments, plan.latent_shape, stepper, generator)
+        else:
+            latents = model.initial_latents(plan.latent_shape, generator)
+        return _Start(SampleState(0, latents, None), beside, stepper, generator)
+
+    def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
+        """All moments of an image or video."""
+        chunks, moments, done = model.encode_frames(frames, self.plan.tile), [], 0
+        while done < len(frames):
+            with self.stage(Stage.ENCODE):
+                done, part = next(chunks)
+            moments.append(part)
+            yield StepDone(Stage.ENCODE, done, len(frames), None)
+        return moments
+
+    def denoise(self, model: VideoModel, text: torch.Tensor, start: _Start) -> Generator[Event, None, SampleState]:
+        """The state after the last step; saved to disk whatever comes."""
+        plan, mark, total = self.plan, fingerprint(self.plan), self.plan.sampled_steps
+        state, generator = start.state, start.generator
+        yield StageStarted(Stage.SAMPLE)
+        if state.step:
+            yield Resumed(state.step, total)
         previewed, checkpointed, on_disk, durations = float("-inf"), time.monotonic(), state.step, []
-        steps = sample(model, model.scheduler(plan.scheduler, plan.steps), text, state, plan.guidance, generator)
-        while state.step < plan.steps:
+        weights = guidance_weights(plan.guidance_kind, plan.guidance, start.stepper.timesteps.tolist())
+        steps = sample(model, start.stepper, text, state, weights, generator, start.beside)
+        while state.step < total:
             begun = time.perf_counter()
             try:
                 with self.stage(Stage.SAMPLE):
@@ -128,8 +180,8 @@ class _Job:
                     save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 raise
             durations.append(time.perf_counter() - begun)
-            yield StepDone(Stage.SAMPLE, state.step, plan.steps, self.eta_sampling(state.step, durations))
-            now, last = time.monotonic(), state.step == plan.steps
+            yield StepDone(Stage.SAMPLE, state.step, total, self.eta_sampling(state.step, durations))
+            now, last = time.monotonic(), state.step == total
             if last or now - checkpointed >= self.checkpoint_seconds:
                 path = save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 checkpointed, on_disk = time.monotonic(), state.step
@@ -166,12 +218,13 @@ class _Job:
         """Seconds to the end: the remaining steps at the recent pace, and decoding at the same arithmetic speed."""
         work = self.plan.work
         each = median(durations[-RECENT_STEPS:])
-        return each * (self.plan.steps - step) + each * self.plan.steps * work["decode"] / work["sample"]
+        total = self.plan.sampled_steps
+        return each * (total - step) + each * total * work["decode"] / work["sample"]
 
 
 def _check_finite(state: SampleState, plan: Plan) -> None:
     if not torch.isfinite(state.latents).all():
-        raise OutputRejected(f"step {state.step} of {plan.steps} gave numbers that are not finite (NaN). Likely cause: "
+        raise OutputRejected(f"step {state.step} of {plan.sampled_steps} gave numbers that are not finite (NaN). Likely cause: "
                              f"damaged weights, or guidance {plan.guidance:g} far above this model's "
                              f"{plan.spec.recommended_guidance:g}.")
 

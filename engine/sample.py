@@ -6,45 +6,20 @@
         x_0, x_(t-1) = scheduler step of  u + w (v - u)      DDIM https://arxiv.org/abs/2010.02502 or DPM-Solver++ (SDE)
     video = decode(x_0)
 
+    An image stands beside x_t in `predict`; a video starts at a smaller t. The weight w may differ from step to step.
+
 The state after each step is a value: whoever drives the loop shows it, saves it, goes on from it, or stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class Stepper(Protocol):
-    """One scheduler set to a number of steps."""
-
-    timesteps: Tensor
-    """int64 (steps,), falling."""
-
-    def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
-             generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(less noisy latents, predicted clean latents) after step `index`."""
-
-
-class VideoModel(Protocol):
-    """What the loop and the run need of a model family."""
-
-    def encode(self, prompt: str, negative: str | None) -> Tensor:
-        """(1 or 2, tokens, width): the prompt, after the negative prompt where one is given."""
-
-    def initial_latents(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
-
-    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        """float32, one prediction for each row of `text`."""
-
-    def scheduler(self, name: str, steps: int) -> Stepper: ...
-
-    def decode(self, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
-        """Chunks (frames, height, width, 3) uint8, in order, as they are done."""
+from engine.models.family import Stepper, VideoModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +35,15 @@ class SampleState:
 
 
 @torch.inference_mode()
-def sample(model: VideoModel, stepper: Stepper, text: Tensor, start: SampleState, guidance: float,
-           generator: torch.Generator) -> Iterator[SampleState]:
-    """Yields the state after every remaining step. `text` with two rows turns guidance on."""
+def sample(model: VideoModel, stepper: Stepper, text: Tensor, start: SampleState, weights: Sequence[float],
+           generator: torch.Generator, beside: Tensor | None = None) -> Iterator[SampleState]:
+    """Yields the state after every remaining step. `text` with two rows turns guidance on, with `weights[step]`."""
     latents, clean = start.latents, start.clean
     for index in range(start.step, len(stepper.timesteps)):
-        velocity = model.predict(latents, stepper.timesteps[index], text)
+        velocity = model.predict(latents, stepper.timesteps[index], text, beside)
         if len(text) == 2:
             without, given = velocity.chunk(2)
-            velocity = without + guidance * (given - without)
+            velocity = without + weights[index] * (given - without)
         stepped, clean = stepper.step(velocity, index, latents, clean, generator)
         latents = stepped.to(text.dtype)
         yield SampleState(index + 1, latents, clean)

@@ -19,6 +19,12 @@ from engine.errors import ModelInvalid, ModelNotFound
 from engine.models.weights import WeightFile, component_weights
 from engine.request import MAX_GUIDANCE, MAX_STEPS
 
+MODES = ("t2v", "i2v", "v2v")
+"""Text to video, image to video, video to video."""
+PIPELINES = {"CogVideoXPipeline": ("t2v", "v2v"), "CogVideoXVideoToVideoPipeline": ("t2v", "v2v"),
+             "CogVideoXImageToVideoPipeline": ("i2v",)}
+"""What a checkpoint can do, by the class it is saved as. A text checkpoint also changes videos: same weights, noise added
+to the video instead of noise alone. An image checkpoint reads the image in channels of its own, so it needs one."""
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
 CLASSES = {
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
@@ -44,7 +50,7 @@ SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """One text-to-video checkpoint."""
+    """One checkpoint."""
 
     name: str
     """What people call it: the folder's name, or the catalogue's."""
@@ -82,6 +88,7 @@ class ModelSpec:
     """'rope', 'sincos' or 'learned'."""
     scaling_factor: float
     invert_scale_latents: bool
+    """True where the latents of a first frame are divided by `scaling_factor` instead (CogVideoX 1.5 image to video)."""
     scheduler: str
     """'dpm' or 'ddim': the checkpoint's own."""
     train_timesteps: int
@@ -100,6 +107,10 @@ class ModelSpec:
     """Bytes of weights as stored, by component."""
     component_parameters: Mapping[str, int]
     """Numbers in the weights, by component."""
+    modes: tuple[str, ...] = ("t2v", "v2v")
+    """What it can do, of 't2v', 'i2v' and 'v2v'; the first is what it is made for."""
+    takes_offset: bool = False
+    """True where the transformer wants an offset beside the time (`ofs`, CogVideoX 1.5 image to video)."""
 
     @property
     def parameters(self) -> int:
@@ -108,7 +119,7 @@ class ModelSpec:
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return values | {"path": str(self.path), "vae_channels": list(self.vae_channels),
+        return values | {"path": str(self.path), "vae_channels": list(self.vae_channels), "modes": list(self.modes),
                          "component_bytes": dict(self.component_bytes),
                          "component_parameters": dict(self.component_parameters)}
 
@@ -156,9 +167,8 @@ def read_json(path: Path, folder: Path) -> dict[str, Any]:
 
 def _check_classes(index: Mapping[str, Any], folder: Path) -> None:
     kind = index.get("_class_name")
-    if kind != "CogVideoXPipeline":
-        raise ModelInvalid(f"{folder} is a {str(kind)[:60]}; this version of Sprocket runs text-to-video models of the "
-                           "class CogVideoXPipeline.")
+    if not isinstance(kind, str) or kind not in PIPELINES:
+        raise ModelInvalid(f"{folder} is a {str(kind)[:60]}; this version of Sprocket runs {', '.join(PIPELINES)}.")
     for part in COMPONENTS:
         entry = index.get(part)
         found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
@@ -181,12 +191,8 @@ def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[s
     # the layers before finding that out could take for ever.
     tensors = {part: sum(len(file.tensors) for file in files) for part, files in weights.items()}
     _positive(text["num_layers"], tensors["text_encoder"])
-    if dit["in_channels"] != vae["latent_channels"]:
-        raise ModelInvalid(f"{folder}: the transformer takes {dit['in_channels']} channels, the VAE makes "
-                           f"{vae['latent_channels']}; this looks like an image-to-video model, which this version "
-                           "does not run.")
-    position = ("learned" if dit.get("use_learned_positional_embeddings")
-                else "rope" if dit.get("use_rotary_positional_embeddings") else "sincos")
+    modes = _modes(folder, index["_class_name"], dit, vae)
+    position = _position(dit)
     width, height = _positive(dit["sample_width"]) * spatial, _positive(dit["sample_height"]) * spatial
     # 1.5 slices its rotary table out of a grid of the native size, so nothing larger runs.
     bounded = patch_t is not None or position == "learned"
@@ -218,7 +224,32 @@ def _build(folder: Path, name: str, index: Mapping[str, Any], configs: Mapping[s
         text_width=_positive(text["d_model"]), stored_dtype=weights["transformer"][0].dtype,
         component_bytes={part: sum(w.data_bytes for w in files) for part, files in weights.items()},
         component_parameters={part: sum(w.parameters for w in files) for part, files in weights.items()},
+        modes=modes, takes_offset=dit.get("ofs_embed_dim") is not None,
     )
+
+
+def _modes(folder: Path, kind: str, dit: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the checkpoint can do: its class says what it is, its channels must agree."""
+    modes, latent = PIPELINES[kind], _positive(vae["latent_channels"])
+    takes, gives = _positive(dit["in_channels"]), _positive(dit.get("out_channels", latent))
+    needs = 2 * latent if modes == ("i2v",) else latent
+    if takes != needs:
+        hint = (" It looks like an image-to-video model saved as another class." if takes == 2 * latent else
+                " It looks like a text-to-video model saved as another class." if takes == latent else "")
+        raise ModelInvalid(f"{folder}: the transformer takes {takes} channels; a {kind} over a VAE of {latent} channels "
+                           f"takes {needs}.{hint} Fetch the model again.")
+    if gives != latent:
+        raise ModelInvalid(f"{folder}: the transformer gives {gives} channels, the VAE reads {latent}. Fetch the model again.")
+    return modes
+
+
+def _position(dit: Mapping[str, Any]) -> str:
+    rotary = bool(dit.get("use_rotary_positional_embeddings"))
+    if dit.get("use_learned_positional_embeddings"):
+        if not rotary:  # diffusers refuses it too: there is no such checkpoint
+            raise ValueError("learned positions come with rotary ones, and this config turns those off")
+        return "learned"
+    return "rope" if rotary else "sincos"
 
 
 def _positive(value: Any, most: int = 2**31 - 1) -> int:

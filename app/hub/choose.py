@@ -15,9 +15,8 @@ from typing import Any
 
 from engine.errors import ModelInvalid
 from engine.models.weights import PICKLED, STEMS
-from engine.spec import CLASSES, COMPONENTS, CONFIG_FILES, WEIGHTED
+from engine.spec import CLASSES, COMPONENTS, CONFIG_FILES, PIPELINES, WEIGHTED
 
-PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 EXTRAS = ("sprocket.json", "latent_rgb.json")
 """At the top, beside model_index.json; of our own making."""
@@ -67,7 +66,7 @@ def choose(repo: str, listed: Iterable[RemoteFile], index: Mapping[str, Any]) ->
 def check_classes(repo: str, index: Mapping[str, Any]) -> None:
     """Raises `ModelInvalid` unless model_index.json names the classes this engine runs."""
     kind = index.get("_class_name")
-    if kind not in PIPELINES:
+    if not isinstance(kind, str) or kind not in PIPELINES:
         raise ModelInvalid(f"{repo} is a {str(kind)[:60]}; Sprocket runs CogVideoX models ({', '.join(PIPELINES)}). "
                            "Nothing was downloaded.")
     for part in COMPONENTS:

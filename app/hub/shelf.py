@@ -22,11 +22,10 @@ from app.hub.words import amount
 from app.settings import Settings
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
 from engine.models.catalogue import LOCAL_FOLDERS, POCKET, find, local_folders, places, pocket_dir
-from engine.spec import ModelSpec, read_json, read_spec
+from engine.spec import ModelSpec, read_spec
 from engine.video.publish import storage_errors, write_atomic
 
 MAX_NAME_CHARS = 80
-IMAGE_PIPELINE = "CogVideoXImageToVideoPipeline"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +214,10 @@ class Hub:
             spec = read_spec(folder, name)
         except (ModelInvalid, ModelNotFound) as error:
             return Card(**said, task=None, state=coming.phase.value if coming else "damaged", problem=str(error))
-        return Card(**said, task=_task(folder), state=coming.phase.value if coming and not coming.phase.ended else "ready",
+        return Card(**said, task=IMAGE if spec.modes[0] == "i2v" else TEXT,
+                    state=coming.phase.value if coming and not coming.phase.ended else "ready",
                     width=spec.native_width, height=spec.native_height, frames=spec.native_frames, fps=spec.fps,
-                    memory=self._memory_words(spec))
+                    memory=self._memory_words(spec) or (known.memory if known else None))
 
     def _absent(self, repo: str, coming: Download | None) -> Card:
         known: Known | None = BY_REPO.get(repo)
@@ -238,10 +238,6 @@ class Hub:
         except SprocketError:
             return None
         return f"About {amount(need)} of memory here"
-
-
-def _task(folder: Path) -> str:
-    return IMAGE if read_json(folder / "model_index.json", folder).get("_class_name") == IMAGE_PIPELINE else TEXT
 
 
 def _size(folder: Path) -> int:

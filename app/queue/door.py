@@ -43,7 +43,8 @@ class Engine(Protocol):
         """Called at the named points of publishing. Only tests do something here (crash)."""
 
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
-            cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> Iterator[Event]:
+            cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float,
+            inputs: Path | None) -> Iterator[Event]:
         """See `engine.run.run`."""
 
 
@@ -80,12 +81,13 @@ class SprocketEngine:
         pass
 
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
-            cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float) -> Iterator[Event]:
+            cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float,
+            inputs: Path | None) -> Iterator[Event]:
         self.warm_up()
         from engine.run import run
 
         return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
-                   checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds)
+                   checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs)
 
 
 def open_engine(name: str) -> Engine:

@@ -107,7 +107,7 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
     trouble = storage.problem(settings, disk_need(resolved))
     if trouble:
         raise StorageBlocked(trouble)
-    beat.note(stage=Stage.LOAD.value, steps=resolved.steps, notes=json.dumps(resolved.notes))
+    beat.note(stage=Stage.LOAD.value, steps=resolved.sampled_steps, notes=json.dumps(resolved.notes))
     recipe = build_recipe(resolved, clip_id=job.id, made_from=job.made_from,
                           created=datetime.fromtimestamp(job.created_at, timezone.utc))
     part = settings.parts_dir / part_name(job, claim.token)
@@ -115,7 +115,8 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
     try:
         for event in engine.run(resolved, part=part, workspace=settings.job_dir(job.id) / "work", recipe=recipe,
                                 models=place.models, cancelled=beat.cancelled,
-                                checkpoint_seconds=settings.checkpoint_seconds, preview_seconds=settings.preview_seconds):
+                                checkpoint_seconds=settings.checkpoint_seconds, preview_seconds=settings.preview_seconds,
+                                inputs=settings.inputs_dir):
             _tell(place, claim, beat, resolved, event)
             if on_event is not None:
                 on_event(event)
@@ -148,7 +149,7 @@ def _tell(place: Workplace, claim: Claim, beat: Heartbeat, resolved: Plan, event
     """Writes what the engine said where a page can read it."""
     if isinstance(event, StageStarted):
         log.info("stage %s", event.stage.value)
-        steps = resolved.steps if event.stage is Stage.SAMPLE else 0
+        steps = resolved.sampled_steps if event.stage is Stage.SAMPLE else 0
         beat.note(stage=event.stage.value, step=0, steps=steps)
     elif isinstance(event, StepDone):
         beat.note(stage=event.stage.value, step=event.step, steps=event.steps, eta_seconds=event.eta_seconds)

@@ -135,7 +135,13 @@ def again(click: Click) -> Changes:
 
 
 def unremix(click: Click) -> Changes:
-    return {click.parts.notice: notice_html(""), click.parts.made_from: ""}
+    """Neither a remix nor from the same image or video any more."""
+    return {click.parts.notice: notice_html(""), click.parts.made_from: "", click.parts.kept: {}}
+
+
+def hush(click: Click) -> Changes:
+    """The line above the prompt was read."""
+    return {click.parts.notice: notice_html("")}
 
 
 def example(click: Click) -> Changes:
@@ -224,6 +230,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         restore,
         again,
         unremix,
+        hush,
         example,
         fix,
         favourite,

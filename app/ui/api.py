@@ -22,7 +22,8 @@ from app.ui.html.common import clip_url, poster_url
 from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
-REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler")
+REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
+                  "image", "video", "fit", "strength", "guidance_kind", "eta")
 MAX_WORDS = 200
 
 
@@ -102,16 +103,19 @@ def add_endpoints(studio: Any) -> None:
         steps: Any = None,
         guidance: Any = None,
         scheduler: Any = None,
+        image: Any = None,
+        video: Any = None,
+        fit: Any = None,
+        strength: Any = None,
+        guidance_kind: Any = None,
+        eta: Any = None,
     ) -> str:
-        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own."""
-        values = dict(
-            zip(
-                REQUEST_FIELDS,
-                (prompt, negative, model, seed, frames, width, height, steps, guidance, scheduler),
-                strict=True,
-            )
-        )
-        return studio.submit(given(values), owner=OWNER).id
+        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
+
+        `image` and `video` are names of inputs that this studio has, never paths.
+        """
+        values = locals()
+        return studio.submit(given({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
 
     def job(job_id: Any = None) -> dict:
         """State of a job: {id, state, stage, step, steps, eta_seconds, clip, error}."""

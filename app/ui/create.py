@@ -18,7 +18,7 @@ from gradio.components import Component
 from app.history.records import Job
 from app.ui import views
 from app.ui.address import Address
-from app.ui.form import FIELDS, model_field, read_form, show_model, show_request
+from app.ui.form import FIELDS, kept_fields, kept_words, model_field, read_form, show_model, show_request
 from app.ui.html.common import button
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, tell_end
@@ -80,7 +80,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     bind = functools.partial(functools.partial, studio=studio, parts=parts)
     generated = made["generate"].click(
         guarded(named(bind(generate))),
-        [parts.made_from, parts.ticket, parts.memory],
+        [parts.made_from, parts.kept, parts.ticket, parts.memory],
         parts.outputs(),
         inputs_kwargs=dict(parts.form),
         trigger_mode="once",
@@ -92,7 +92,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     gr.on(
         [*changing, parts.form["seed"].blur],
         guarded(named(bind(forecast))),
-        None,
+        [parts.kept],
         [parts.forecast],
         inputs_kwargs=dict(parts.form),
         trigger_mode="always_last",
@@ -100,7 +100,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     )
     parts.form["prompt"].blur(
         guarded(named(bind(forecast_words))),
-        None,
+        [parts.kept],
         [parts.forecast],
         inputs_kwargs=dict(parts.form),
         trigger_mode="always_last",
@@ -118,12 +118,12 @@ def named(handler: functools.partial) -> Any:
     return handler
 
 
-def generate(made_from: Any, ticket: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
+def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """Generate was pressed: queue the job and show it, or say what is wrong where the forecast stands."""
     try:
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         job = studio.submit(
-            read_form(values),
+            read_form(values, kept),
             owner=OWNER,
             project_id=project,
             idempotency_key=ticket or None,
@@ -132,7 +132,7 @@ def generate(made_from: Any, ticket: Any, memory: Any, *, studio: Any, parts: Pa
     except SprocketError as error:
         return {parts.forecast: problem(error)}
     shown = show_job(studio, parts, job, memory)
-    return shown | {parts.forecast: forecast_markup(studio, values, ahead=False)}  # an earlier problem is solved
+    return shown | {parts.forecast: forecast_markup(studio, values, kept, ahead=False)}  # an earlier problem is solved
 
 
 def show_job(studio: Any, parts: Parts, job: Job, memory: Any) -> Changes:
@@ -157,23 +157,23 @@ def problem(error: SprocketError) -> str:
     return problem_html(str(error))
 
 
-def forecast(*, studio: Any, parts: Parts, **values: Any) -> Changes:
+def forecast(kept: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """A setting changed: what would it cost now."""
-    return {parts.forecast: forecast_markup(studio, values)}
+    return {parts.forecast: forecast_markup(studio, values, kept)}
 
 
-def forecast_words(*, studio: Any, parts: Parts, **values: Any) -> Any:
+def forecast_words(kept: Any, *, studio: Any, parts: Parts, **values: Any) -> Any:
     """The prompt was left. Left empty, often for Generate: its answer must not be painted over by a forecast."""
-    return forecast(studio=studio, parts=parts, **values) if values.get("prompt") else gr.skip()
+    return forecast(kept, studio=studio, parts=parts, **values) if values.get("prompt") else gr.skip()
 
 
-def forecast_markup(studio: Any, values: Mapping[str, Any], *, ahead: bool = True) -> str:
+def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *, ahead: bool = True) -> str:
     """The line under the button for what the form says. An empty prompt is not yet a mistake.
 
     `ahead`: also how many jobs would run before; not right after a submit, where the job itself would be counted.
     """
     try:
-        request = read_form({**values, "prompt": values.get("prompt") or "a video"})
+        request = read_form({**values, "prompt": values.get("prompt") or "a video"}, kept)
         return forecast_line(studio, request, ahead=ahead)
     except SprocketError as error:
         return problem(error)
@@ -198,8 +198,10 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     if spec is None:
         notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
-    label = "Not a remix" if made_from else "Dismiss"
-    changes |= {parts.notice: notice_html(notice, act="unremix", label=label), parts.made_from: made_from}
+    notice += kept_words(request)
+    label = "Not a remix" if made_from else "Dismiss" if request.mode == "t2v" else "Without it"
+    act = "unremix" if made_from or request.mode != "t2v" else "hush"
+    changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept_fields(request)}
     try:
         changes[parts.forecast] = forecast_line(studio, request)
     except SprocketError as error:

@@ -4,6 +4,7 @@
     read_form(values)         ->  GenerationRequest          what the person asked for
     show_request(request)     ->  {field: update}            restore, remix, edit
     show_model(spec)          ->  {field: update}            another model was chosen: its own recommendations
+    kept_fields(request)      ->  {field: value}             what has no component: it stays with the form
 
 Components are asked for by field name everywhere (`inputs_kwargs`), never by position. A component's own checks are a
 comfort; what counts is `GenerationRequest` and the plan.
@@ -24,6 +25,8 @@ from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
+KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta")
+"""Request fields without a component: a remix or a restored clip brings them, and they go into the next request."""
 PLACEHOLDER = "A red ball bounces over a green meadow"
 
 
@@ -198,12 +201,30 @@ def model_field(names: Sequence[str], chosen: str | None) -> Component:
     return gr.Dropdown(choices=list(names), value=chosen, label="Model", elem_id="field-model", filterable=len(names) > 8)
 
 
-def read_form(values: Mapping[str, Any]) -> GenerationRequest:
-    """What the components say, as a request. Raises `InvalidRequest`."""
+def read_form(values: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> GenerationRequest:
+    """What the components say, and what is `kept` beside them, as a request. Raises `InvalidRequest`."""
     if not values.get("model"):
         raise InvalidRequest("model", "none is chosen. Install one, see `sprocket models list`.")
     fields = {name: field.read(name, values.get(name)) for name, field in FIELDS.items()}
-    return GenerationRequest.from_mapping({**fields, "model": values["model"]})
+    return GenerationRequest.from_mapping({**fields, **(kept or {}), "model": values["model"]})
+
+
+def kept_fields(request: GenerationRequest) -> dict[str, Any]:
+    """What the form must keep beside its components to say `request`."""
+    return {name: getattr(request, name) for name in KEPT if getattr(request, name) is not None}
+
+
+def kept_words(request: GenerationRequest) -> str:
+    """The same for people, after the line that says where the settings are from; '' when there is nothing to say."""
+    said = []
+    if request.mode == "i2v":
+        said.append("It starts from the same image.")
+    if request.mode == "v2v":
+        strength = "" if request.strength is None else f", with strength {request.strength:g}"
+        said.append(f"It changes the same video{strength}.")
+    if request.guidance_kind not in (None, "constant"):
+        said.append(f"Its guidance is {request.guidance_kind}.")
+    return "".join(f" {sentence}" for sentence in said)
 
 
 def show_request(request: GenerationRequest, spec: ModelSpec | None) -> dict[str, Any]:

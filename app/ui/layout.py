@@ -157,6 +157,7 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: A
         seen=gr.State({}),
         at=gr.State("/?view=create"),
         made_from=gr.State(""),
+        kept=gr.State({}),
         ticket=gr.State(""),
         memory=gr.BrowserState({}, storage_key=MEMORY_KEY, secret=MEMORY_KEY),
     )

@@ -45,6 +45,8 @@ class Parts:
     """Address of this tab."""
     made_from: gr.State
     """Clip that is being remixed, '' for none."""
+    kept: gr.State
+    """Request fields that have no component (`form.KEPT`) but belong to what the form says."""
     ticket: gr.State
     """Idempotency key of the next press of Generate."""
     memory: gr.BrowserState
@@ -66,6 +68,7 @@ class Parts:
             self.seen,
             self.at,
             self.made_from,
+            self.kept,
             self.ticket,
             self.memory,
         ]

@@ -1,6 +1,6 @@
-"""CogVideoX 1.0 and 1.5, text to video: diffusers' modules behind the `VideoModel` protocol.
+"""CogVideoX 1.0 and 1.5, every mode: diffusers' modules behind the `VideoModel` protocol.
 
-Follows `CogVideoXPipeline` number for number; where it is faster, it is so without changing a bit (tests compare).
+Follows diffusers' pipelines number for number; where it is faster, it is so without changing a bit (tests compare).
 Paper: https://arxiv.org/abs/2408.06072
 """
 
@@ -9,25 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
 from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import T5TokenizerFast
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import ModelInvalid, OutputRejected
-from engine.models import attention, vae_decode
+from engine.models import attention, conditioning, vae_decode, vae_encode
+from engine.models.family import Stepper
+from engine.models.steps import DdimSteps, DpmSteps
 from engine.models.tokens import limit_tokens
-from engine.sample import Stepper
 from engine.spec import ModelSpec
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+OFFSET = 2.0
+"""`ofs` of every published image-to-video clip with CogVideoX 1.5."""
 
 
 class CogVideoX:
@@ -118,15 +121,36 @@ class CogVideoX:
         return self._on_device("text_encoder")(ids.to(self.device))[0].to(self.dtype)
 
     def initial_latents(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Pure noise; both schedulers start at standard deviation 1."""
-        return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
+        """Where words alone start."""
+        return conditioning.from_noise(shape, self.dtype, self.device, generator)
 
     @torch.inference_mode()
-    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        """float32 (rows of text, frames, channels, height, width): the velocity of `latents` at `timestep`."""
-        batch = latents if len(text) == 1 else torch.cat([latents] * len(text))
+    def encode_frames(self, frames: np.ndarray, tile: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
+        """(frames read so far, moments) of uint8 `frames` (F, height, width, 3), chunk after chunk."""
+        yield from vae_encode.encode_chunks(self._on_device("vae"), frames, tile)
+
+    @torch.inference_mode()
+    def image_beside(self, moments: list[Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """What `predict` takes beside latents of `shape`, from all moments of one picture."""
+        return conditioning.beside_noise(vae_encode.drawn(moments, generator).to(self.dtype), self.spec, shape)
+
+    @torch.inference_mode()
+    def video_latents(self, moments: list[Tensor], shape: tuple[int, ...], stepper: conditioning.Noising,
+                      generator: torch.Generator) -> Tensor:
+        """Where a video starts, from all its moments."""
+        return conditioning.from_video(vae_encode.drawn(moments, generator).to(self.dtype), self.spec, shape, stepper, generator)
+
+    @torch.inference_mode()
+    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor, beside: Tensor | None = None) -> Tensor:
+        """float32 (rows of text, frames, channels, height, width): the velocity of `latents` at `timestep`.
+
+        `beside`: of the shape of `latents`, what `image_beside` gave.
+        """
+        given = latents if beside is None else torch.cat([latents, beside], dim=2)
+        batch = given if len(text) == 1 else torch.cat([given] * len(text))
+        offset = latents.new_full((1,), OFFSET) if self.spec.takes_offset else None
         transformer = self._on_device("transformer")
-        velocity = transformer(hidden_states=batch, encoder_hidden_states=text, timestep=timestep.expand(len(text)),
+        velocity = transformer(hidden_states=batch, encoder_hidden_states=text, timestep=timestep.expand(len(text)), ofs=offset,
                                image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0]
         return velocity.float()
 
@@ -150,12 +174,17 @@ class CogVideoX:
                                            grid_type="slice", max_size=native)
         return get_3d_rotary_pos_embed(**common, crops_coords=_crop((height, width), native), temporal_size=frames)
 
-    def scheduler(self, name: str, steps: int) -> Stepper:
-        """'dpm' or 'ddim' with the checkpoint's own noise schedule, set to `steps` steps."""
+    def scheduler(self, name: str, steps: int, *, run: int | None = None, eta: float = 0.0) -> Stepper:
+        """'dpm' or 'ddim' with the checkpoint's own noise schedule, set to `steps` steps.
+
+        `run`: only the last so many of them, for a video that is changed. `eta`: see `DdimSteps`; nothing for dpm.
+        """
         kind = CogVideoXDPMScheduler if name == "dpm" else CogVideoXDDIMScheduler
         scheduler = kind.from_pretrained(self.spec.path / "scheduler", local_files_only=True)
-        scheduler.set_timesteps(steps, device=self.device)
-        return DpmSteps(scheduler) if name == "dpm" else DdimSteps(scheduler)
+        count = steps if run is None else run
+        if name == "dpm":
+            return DpmSteps(scheduler, steps, count, self.device)
+        return DdimSteps(scheduler, steps, count, self.device, eta)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
@@ -168,31 +197,6 @@ class CogVideoX:
             # The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
             unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
             yield (unit * 255).round().to(torch.uint8).cpu()
-
-
-class DpmSteps:
-    """DPM-Solver++ (SDE, second order) as in the CogVideoX release: draws noise twice a step."""
-
-    def __init__(self, scheduler: CogVideoXDPMScheduler) -> None:
-        self.scheduler, self.timesteps = scheduler, scheduler.timesteps
-
-    def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
-             generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        back = self.timesteps[index - 1] if index > 0 else None
-        return self.scheduler.step(velocity, clean_before, self.timesteps[index], back, latents, generator=generator,
-                                   return_dict=False)
-
-
-class DdimSteps:
-    """DDIM with eta 0: draws no noise after the start and needs no history."""
-
-    def __init__(self, scheduler: CogVideoXDDIMScheduler) -> None:
-        self.scheduler, self.timesteps = scheduler, scheduler.timesteps
-
-    def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
-             generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self.scheduler.step(velocity, self.timesteps[index], latents, eta=0.0, generator=generator,
-                                   return_dict=False)
 
 
 def _crop(size: tuple[int, int], native: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -12,7 +12,7 @@ two input frames from chunk to chunk (`conv_cache`), so nothing is computed twic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
@@ -40,12 +40,12 @@ def decode_chunks(vae: Any, latents: Tensor, tile: tuple[int, int]) -> Iterator[
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     high, wide = tile[0] // scale, tile[1] // scale
     tiled = latents.shape[3] > high or latents.shape[4] > wide
-    cuts = _Tiles(vae, high, wide, scale) if tiled else None
+    cuts = Tiles(vae, _decode_part, (high, wide), (high * scale, wide * scale)) if tiled else None
     cache: Any = None
     for begin, end in chunk_bounds(latents.shape[2], vae.num_latent_frames_batch_size):
         part = latents[:, :, begin:end]
         if cuts is not None:
-            yield cuts.decode(part)
+            yield cuts.next(part)
             continue
         frames, cache = _decode_part(vae, part, cache)
         yield frames
@@ -57,24 +57,30 @@ def _decode_part(vae: Any, part: Tensor, cache: Any) -> tuple[Tensor, Any]:
     return vae.decoder(part, conv_cache=cache)
 
 
-class _Tiles:
-    """Overlapping tiles of one clip, each with its own convolution cache, blended as diffusers does."""
+class Tiles:
+    """Overlapping tiles of one clip, each with its own convolution cache, blended as diffusers does.
 
-    def __init__(self, vae: Any, high: int, wide: int, scale: int) -> None:
-        self.vae, self.high, self.wide = vae, high, wide
-        self.step = (int(high * (1 - vae.tile_overlap_factor_height)), int(wide * (1 - vae.tile_overlap_factor_width)))
-        self.blend = (int(high * scale * vae.tile_overlap_factor_height), int(wide * scale * vae.tile_overlap_factor_width))
-        self.keep = (high * scale - self.blend[0], wide * scale - self.blend[1])
+    `work(vae, part, cache)` turns a tile of `size` (height, width) into one of `made` (height, width), and gives its cache.
+    """
+
+    def __init__(self, vae: Any, work: Callable[[Any, Tensor, Any], tuple[Tensor, Any]], size: tuple[int, int],
+                 made: tuple[int, int]) -> None:
+        self.vae, self.work, self.size = vae, work, size
+        shares = (vae.tile_overlap_factor_height, vae.tile_overlap_factor_width)
+        self.step = [int(side * (1 - share)) for side, share in zip(size, shares, strict=True)]
+        self.blend = [int(side * share) for side, share in zip(made, shares, strict=True)]
+        self.keep = [side - over for side, over in zip(made, self.blend, strict=True)]
         self.caches: dict[tuple[int, int], Any] = {}
 
-    def decode(self, part: Tensor) -> Tensor:
+    def next(self, part: Tensor) -> Tensor:
+        """The result for the next `part` (1, channels, frames, height, width) in time."""
         rows: list[list[Tensor]] = []
         for top in range(0, part.shape[3], self.step[0]):
             rows.append([])
             for left in range(0, part.shape[4], self.step[1]):
-                cut = part[:, :, :, top:top + self.high, left:left + self.wide]
-                frames, self.caches[top, left] = _decode_part(self.vae, cut, self.caches.get((top, left)))
-                rows[-1].append(frames)
+                cut = part[:, :, :, top:top + self.size[0], left:left + self.size[1]]
+                tile, self.caches[top, left] = self.work(self.vae, cut, self.caches.get((top, left)))
+                rows[-1].append(tile)
         joined = []
         for i, row in enumerate(rows):
             line = []

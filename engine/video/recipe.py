@@ -19,6 +19,7 @@ from engine.plan import Plan
 
 RECIPE_VERSION = 1
 METADATA_KEY = "sprocket"
+"""The inspector (`engine.media.inspector`) looks for it too."""
 AI_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 MAX_RECIPE_BYTES = 256 * 1024
 PACKAGES = ("torch", "diffusers", "transformers", "av")
@@ -101,17 +102,14 @@ def _sidecar_text(path: Path) -> str:
 
 
 def _mp4_text(path: Path) -> str:
-    import av  # 0.4 s, and only this function needs it
+    from engine.media.probe import probe_video
 
     try:
-        # The demuxer is forced and may open nothing but this file: a playlist named .mp4 must not reach the network.
-        with av.open(str(path.absolute()), format="mp4", options={"protocol_whitelist": "file"},
-                     metadata_errors="replace") as container:
-            found = {key.lower(): value for key, value in container.metadata.items()}
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InvalidRequest("file", "is no mp4 video, or is damaged. Drop a clip made with Sprocket, or its .json "
-                                     "file.") from error
-    if METADATA_KEY not in found:
+        text = probe_video(path, field="file").recipe  # in the limited process: the file may come from anyone
+    except InvalidRequest as error:
+        raise InvalidRequest("file", f"is no mp4 video, or is damaged: {error.message} Drop a clip made with Sprocket, or its "
+                                     ".json file.") from error
+    if text is None:
         raise InvalidRequest("file", "carries no Sprocket recipe. It was made elsewhere, or another program removed its "
                                      "metadata; the .json file beside the original still works.")
-    return found[METADATA_KEY]
+    return text

@@ -303,6 +303,7 @@ def test_the_keeper_fetches_is_killed_is_stopped_and_goes_on(hub: LocalHub, sett
         hub.faults.hang.clear()
         stopped = models.download(REPO)
         assert stopped is not None and stopped.progress.done_bytes >= at
+        wait_for(lambda: keeper.process_id is None, "the end of the process")
         time.sleep(0.6)
         assert keeper.process_id is None  # stopped stays stopped
         hub.faults.bytes_per_second = 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.ui.actions import ACTIONS, act
-from app.ui.form import FIELDS, MODELS_OWN, read_form, show_model, show_request
+from app.ui.form import FIELDS, KEPT, MODELS_OWN, kept_fields, kept_words, read_form, show_model, show_request
 from engine.errors import InvalidRequest
 from engine.request import MAX_SEED, GenerationRequest
 from tests.fakes import SPEC
@@ -23,11 +23,19 @@ def values_of(updates: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_table_knows_every_field_of_a_request() -> None:
-    assert {*FIELDS, "model", "schema_version"} == {field.name for field in dataclasses.fields(GenerationRequest)}
+    assert {*FIELDS, *KEPT, "model", "schema_version"} == {field.name for field in dataclasses.fields(GenerationRequest)}
 
 
 def test_what_is_shown_is_what_is_read() -> None:
     assert read_form(values_of(show_request(FULL, SPEC))) == FULL
+
+
+def test_what_has_no_component_stays_with_the_form() -> None:
+    video = dataclasses.replace(FULL, video=f"{'a' * 64}.mp4", strength=0.6, fit="pad", guidance_kind="cosine", eta=0.5)
+    assert read_form(values_of(show_request(video, SPEC)), kept_fields(video)) == video
+    assert kept_words(video) == " It changes the same video, with strength 0.6. Its guidance is cosine."
+    assert kept_words(dataclasses.replace(FULL, image=f"{'a' * 64}.png")) == " It starts from the same image."
+    assert (kept_fields(FULL), kept_words(FULL)) == ({}, "")
 
 
 def test_a_bare_request_shows_the_models_own_values() -> None:

@@ -20,6 +20,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from app.ui.api import REQUEST_FIELDS
 from app.ui.guard import refusal
 from tests.site import Site, wait_for, whole_site
 
@@ -132,14 +133,14 @@ def test_bad_values_get_a_clear_text(site: Site, client: Client, values: dict[st
 
 @pytest.mark.parametrize(("number", "field"), [("NaN", "guidance"), ("Infinity", "guidance"), ("1e400", "guidance"), ("NaN", "seed")])
 def test_numbers_json_does_not_have(site: Site, number: str, field: str) -> None:
-    order = ["prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler"]
-    data = ", ".join('"a"' if name == "prompt" else number if name == field else "null" for name in order)
+    data = ", ".join('"a"' if name == "prompt" else number if name == field else "null" for name in REQUEST_FIELDS)
     answer = raw(site, "submit", f'{{"data": [{data}]}}')
     assert field in answer and "error" in answer
 
 
 def test_markup_in_an_error_is_text(site: Site) -> None:
-    answer = raw(site, "submit", json.dumps({"data": ["a", None, "<img src=x onerror=alert(1)>", *[None] * 7]}))
+    rest = [None] * (len(REQUEST_FIELDS) - 3)
+    answer = raw(site, "submit", json.dumps({"data": ["a", None, "<img src=x onerror=alert(1)>", *rest]}))
     assert "<img" not in answer and "&lt;img" in answer
 
 

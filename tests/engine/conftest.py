@@ -17,7 +17,7 @@ from tests.engine.tiny import CPU, save_tiny
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """tiny('rope' | 'sincos' | '1.5') -> its folder. Do not change it; copy it."""
+    """tiny('rope' | 'sincos' | '1.5' | 'i2v-rope' ...) -> its folder. Do not change it; copy it."""
     import torch
 
     torch.set_num_threads(1)

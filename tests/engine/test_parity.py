@@ -53,7 +53,7 @@ def test_bit_equal_to_the_pipeline(kind: str, scheduler: str, guidance: float, f
     text = model.encode(job.prompt, job.negative if job.guided else None)
     assert len(text) == (2 if guidance > 1 else 1)
     state = SampleState(0, model.initial_latents(job.latent_shape, generator), None)
-    states = list(sample(model, model.scheduler(scheduler, job.steps), text, state, job.guidance, generator))
+    states = list(sample(model, model.scheduler(scheduler, job.steps), text, state, [job.guidance] * job.steps, generator))
     assert [s.step for s in states] == [1, 2, 3]
     assert torch.equal(states[-1].latents, latents)
     decoded = [c.numpy() for c in model.decode(states[-1].latents[:, job.latent_padding:], job.tile)]

@@ -186,7 +186,7 @@ def test_broken_output_fails_with_a_cause(tmp_path: Path, tiny_plan: Callable[..
         "one flat colour": {"decode": decode_of(np.full((9, 64, 96, 3), 120, np.uint8))},
         "exactly equal": {"decode": decode_of(np.repeat(noise[:1], 9, axis=0))},
         "5 frames": {"decode": decode_of(noise[:5])},
-        "not finite": {"predict": lambda latents, time, text: torch.full((len(text), *latents.shape[1:]), float("nan"))},
+        "not finite": {"predict": lambda latents, time, text, beside: torch.full((len(text), *latents.shape[1:]), float("nan"))},
     }
     for index, (message, methods) in enumerate(cases.items()):
         with pytest.raises(OutputRejected, match=message):

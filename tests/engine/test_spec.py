@@ -40,7 +40,8 @@ def edit(path: Path, **values: Any) -> None:
 
 def test_the_pure_half_stays_without_torch() -> None:
     code = ("import sys, engine, engine.request, engine.spec, engine.plan, engine.events, engine.errors, engine.hardware, "
-            "engine.models.catalogue, engine.models.tokens, engine.video.publish, engine.video.recipe\n"
+            "engine.models.catalogue, engine.models.tokens, engine.video.publish, engine.video.recipe, engine.guidance, engine.inputs, "
+            "app.inputs\n"
             "assert engine.__all__ == sorted(engine.__all__)\n"
             "print([m for m in ('torch', 'diffusers', 'transformers', 'av') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -129,7 +130,7 @@ def test_shards_stay_beside_their_index(folder: Path) -> None:
 
 def test_foreign_and_incomplete_folders_are_refused(folder: Path) -> None:
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: edit(folder / "vae/config.json", latent_channels=8), "image-to-video"),
+        (lambda: edit(folder / "vae/config.json", latent_channels=2), "image-to-video model saved"),
         (lambda: edit(folder / "transformer/config.json", num_layers=0), "wrong one"),
         (lambda: edit(folder / "transformer/config.json", sample_width="wide"), "wrong one"),
         (lambda: (folder / "transformer/config.json").write_text("[1]"), "not an object"),
@@ -143,7 +144,7 @@ def test_foreign_and_incomplete_folders_are_refused(folder: Path) -> None:
         spoil()
         with pytest.raises(ModelInvalid, match=message):
             read_spec(folder)
-        if message == "image-to-video":
+        if message == "image-to-video model saved":
             edit(folder / "vae/config.json", latent_channels=4)
     with pytest.raises(ModelNotFound, match="no model folder"):
         read_spec(folder / "nowhere")

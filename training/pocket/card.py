@@ -68,9 +68,12 @@ vision (`bench/pocket_vision.py`), which reads drawings with known truth at 98 %
    subject pixels weighted up, a small KL.
 2. Decoder alone, on whole frames, latents frozen.
 3. Latents cached: {clips}.
-4. Transformer ({transformer_parameters:.1f} M) and text encoder ({text_parameters:.1f} M) together: v-prediction error,
-   subject cells weighted up, single frames first, then 9-frame clips, then mostly 25 frames with
-   some of 9 and 49; 10 % empty captions. In two phases the network sees half of each clip's tokens.
+4. Text encoder ({text_parameters:.1f} M) alone: at every output position, padding included, linear heads must tell
+   the sentence's subjects, colours, place, motion and pace. The heads are not released.
+5. Transformer ({transformer_parameters:.1f} M) and text encoder together: v-prediction error, subject cells weighted
+   up; single frames first, then clips of 25 frames and their beginnings, with a few of 49; 10 % empty captions. In one
+   phase the network sees half of each clip's tokens. Two helpers train along and are not released: the reading heads,
+   and a linear map halfway up that tells how much of each patch the subject covers.
 
 Muon for matrices, Adam for the rest, bf16 autocast with fp32 weights, running averages released in bf16.
 

@@ -60,9 +60,9 @@ class DenoiserPhase:
 
 
 PHASES = (
-    DenoiserPhase(1300, 6144, ((1, 1, 1.0),)),
-    DenoiserPhase(700, 6912, ((25, 7, 0.6), (25, 3, 0.2), (1, 1, 0.2)), 0.5),
-    DenoiserPhase(900, 8064, ((25, 7, 0.75), (25, 5, 0.1), (25, 3, 0.1), (49, 13, 0.05))),
+    DenoiserPhase(900, 6144, ((1, 1, 1.0),)),
+    DenoiserPhase(500, 6912, ((25, 7, 0.6), (25, 3, 0.2), (1, 1, 0.2)), 0.5),
+    DenoiserPhase(750, 8064, ((25, 7, 0.75), (25, 5, 0.1), (25, 3, 0.1), (49, 13, 0.05))),
 )
 TEXT_LENGTHS = (0, 32, 48, 64, 226)
 """Padding is attended to, so the text is padded to several lengths; 0 means the longest caption of the batch,

@@ -32,8 +32,8 @@ class Architecture:
 
     vae_channels: tuple[int, ...] = (16, 32, 64, 80)
     vae_groups: int = 8
-    heads: int = 2
-    head_dim: int = 128
+    heads: int = 8
+    head_dim: int = 32
     layers: int = 6
     time_dim: int = 128
     text_dim: int = 128

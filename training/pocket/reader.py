@@ -58,7 +58,7 @@ def answers(scene: Scene) -> list[int]:
     return [options.index(value) for (_, options), value in zip(QUESTIONS, said, strict=True)]
 
 
-def reading_loss(heads: nn.Linear, states: Tensor, right: Tensor) -> tuple[Tensor, dict[str, float]]:
+def reading_loss(heads: nn.Module, states: Tensor, right: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of every question at every position, and the share answered right on the whole.
 
     states: (B, L, D) encoder outputs; right: int64 (B, questions), UNREAD where nothing is asked.

@@ -1,0 +1,223 @@
+"""A video file to frames: upright, in display shape, right colours, at the frame rate a model wants. No torch.
+
+Decoding streams: besides the decoder's own few pictures one frame is held, however long the video is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+
+from engine.errors import InvalidRequest
+from engine.media.fit import BAR, Fit, centred, check_frame, scaled_size
+from engine.media.probe import DEFAULT_LIMITS, VideoFacts, probe_video
+
+T = TypeVar("T")
+
+LANCZOS, BICUBIC, FULL_CHROMA, ACCURATE = 512, 4, 8192 | 16384, 262144
+"""libswscale's flags. Lanczos widens with the reduction, so thin lines do not flicker."""
+MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+"""AVColorSpace of the file -> libswscale's name of the same matrix."""
+BT601, BT709, LIMITED, FULL = 5, 1, 1, 2
+TIE = 1e-6
+"""Seconds: distances that differ by less are equal."""
+LEAST_SHOW = 0.25
+"""A last frame that would be on display for less than this part of its time does not count."""
+
+
+def read_frames(path: Path, *, frames: int, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
+                field: str = "video") -> np.ndarray:
+    """`frames` pictures of the video in `path` from number `start` on: uint8 (frames, height, width, 3), sRGB.
+
+    `fps`: frames per second of the result; the video is sampled by its timestamps, so speed stays as it is, also where
+    the frame rate varies. None takes every stored frame once. `start` counts in frames of the result (from 0).
+    `fit`: see `engine.media.fit`. Raises `InvalidRequest` (`field`) for what is no video, is damaged or has too few frames,
+    which the message counts.
+    """
+    check_frame(width, height, fit)
+    if frames < 1:
+        raise InvalidRequest("frames", f"is {frames}; at least one is needed.", suggestion=1)
+    result = np.empty((frames, height, width, 3), np.uint8)
+    count = 0
+    pictures = iter_frames(path, width=width, height=height, fit=fit, fps=fps, start=start, field=field)
+    for count, picture in enumerate(islice(pictures, frames), 1):
+        result[count - 1] = picture
+    if count < frames:
+        raise InvalidRequest(field, _too_short(count_frames(path, fps=fps, field=field), frames, fps, start))
+    return result
+
+
+def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
+                field: str = "video") -> Iterator[np.ndarray]:
+    """As `read_frames`, but one uint8 (height, width, 3) after the other until the video ends, in bounded memory.
+
+    The file is probed in the limited process first, at the first frame asked for.
+    """
+    check_frame(width, height, fit)
+    if fps is not None and not 0 < fps <= 1000:
+        raise InvalidRequest("fps", f"is {fps}; it must be above 0 and at most 1,000.")
+    if start < 0:
+        raise InvalidRequest("start", f"is {start}; frames are counted from 0.", suggestion=0)
+    with _opened(path, probe_video(path, field=field), field) as (container, stream):
+        yield from _Painter(stream, (width, height), fit).paint(islice(_chosen(container, stream, fps), start, None))
+
+
+def count_frames(path: Path, *, fps: float | None = None, field: str = "video") -> int:
+    """How many frames `iter_frames` would give in all, by decoding. Raises `InvalidRequest` (`field`)."""
+    with _opened(path, probe_video(path, field=field), field) as (container, stream):
+        return sum(1 for _ in _chosen(container, stream, fps))
+
+
+@contextmanager
+def _opened(path: Path, facts: VideoFacts, field: str) -> Iterator[tuple[Any, Any]]:
+    """(container, stream) of the probed video; what fails in the block is told as a fault of the file.
+
+    The probe's limits hold here too: the file may be another one by now, or change its size in the middle.
+    """
+    try:
+        with av.open(str(path.absolute()), format=facts.reader, options={"protocol_whitelist": "file"},
+                     metadata_errors="replace") as container:
+            stream = container.streams[facts.stream]
+            if not isinstance(stream, av.video.stream.VideoStream):
+                raise ValueError("it has changed")
+            stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(DEFAULT_LIMITS.video_pixels)}
+            yield container, stream
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidRequest(field, f"the video cannot be decoded ({reason[:120]}). Play it to its end to see whether it is "
+                                    "whole, and convert it to an H.264 mp4.") from error
+
+
+def _chosen(container: Any, stream: Any, fps: float | None) -> Iterator[Any]:
+    shown = timed(container.decode(stream), stream)
+    return (frame for _, _, frame in shown) if fps is None else at_rate(shown, fps)
+
+
+def timed(frames: Iterable[Any], stream: Any) -> Iterator[tuple[float, float, Any]]:
+    """(seconds, seconds on display, frame) of decoded frames; time never runs backwards, whatever the file says."""
+    step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
+    unit = float(stream.time_base or 0)
+    now = -math.inf
+    for frame in frames:
+        following = now + step if math.isfinite(now) else 0.0
+        now = following if frame.pts is None else max(now, frame.pts * unit)
+        yield now, (frame.duration or 0) * unit or step, frame
+
+
+def at_rate(shown: Iterable[tuple[float, float, T]], fps: float) -> Iterator[T]:
+    """Things on display at some times (seconds, duration, thing), looked at `fps` times a second from the first one on.
+
+    Each look takes the thing nearest in time (at equal distance the earlier), so that a constant rate asked for itself
+    gives everything exactly once, however its timestamps are rounded.
+    """
+    count, origin = 0, 0.0
+    before: tuple[float, float, T] | None = None
+    for time, duration, thing in shown:
+        if before is None:
+            origin = time
+        else:
+            while origin + count / fps <= (before[0] + time) / 2 + TIE:
+                yield before[2]
+                count += 1
+        before = time, duration, thing
+    if before is None:
+        return
+    total = max(1, math.ceil((before[0] + before[1] - origin) * fps - LEAST_SHOW))
+    for _ in range(count, total):
+        yield before[2]
+
+
+class _Painter:
+    """Turns decoded frames of one stream into frames of the size asked for."""
+
+    def __init__(self, stream: Any, target: tuple[int, int], fit: Fit) -> None:
+        self.target, self.fit = target, fit
+        aspect = float(stream.sample_aspect_ratio or 1)  # of one pixel: old camcorders and DVDs have oblong ones
+        self.aspect = aspect if 0.1 <= aspect <= 10 else 1.0
+
+    def paint(self, frames: Iterable[Any]) -> Iterator[np.ndarray]:
+        """One frame of the size asked for each; a frame that comes again is not computed again."""
+        last, picture = None, np.empty(0, np.uint8)
+        for frame in frames:
+            if frame is last:
+                yield picture.copy()  # the one before is the caller's
+                continue
+            last, picture = frame, self._paint(frame)
+            yield picture
+
+    def _paint(self, frame: Any) -> np.ndarray:
+        turn = quarter_turn(frame)
+        display = (frame.width * self.aspect, float(frame.height))
+        width, height = scaled_size(display[::-1] if turn.transposed else display, self.target, self.fit)
+        stored = (height, width) if turn.transposed else (width, height)
+        matrix, full = colours(frame)
+        flags = (LANCZOS if stored != (frame.width, frame.height) else BICUBIC) | FULL_CHROMA | ACCURATE
+        picture = frame.reformat(*stored, format="rgb24", src_colorspace=matrix, src_color_range=FULL if full else LIMITED,
+                                 dst_color_range=FULL, interpolation=flags)
+        return _placed(turn.apply(picture.to_ndarray()), self.target)
+
+
+def _placed(picture: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+    """`picture` centred in a frame of `target`: cut where it is larger, with bars where it is smaller."""
+    height, width = picture.shape[:2]
+    if (width, height) == target:
+        return np.ascontiguousarray(picture)
+    left, top = centred(width, target[0]), centred(height, target[1])
+    picture = picture[max(0, -top):max(0, -top) + target[1], max(0, -left):max(0, -left) + target[0]]
+    frame = np.full((target[1], target[0], 3), BAR, np.uint8)
+    top, left = max(0, top), max(0, left)
+    frame[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
+    return frame
+
+
+def colours(frame: Any) -> tuple[int, bool]:
+    """(matrix, full range?) of a decoded frame; untagged ones as players take them: BT.709 from 720 lines on, limited."""
+    name = frame.format.name
+    rgb = name.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal8", "gray"))
+    matrix = MATRIX.get(int(frame.colorspace), BT709 if frame.height >= 720 or frame.width >= 1280 else BT601)
+    return matrix, rgb or name.startswith("yuvj") or int(frame.color_range) == FULL
+
+
+class _Turn:
+    """One of the eight ways to lay a picture down: perhaps transposed, then perhaps flipped."""
+
+    def __init__(self, transposed: bool, flip_x: bool, flip_y: bool) -> None:
+        self.transposed, self.flip_x, self.flip_y = transposed, flip_x, flip_y
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """A view of `picture` (height, width, 3) as it is to be seen."""
+        if self.transposed:
+            picture = picture.swapaxes(0, 1)
+        return picture[::-1 if self.flip_y else 1, ::-1 if self.flip_x else 1]
+
+
+def quarter_turn(frame: Any) -> _Turn:
+    """From the display matrix a phone writes; angles between are taken as the nearest quarter turn."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or len(bytes(data)) < 36:
+        return _Turn(False, False, False)
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(int)
+    # libavutil: x' = a x + c y, y' = b x + d y
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _Turn(False, a < 0, d < 0)
+    return _Turn(True, c < 0, b < 0)
+
+
+def _too_short(there: int, wanted: int, fps: float | None, start: int) -> str:
+    """`there`: frames of the whole video."""
+    rate = "" if fps is None else f" at {fps:g} frames a second"
+    has = f"the video has {there:,} frame{'' if there == 1 else 's'}{rate}"
+    if start >= there:
+        return f"{has} and cannot start at frame {start:,} (they are counted from 0). Start earlier, or choose a longer video."
+    if start:
+        return (f"{has}, of which {there - start:,} come from frame {start:,} on; {wanted:,} are needed. Start earlier, choose a "
+                f"longer video or ask for at most {there - start:,} frames.")
+    return f"{has}, and {wanted:,} are needed. Choose a longer video or ask for at most {there:,} frames."
