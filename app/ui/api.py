@@ -12,7 +12,7 @@ Values are taken as they come: "25" is not 25, NaN is not a number, and the erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -140,9 +140,13 @@ def add_endpoints(studio: Any) -> None:
             "total": found.total,
         }
 
+    for endpoint in (submit, job, cancel, clips, _models_endpoint(studio)):
+        gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
+
+
+def _models_endpoint(studio: Any) -> Callable[[], dict]:
     def models() -> dict:
         """All models: {name, state ('ready', 'absent', 'fetching', ...), task, width, height, frames, fps, size_bytes, progress, ...}."""
         return {"models": [card.to_json() for card in studio.hub.cards()]}
 
-    for endpoint in (submit, job, cancel, clips, models):
-        gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
+    return models
