@@ -115,8 +115,7 @@ def delete(page: Page, name: str) -> None:
     page.get_by_role("button", name="Delete it").click()
 
 
-def test_an_open_question_and_a_half_typed_id_outlive_the_progress(site: Site, hub: LocalHub, open_page: Callable[..., Page],
-                                                                   tmp_path: Path) -> None:
+def test_an_open_question_outlives_the_progress(site: Site, hub: LocalHub, open_page: Callable[..., Page], tmp_path: Path) -> None:
     own = tmp_path / "my own"
     shutil.copytree(pocket_dir(), own)
     hub.faults.bytes_per_second = 2e5
@@ -127,12 +126,10 @@ def test_an_open_question_and_a_half_typed_id_outlive_the_progress(site: Site, h
     page.get_by_title("Download: zai-org/CogVideoX-2b").click()
     there = card(page, "zai-org/CogVideoX-2b")
     expect(there).to_have_attribute("data-state", "fetching")
-    page.get_by_label("Add a model").fill("half typ")
     card(page, "my own").get_by_role("button", name="Remove…").click()
     line = there.locator(".job-line").text_content()
     expect(there.locator(".job-line")).not_to_have_text(line or "")
     expect(page.get_by_role("dialog")).to_be_visible()
-    assert page.locator(".model-add input[name=model]").input_value() == "half typ"
     page.get_by_role("button", name="Remove it").click()
     expect(card(page, "my own")).to_have_count(0)
     assert own.is_dir()
