@@ -60,8 +60,9 @@ def _done(click: Click, wish: Callable[[Any], object]) -> Changes:
         wish(click.studio.hub)
     except SprocketError as error:
         said = str(error)
+    token = click.studio.hub.token()  # before the page is drawn: what changes in between is drawn by the next poll
     return {parts.models: views.models(click.studio, said), parts.at: click.at.href(view="models"), parts.timer: gr.Timer(active=True),
-            parts.seen: {"said": said, "models": click.studio.hub.token()}}
+            parts.seen: {"said": said, "models": token}}
 
 
 MODEL_ACTIONS: tuple[Callable[[Click], Changes], ...] = (
