@@ -115,9 +115,21 @@
     },
   };
 
+  // What a person has unfolded stays so when its panel is redrawn: the markup does not say `open`, so gradio takes it away.
+  const unfolded = new WeakSet();
+  new MutationObserver((changes) => changes.forEach(({ target }) => { if (!target.open && unfolded.has(target)) target.open = true; }))
+    .observe(document.documentElement, { attributes: true, attributeFilter: ["open"], subtree: true });
+
+  function fold(details) {
+    unfolded.delete(details);
+    details.open = false;
+  }
+
   function onClick(event) {
     const element = event.target.closest("[data-act]");
-    document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
+    const summary = event.target.closest("summary");
+    if (summary) unfolded[summary.parentElement.open ? "delete" : "add"](summary.parentElement);
+    document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) fold(menu); });
     if (!element || element.tagName === "FORM") return;
     if (element.tagName === "A" && (event.ctrlKey || event.metaKey || event.shiftKey || event.button)) return;
     event.preventDefault();
@@ -129,7 +141,7 @@
       return send("go");
     }
     if (data.view) visit("/?view=" + data.view);
-    if (act === "project") element.closest("details").open = false;
+    if (act === "project") fold(element.closest("details"));
     if (act === "cancel") pressed(element, "Stopping…");
     if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
@@ -147,7 +159,7 @@
       return send("go");
     }
     if (act === "project_new" || act === "model_add") form.reset();
-    if (form.closest("details.menu")) form.closest("details.menu").open = false;
+    if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
   }
 
@@ -187,7 +199,7 @@
       document.querySelector("#generate").click();
     }
     if (event.key === "Escape") document.querySelectorAll("details.menu[open]").forEach((menu) => {
-      menu.open = false;
+      fold(menu);
       menu.querySelector("summary").focus();
     });
   }

@@ -17,6 +17,7 @@ BENCHES = {
     "clean_clone": "a fresh clone to its first video, and what the shipped weights weigh",
     "startup": "sprocket generate from a cold process; memory of the web process; first answer and cancel over HTTP",
     "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same bits, time ratio",
+    "video_io": "writing against diffusers' export_to_video at equal quality, reading against imageio, encoding behind decoding",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }

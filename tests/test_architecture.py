@@ -49,7 +49,7 @@ def test_sqlalchemy_only_in_the_history() -> None:
 
 
 PURE = ("engine", "engine.request", "engine.spec", "engine.plan", "engine.events", "engine.errors", "engine.hardware",
-        "engine.models.catalogue", "engine.video.publish", "engine.video.recipe", "app.studio", "app.settings",
+        "engine.models.catalogue", "engine.video.publish", "engine.video.recipe", "engine.media.probe", "app.studio", "app.settings",
         "app.queue.supervisor", "app.cli", "app.ui.server")
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from engine.errors import InvalidRequest
 from engine.media.fit import BAR, Fit, centred, check_frame, scaled_size
@@ -21,8 +22,9 @@ from engine.media.probe import DEFAULT_LIMITS, VideoFacts, probe_video
 
 T = TypeVar("T")
 
-LANCZOS, BICUBIC, FULL_CHROMA, ACCURATE = 512, 4, 8192 | 16384, 262144
-"""libswscale's flags. Lanczos widens with the reduction, so thin lines do not flicker."""
+BILINEAR, LANCZOS, EXACT = 2, 512, 8192 | 16384 | 262144
+"""libswscale's flags. Bilinear is for colour samples where nothing else is scaled; Lanczos widens with the reduction, so thin
+lines do not flicker; exact is correct rounding, and all of the colour samples."""
 MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 """AVColorSpace of the file -> libswscale's name of the same matrix."""
 BT601, BT709, LIMITED, FULL = 5, 1, 1, 2
@@ -33,45 +35,65 @@ LEAST_SHOW = 0.25
 
 
 def read_frames(path: Path, *, frames: int, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
-                field: str = "video") -> np.ndarray:
+                field: str = "video", facts: VideoFacts | None = None) -> np.ndarray:
     """`frames` pictures of the video in `path` from number `start` on: uint8 (frames, height, width, 3), sRGB.
+
+    In memory the three colours lie apart, as a VAE wants them: `.transpose(0, 3, 1, 2)` is contiguous.
 
     `fps`: frames per second of the result; the video is sampled by its timestamps, so speed stays as it is, also where
     the frame rate varies. None takes every stored frame once. `start` counts in frames of the result (from 0).
-    `fit`: see `engine.media.fit`. Raises `InvalidRequest` (`field`) for what is no video, is damaged or has too few frames,
-    which the message counts.
+    `fit`: see `engine.media.fit`. `facts`: what `probe_video` said of this file, if the caller has asked already; else it is
+    probed here. Raises `InvalidRequest` (`field`) for what is no video, is damaged or has
+    too few frames, which the message counts.
     """
-    check_frame(width, height, fit)
+    _check_wish(width, height, fit, fps, start)
     if frames < 1:
         raise InvalidRequest("frames", f"is {frames}; at least one is needed.", suggestion=1)
-    result = np.empty((frames, height, width, 3), np.uint8)
+    facts = facts or probe_video(path, field=field)
+    result = _blank(frames, width, height)
     count = 0
-    pictures = iter_frames(path, width=width, height=height, fit=fit, fps=fps, start=start, field=field)
-    for count, picture in enumerate(islice(pictures, frames), 1):
-        result[count - 1] = picture
+    with _opened(path, facts, field) as (container, stream):
+        painter = _Painter(stream, (width, height), fit)
+        for count, frame in enumerate(islice(_chosen(container, stream, fps), start, start + frames), 1):
+            painter.paint(frame, result[count - 1])
     if count < frames:
-        raise InvalidRequest(field, _too_short(count_frames(path, fps=fps, field=field), frames, fps, start))
+        raise InvalidRequest(field, _too_short(count_frames(path, fps=fps, field=field, facts=facts), frames, fps, start))
     return result
 
 
 def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
-                field: str = "video") -> Iterator[np.ndarray]:
+                field: str = "video", facts: VideoFacts | None = None) -> Iterator[np.ndarray]:
     """As `read_frames`, but one uint8 (height, width, 3) after the other until the video ends, in bounded memory.
 
-    The file is probed in the limited process first, at the first frame asked for.
+    Nothing happens before the first frame is asked for, not even the probe.
     """
+    _check_wish(width, height, fit, fps, start)
+    with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
+        painter = _Painter(stream, (width, height), fit)
+        for frame in islice(_chosen(container, stream, fps), start, None):
+            picture = _blank(1, width, height)[0]
+            painter.paint(frame, picture)
+            yield picture
+
+
+def _check_wish(width: int, height: int, fit: str, fps: float | None, start: int) -> None:
     check_frame(width, height, fit)
     if fps is not None and not 0 < fps <= 1000:
         raise InvalidRequest("fps", f"is {fps}; it must be above 0 and at most 1,000.")
     if start < 0:
         raise InvalidRequest("start", f"is {start}; frames are counted from 0.", suggestion=0)
-    with _opened(path, probe_video(path, field=field), field) as (container, stream):
-        yield from _Painter(stream, (width, height), fit).paint(islice(_chosen(container, stream, fps), start, None))
 
 
-def count_frames(path: Path, *, fps: float | None = None, field: str = "video") -> int:
+def _blank(frames: int, width: int, height: int) -> np.ndarray:
+    """uint8 (frames, height, width, 3) in the colour of the bars, over memory of (frames, 3, height, width)."""
+    blank = np.empty((frames, 3, height, width), np.uint8).transpose(0, 2, 3, 1)
+    blank[...] = BAR
+    return blank
+
+
+def count_frames(path: Path, *, fps: float | None = None, field: str = "video", facts: VideoFacts | None = None) -> int:
     """How many frames `iter_frames` would give in all, by decoding. Raises `InvalidRequest` (`field`)."""
-    with _opened(path, probe_video(path, field=field), field) as (container, stream):
+    with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
         return sum(1 for _ in _chosen(container, stream, fps))
 
 
@@ -130,7 +152,8 @@ def at_rate(shown: Iterable[tuple[float, float, T]], fps: float) -> Iterator[T]:
         before = time, duration, thing
     if before is None:
         return
-    total = max(1, math.ceil((before[0] + before[1] - origin) * fps - LEAST_SHOW))
+    last = before[0] - origin
+    total = max(math.floor((last + TIE) * fps) + 1, math.ceil((last + before[1]) * fps - LEAST_SHOW))
     for _ in range(count, total):
         yield before[2]
 
@@ -140,42 +163,35 @@ class _Painter:
 
     def __init__(self, stream: Any, target: tuple[int, int], fit: Fit) -> None:
         self.target, self.fit = target, fit
+        self.reformatter = VideoReformatter()  # one for all frames: it keeps its tables
         aspect = float(stream.sample_aspect_ratio or 1)  # of one pixel: old camcorders and DVDs have oblong ones
         self.aspect = aspect if 0.1 <= aspect <= 10 else 1.0
 
-    def paint(self, frames: Iterable[Any]) -> Iterator[np.ndarray]:
-        """One frame of the size asked for each; a frame that comes again is not computed again."""
-        last, picture = None, np.empty(0, np.uint8)
-        for frame in frames:
-            if frame is last:
-                yield picture.copy()  # the one before is the caller's
-                continue
-            last, picture = frame, self._paint(frame)
-            yield picture
-
-    def _paint(self, frame: Any) -> np.ndarray:
+    def paint(self, frame: Any, out: np.ndarray) -> None:
+        """`frame` of the decoder into `out`, uint8 (height, width, 3), which is all bars before."""
         turn = quarter_turn(frame)
         display = (frame.width * self.aspect, float(frame.height))
         width, height = scaled_size(display[::-1] if turn.transposed else display, self.target, self.fit)
         stored = (height, width) if turn.transposed else (width, height)
         matrix, full = colours(frame)
-        flags = (LANCZOS if stored != (frame.width, frame.height) else BICUBIC) | FULL_CHROMA | ACCURATE
-        picture = frame.reformat(*stored, format="rgb24", src_colorspace=matrix, src_color_range=FULL if full else LIMITED,
-                                 dst_color_range=FULL, interpolation=flags)
-        return _placed(turn.apply(picture.to_ndarray()), self.target)
+        # Planar, because libswscale packs RGB without SIMD once it rounds correctly; without correct rounding every frame
+        # comes out a level too dark, which adds up where a clip is extended again and again.
+        picture: Any = self.reformatter.reformat(
+            frame, *stored, format="gbrp", src_colorspace=matrix, src_color_range=FULL if full else LIMITED, dst_color_range=FULL,
+            interpolation=EXACT | (BILINEAR if stored == (frame.width, frame.height) else LANCZOS))
+        for plane, channel in zip(picture.planes, (1, 2, 0), strict=True):
+            rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:picture.height, :picture.width]
+            _place(turn.apply(rows), out[..., channel])
 
 
-def _placed(picture: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """`picture` centred in a frame of `target`: cut where it is larger, with bars where it is smaller."""
-    height, width = picture.shape[:2]
-    if (width, height) == target:
-        return np.ascontiguousarray(picture)
-    left, top = centred(width, target[0]), centred(height, target[1])
-    picture = picture[max(0, -top):max(0, -top) + target[1], max(0, -left):max(0, -left) + target[0]]
-    frame = np.full((target[1], target[0], 3), BAR, np.uint8)
-    top, left = max(0, top), max(0, left)
-    frame[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
-    return frame
+def _place(picture: np.ndarray, out: np.ndarray) -> None:
+    """`picture` (height, width) into the middle of `out`: cut where it is larger, leaving `out` as it is where smaller."""
+    inner, outer = [], []
+    for size, room in zip(picture.shape, out.shape, strict=True):
+        at = centred(size, room)
+        inner.append(slice(max(0, -at), max(0, -at) + room))
+        outer.append(slice(max(0, at), max(0, at) + size))
+    out[tuple(outer)] = picture[tuple(inner)]
 
 
 def colours(frame: Any) -> tuple[int, bool]:
@@ -193,7 +209,7 @@ class _Turn:
         self.transposed, self.flip_x, self.flip_y = transposed, flip_x, flip_y
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
-        """A view of `picture` (height, width, 3) as it is to be seen."""
+        """A view of `picture` (height, width) as it is to be seen."""
         if self.transposed:
             picture = picture.swapaxes(0, 1)
         return picture[::-1 if self.flip_y else 1, ::-1 if self.flip_x else 1]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from engine.errors import InvalidRequest
 from engine.media.fit import BACKGROUND, BAR, Fit, centred, check_frame, crop_box, scaled_size
@@ -31,11 +32,20 @@ def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "i
             if image.width * image.height > DEFAULT_LIMITS.image_pixels:
                 raise ValueError("it has changed")
             image.load()
-            picture = to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(field, f"the picture cannot be read ({str(error)[:120]}). Open it in an image program and save it "
+            picture = to_rgb(_upright(image))
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, Image.DecompressionBombError) as error:
+        because = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error)[:120]})"  # its text names a Python object
+        raise InvalidRequest(field, f"the picture cannot be read{because}. Open it in an image program and save it "
                                     "as PNG or JPEG.") from error
-    return np.asarray(_fitted(picture, (width, height), fit))
+    return np.array(_fitted(picture, (width, height), fit))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the camera noted; notes that are broken are as good as none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, struct.error):
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -27,8 +27,9 @@ Facts = dict[str, Any]
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SPARE_FILES = 16
 MOST_BOXES = 1000
+ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 MOST_PACKETS_TO_A_PICTURE = 500
-TRUNCATED = ("moov atom not found", "End of file", "truncated", "Truncated")
+TRUNCATED = ("truncated", "Truncated")
 SAMPLE = 5000
 """Time stamps kept to tell whether the frame rate varies."""
 
@@ -75,7 +76,7 @@ def _refuse_ways_out(event: str, _arguments: tuple[Any, ...]) -> None:
 
 def image(path: str, reader: str, limits: Mapping[str, Any]) -> Facts:
     """Header, then all pixels of the first frame if the header is within the limits."""
-    from PIL import Image, ImageFile
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # our own limit is lower, and its message better
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -83,18 +84,20 @@ def image(path: str, reader: str, limits: Mapping[str, Any]) -> Facts:
         try:
             with Image.open(file, formats=(reader,)) as picture:
                 facts: Facts = {"width": picture.width, "height": picture.height, "mode": picture.mode, "frames": 1,
-                                "alpha": picture.has_transparency_data, "turned": False}
+                                "alpha": picture.has_transparency_data}
                 if picture.width * picture.height > limits["image_pixels"]:
                     return facts
                 picture.load()
                 facts["alpha"] = picture.has_transparency_data
-                if picture.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-                    facts |= {"turned": True, "width": picture.height, "height": picture.width}
-                with contextlib.suppress(OSError, ValueError, EOFError, SyntaxError):
+                with contextlib.suppress(Exception):  # notes beside the picture may be broken without it being so
+                    if picture.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                        facts |= {"width": picture.height, "height": picture.width}
+                with contextlib.suppress(Exception):
                     facts["frames"] = int(getattr(picture, "n_frames", 1))
                 return facts
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError) as error:
-            raise Refused("cut" if any(word in str(error) for word in TRUNCATED) else "damaged", str(error)) from error
+            detail = "" if isinstance(error, UnidentifiedImageError) else str(error)  # its text names a Python object
+            raise Refused("cut" if any(word in detail for word in TRUNCATED) else "damaged", detail) from error
 
 
 # ---- videos
@@ -134,6 +137,9 @@ def _video_facts(container: Any, limits: Mapping[str, Any], cut: bool) -> Facts:
             or max(context.width, context.height) > limits["video_side"]):
         return facts
     facts |= _packets(container, stream, limits)
+    measured = facts["frames"] / facts["seconds"] if facts["seconds"] > 0 else facts["fps"]
+    if not 0.98 <= facts["fps"] / (measured or 1) <= 1.02:  # of recordings with varying rate the header is a guess
+        facts["fps"] = measured
     if facts["frames"] == 0:
         raise Refused("cut" if stream.frames else "empty", "no picture data")
     if facts["frames"] > limits["video_frames"] or facts["seconds"] > limits["video_seconds"]:
@@ -148,7 +154,9 @@ def cut_mp4(path: str) -> bool:
     size, at = os.path.getsize(path), 0  # noqa: PTH202
     names: set[bytes] = set()
     with open(path, "rb") as file:  # noqa: PTH123
-        while at + 8 <= size and len(names) < MOST_BOXES:
+        for _ in range(MOST_BOXES):
+            if at + 8 > size:
+                break
             file.seek(at)
             head = file.read(16)
             length = int.from_bytes(head[:4], "big")
@@ -161,8 +169,7 @@ def cut_mp4(path: str) -> bool:
 
 def _is_cover(stream: Any) -> bool:
     """A song's cover is stored as a video of one picture."""
-    disposition = getattr(stream, "disposition", None)
-    return disposition is not None and "attached_pic" in str(disposition).lower()
+    return bool(int(getattr(stream, "disposition", 0) or 0) & ATTACHED_PICTURE)
 
 
 def _packets(container: Any, stream: Any, limits: Mapping[str, Any]) -> Facts:
@@ -201,7 +208,7 @@ def _first_picture(container: Any, stream: Any, limits: Mapping[str, Any]) -> Fa
     container.seek(0)
     frame = None
     for tried, packet in enumerate(container.demux(stream)):
-        pictures = stream.codec_context.decode(packet) if tried else packet.decode()
+        pictures = packet.decode()
         if pictures:
             frame = pictures[0]
             break

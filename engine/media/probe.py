@@ -23,8 +23,9 @@ from engine.media.kinds import HEAD_BYTES, Kind, kind_of
 INSPECTOR = Path(__file__).with_name("inspector.py")
 KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """Of the environment the inspector sees no more: no tokens, no settings."""
-HDR = {16: "HDR10 (PQ)", 18: "HLG"}
-"""AVColorTransferCharacteristic of pictures that are brighter than a screen's white."""
+PQ, HLG = 16, 18
+"""AVColorTransferCharacteristic of pictures with more light than a screen's white. HLG is made to be shown as it is on common
+screens too; PQ is not, and would come out grey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,20 @@ class VideoFacts:
     variable: bool
     """The time from frame to frame varies, as in screen and phone recordings."""
     sound: bool
-    hdr: str
-    """'HDR10 (PQ)', 'HLG', or empty for a common picture."""
+    hlg: bool
+    """High dynamic range as phones record it; read as common screens show it, a little paler."""
     recipe: str | None
     """Sprocket's own metadata, if it carries any: a text nobody has checked yet, at most one over the limit long."""
+
+    @property
+    def note(self) -> str:
+        """What the user should know about how it is used; empty if nothing."""
+        notes = []
+        if self.variable:
+            notes.append("The frame rate of this video varies; it is sampled by its clock.")
+        if self.hlg:
+            notes.append("This video is HDR (HLG); its colours may look a little pale.")
+        return " ".join(notes)
 
 
 def probe_image(path: Path, *, field: str = "image", limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
@@ -127,7 +138,7 @@ def probe_video(path: Path, *, field: str = "video", limits: Limits = DEFAULT_LI
     _check_video(field, found, limits)
     return VideoFacts(kind.reader, found["index"], found["width"], found["height"], found["frames"], found["fps"],
                       found["seconds"], found["codec"], found["pixel_format"], found["variable"], found["sound"],
-                      HDR.get(found["transfer"], ""), found["recipe"])
+                      found["transfer"] == HLG, found["recipe"])
 
 
 def _check_video(field: str, found: dict[str, Any], limits: Limits) -> None:
@@ -139,11 +150,13 @@ def _check_video(field: str, found: dict[str, Any], limits: Limits) -> None:
         raise InvalidRequest(field, f"the video is {width:,} x {height:,}; at most {limits.video_side:,} pixels a side and "
                                     f"{limits.video_pixels / 1e6:.1f} million in all are read. Scale it down first.")
     _check_aspect(field, "video", found["width"], found["height"], limits)
+    if found["transfer"] == PQ:
+        raise InvalidRequest(field, "the video is HDR (PQ), whose colours would come out grey. Convert it to SDR (BT.709) first.")
     if found["frames"] > limits.video_frames:
         raise InvalidRequest(field, f"the video has more than {limits.video_frames:,} frames. Cut out the part you want.")
     if found["seconds"] > limits.video_seconds:
         raise InvalidRequest(field, f"the video lasts more than {limits.video_seconds / 60:g} minutes. Cut out the part you want.")
-    if found["fps"] > limits.fps:
+    if found["fps"] > limits.fps and found["frames"] > 1:
         raise InvalidRequest(field, f"the video runs at {found['fps']:,.0f} frames a second; at most {limits.fps:g} are read. "
                                     "Convert it to 60 or fewer.")
 

@@ -30,13 +30,14 @@ class FrameHealth:
         """`frames`: uint8 (n, height, width, 3)."""
         if self._first is None:
             self._first = frames[0].copy()
-        for frame in frames:
-            low, high = frame.min(axis=(0, 1)).astype(int), frame.max(axis=(0, 1)).astype(int)
-            self._largest_range = max(self._largest_range, int((high - low).max()))
-            if self._largest_change <= FROZEN_LEVELS:
+        for frame in frames:  # each question is asked only until it is answered: usually by the first two frames
+            if self._largest_range <= FLAT_LEVELS:
+                low, high = frame.min(axis=(0, 1)).astype(int), frame.max(axis=(0, 1)).astype(int)
+                self._largest_range = max(self._largest_range, int((high - low).max()))
+                self._mean += float(frame.mean())
+            if self._largest_change <= FROZEN_LEVELS and not np.array_equal(frame, self._first):
                 change = np.abs(frame.astype(np.int16) - self._first).max()
                 self._largest_change = max(self._largest_change, int(change))
-            self._mean += float(frame.mean())
         self.frames += len(frames)
 
     def check(self) -> None:

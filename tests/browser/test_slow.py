@@ -128,6 +128,18 @@ def test_a_late_poll_does_not_undo_a_click(site: Site, page: Page) -> None:
     expect(page.locator(".card")).to_have_count(2)
 
 
+def test_a_menu_stays_open_while_the_bar_is_redrawn(site: Site, page: Page) -> None:
+    job = site.studio.submit({"prompt": "runs for long"})
+    page.goto(site.url + "/?view=queue")
+    expect(page.locator(".nav .count")).to_have_text("1")
+    page.locator(".menu summary").click()
+    page.get_by_label("Name of a new project").fill("Half typed")
+    site.studio.cancel(job.id, owner="local")
+    expect(page.locator(".nav .count")).to_have_count(0)
+    expect(page.get_by_label("Name of a new project")).to_be_visible()
+    expect(page.get_by_label("Name of a new project")).to_have_value("Half typed")
+
+
 def test_a_refused_click_says_why_and_does_not_hold_up_the_next(site: Site, page: Page) -> None:
     page.goto(site.url + "/?view=queue")
     expect(page.locator("#view-queue")).to_contain_text("Nothing in the queue")
