@@ -21,18 +21,21 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from app.cli_common import DataDir, Json
+from app.cli_common import opened as _studio
+from app.cli_common import print_list as _print_list
+from app.cli_common import say as _say
+from app.cli_common import settings_of as _settings
+from app.cli_models import models_app
 from app.cli_start import check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import plan_command
-from app.settings import Settings
-from app.studio import Studio, open_studio
+from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
 from engine.events import Event, Resumed, StageStarted, StepDone
 from engine.request import GenerationRequest
@@ -42,18 +45,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Make videos with open video-diffusion models, on your own machine.")
 queue_app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, what waits.")
 history_app = typer.Typer(no_args_is_help=True, help="Clips: list, show, restore, rebuild.")
-models_app = typer.Typer(no_args_is_help=True, help="Models on this machine.")
 app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.command("plan")(plan_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
-DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="SPROCKET_DATA_DIR", show_default=False,
-                                              help="Where clips, history and queue live.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-
-
 def main() -> None:
     """Entry point of the console script: turns the error tree into exit codes."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
@@ -98,36 +95,6 @@ def _fail(error: SprocketError, code: int, as_json: bool, **details: Any) -> NoR
         print(json.dumps({"error": {"code": error.code, "message": str(error), **details}}))
     print(f"sprocket: {error}", file=sys.stderr)
     raise SystemExit(code)
-
-
-def _say(text: str) -> None:
-    """A line for people; standard output stays free for JSON."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_list(name: str, rows: list[dict[str, Any]], as_json: bool, line: Callable[[dict[str, Any]], str], *,
-                empty: str) -> None:
-    if as_json:
-        print(json.dumps({name: rows}))
-        return
-    for row in rows:
-        print(line(row))
-    if not rows:
-        _say(empty)
-
-
-@contextmanager
-def _studio(data_dir: Path | None) -> Iterator[Studio]:
-    studio = open_studio(_settings(data_dir))
-    try:
-        yield studio
-    finally:
-        studio.close()
-
-
-def _settings(data_dir: Path | None, **values: Any) -> Settings:
-    given = {"data_dir": data_dir, **values}
-    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 @app.command()
@@ -325,17 +292,6 @@ def history_rebuild(data_dir: DataDir = None, as_json: Json = False) -> None:
         print(json.dumps({"clips": found}))
     else:
         _say(f"The history was made again from {found} clips.")
-
-
-@models_app.command("list")
-def models_list(data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Models that can be used now."""
-    with _studio(data_dir) as studio:
-        rows = [spec.to_json() for spec in studio.models()]
-    _print_list("models", rows, as_json,
-                lambda r: f"{r['name']:<16}{r['native_width']} x {r['native_height']}, {r['native_frames']} frames at "
-                          f"{r['fps']:g} fps, {sum(r['component_bytes'].values()) / 1e6:,.0f} MB, {' '.join(r['modes'])}",
-                empty="No models: assets/pocket is missing from this copy of Sprocket.")
 
 
 @app.command()

@@ -45,3 +45,33 @@ class LeaseLost(SprocketError):
     """A write was fenced out: the job now belongs to another worker (or its owner ended it). Abandon the attempt."""
 
     code = "lease_lost"
+
+
+class HubGated(SprocketError):
+    """The hub has the model, but this user may not fetch it yet."""
+
+    code = "hub_gated"
+
+
+class HubMissing(SprocketError):
+    """The hub knows no such repository, revision or file (or hides it from this user)."""
+
+    code = "hub_missing"
+
+
+class HubOffline(SprocketError):
+    """This machine was told not to use the network."""
+
+    code = "hub_offline"
+
+
+class HubUnreachable(SprocketError):
+    """The hub does not answer, or broke off. Asking again is right."""
+
+    code = "hub_unreachable"
+
+
+class HubDamaged(SprocketError):
+    """What came is not what the hub's own checksum promises."""
+
+    code = "hub_damaged"

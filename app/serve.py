@@ -1,4 +1,4 @@
-"""The studio as a server: history, supervisor with its worker, pages; closed in the reverse order."""
+"""The studio as a server: history, supervisor with its worker, downloads, pages; closed in the reverse order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import sys
 
+from app.hub.keeper import Keeper
 from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.studio import open_studio
@@ -27,6 +28,9 @@ def serve_from_settings(settings: Settings | None = None) -> None:
         supervisor = Supervisor(settings)
         supervisor.start()
         stack.callback(supervisor.close)
+        keeper = Keeper(settings)
+        keeper.start()
+        stack.callback(keeper.close)
         studio = open_studio(settings)
         stack.callback(studio.close)
         _announce(settings, port)

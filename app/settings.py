@@ -33,8 +33,10 @@ class Settings(BaseSettings):
     """Address the page listens on. Anything but a loopback address shows the studio to the network."""
     port: int = Field(default=7860, ge=0, le=65535)
     """TCP port of the page; 0 takes any free one."""
-    models_dir: Path | None = None
-    """Folder with further checkpoints in diffusers layout, one folder each. None: only the shipped ones."""
+    models_dir: Path = Field(default_factory=lambda said: said.get("data_dir", Path()) / "models")
+    """Folder with downloaded and further checkpoints in diffusers layout, one folder each; `models` in `data_dir` unless said."""
+    download_patience_seconds: float = Field(default=600.0, ge=0.0)
+    """A download that gets no byte for so long, however often it asks again, is given up. What has come stays."""
     engine: str = "app.queue.door:SprocketEngine"
     """`module:callable` that makes the engine's door (`app.queue.door.Engine`). Tests put a fake one here."""
     checkpoint_seconds: float = Field(default=30.0, ge=0.0)
@@ -76,9 +78,9 @@ class Settings(BaseSettings):
 
     @field_validator("data_dir", "models_dir")
     @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
+    def _absolute(cls, value: Path) -> Path:
         try:
-            return None if value is None else Path(os.path.abspath(value.expanduser()))  # noqa: PTH100  (resolve() follows links)
+            return Path(os.path.abspath(value.expanduser()))  # noqa: PTH100  (resolve() follows links)
         except RuntimeError:
             raise ValueError("needs a home folder, and this user has none; give a full path") from None
 

@@ -22,6 +22,7 @@ from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEve
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
+from app.hub.shelf import Hub
 from app.queue.door import Engine, open_engine
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
@@ -73,6 +74,8 @@ class Studio:
         self.store = store
         self._engine = engine or open_engine(settings.engine)
         self._trouble: tuple[float, str | None] | None = None
+        self.hub = Hub(settings, in_use=store.jobs.models_in_use, memory=self._memory_of)
+        """Models: downloads, the Models page, `sprocket models`."""
 
     def close(self) -> None:
         self.store.close()
@@ -296,6 +299,10 @@ class Studio:
         self.store.forget(MESSAGE)
 
     # ---- inside
+
+    def _memory_of(self, model: str) -> int:
+        """Bytes that a video of the model's own size takes on this machine. Raises CannotFit."""
+        return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
         spec = self.spec(wish.model)

@@ -3,7 +3,7 @@
 // itself (`layout.head`): it is there before the first control is, so that no click is too early for it.
 (() => {
   if (window.sprocket) return;
-  const VIEWS = ["create", "queue", "gallery"];
+  const VIEWS = ["create", "queue", "gallery", "models"];
   const THEME = "sprocket-theme";
   const PATIENCE_MS = 60000;
 
@@ -135,6 +135,7 @@
     event.preventDefault();
     const { act, ...data } = element.dataset;
     if (LOCAL[act]) return LOCAL[act](element);
+    if (data.sure) return ask(data, () => send(act, data));
     if (element.tagName === "A") {
       visit(element.getAttribute("href"));
       return send("go");
@@ -142,6 +143,7 @@
     if (data.view) visit("/?view=" + data.view);
     if (act === "project") fold(element.closest("details"));
     if (act === "cancel") pressed(element, "Stopping…");
+    if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
     if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
   }
@@ -156,9 +158,26 @@
       visit("/?" + new URLSearchParams(fields));
       return send("go");
     }
-    if (act === "project_new") form.reset();
+    if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
+  }
+
+  // A question before something is gone. Built here and not in a panel: a redraw must not change what is being asked.
+  function ask({ sure, why, yes }, then) {
+    const box = document.createElement("dialog");
+    box.className = "sure";
+    box.innerHTML = '<h2 id="sure-title"></h2><p></p><div><button type="button" class="btn bad"></button><button type="button" class="btn" autofocus>Keep it</button></div>';
+    box.setAttribute("aria-labelledby", "sure-title");
+    const [go, keep] = box.querySelectorAll("button");
+    box.querySelector("h2").textContent = sure;
+    box.querySelector("p").textContent = why;
+    go.textContent = yes;
+    go.addEventListener("click", () => { box.close(); then(); });
+    keep.addEventListener("click", () => box.close());
+    box.addEventListener("close", () => box.remove());
+    (document.querySelector(".gradio-container") || document.body).append(box);
+    box.showModal();
   }
 
   // Feedback before the server has answered; the answer redraws the panel.

@@ -75,6 +75,11 @@ class Jobs:
                                jobs.c.id).limit(limit)
         return self._db.read(lambda c: tuple(job_of(row) for row in c.execute(query)))
 
+    def models_in_use(self) -> tuple[str, ...]:
+        """The model of every job that runs or waits, whosever it is; as often as there are such jobs."""
+        query = select(jobs.c.request).where(jobs.c.state.in_(AT_WORK + WAITING))
+        return self._db.read(lambda c: tuple(str(json.loads(row.request).get("model")) for row in c.execute(query)))
+
     def events(self, job_id: str, *, owner: str) -> tuple[JobEvent, ...]:
         def work(c: Connection) -> tuple[JobEvent, ...]:
             job_row(c, job_id, owner)

@@ -20,6 +20,7 @@ from app.ui.address import Address
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered
 from engine.errors import InvalidRequest
 
@@ -58,6 +59,8 @@ def go(click: Click) -> Changes:
         changes[parts.gallery] = views.gallery(studio, at)
     elif at.view == "queue":
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
+    elif at.view == "models":
+        changes[parts.models] = views.models(studio)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         changes |= {parts.stage: views.stage(studio, job, status), parts.job: job.id if job else ""}
@@ -238,6 +241,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         project_new,
         project_rename,
         dismiss,
+        *MODEL_ACTIONS,
     )
 }
 

@@ -2,7 +2,7 @@
 reload, back, a bookmark and a second tab all show the same.
 
     /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&sheet=2
-    /?view=gallery&clip=ID      /?view=gallery&trash=1
+    /?view=gallery&clip=ID      /?view=gallery&trash=1      /?view=models
 
 Everything in an address is untrusted: unknown views are Create, bad numbers are 1, ids go to the studio, which knows whose
 they are.
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from app.history.records import ClipQuery
 
-VIEWS = ("create", "queue", "gallery")
+VIEWS = ("create", "queue", "gallery", "models")
 MAX_ADDRESS = 4000
 MAX_PAGE = 1_000_000
 FLAGS = ("favourites", "trash")

@@ -4,6 +4,7 @@
     client.predict("<job id>", api_name="/job")               -> {id, state, stage, step, steps, eta_seconds, clip, error}
     client.predict("<job id>", api_name="/cancel")            -> the same, after the wish to stop was noted
     client.predict("red", 1, api_name="/clips")               -> {clips: [...], page, pages, total}; both are optional
+    client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
 Values are taken as they come: "25" is not 25, NaN is not a number, and the error says which field, value and limit.
@@ -11,7 +12,7 @@ Values are taken as they come: "25" is not 25, NaN is not a number, and the erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -85,7 +86,7 @@ class Pages(gr.Blocks):
 
 
 def add_endpoints(studio: Any) -> None:
-    """Registers the four endpoints; call inside `gr.Blocks`."""
+    """Registers the five endpoints; call inside `gr.Blocks`."""
 
     def job_state(job_id: str) -> dict[str, Any]:
         job = studio.job(job_id, owner=OWNER)
@@ -139,5 +140,13 @@ def add_endpoints(studio: Any) -> None:
             "total": found.total,
         }
 
-    for endpoint in (submit, job, cancel, clips):
+    for endpoint in (submit, job, cancel, clips, _models_endpoint(studio)):
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
+
+
+def _models_endpoint(studio: Any) -> Callable[[], dict]:
+    def models() -> dict:
+        """All models: {name, state ('ready', 'absent', 'fetching', ...), task, width, height, frames, fps, size_bytes, progress, ...}."""
+        return {"models": [card.to_json() for card in studio.hub.cards()]}
+
+    return models

@@ -1,6 +1,6 @@
-"""The one page that holds Create, Queue and Gallery, and its theme.
+"""The one page that holds Create, Queue, Gallery and Models, and its theme.
 
-One gradio page with three views rather than three gradio pages: a multipage gradio app loads everything anew on each change
+One gradio page with four views rather than four gradio pages: a multipage gradio app loads everything anew on each change
 of page and forgets a half-typed prompt. Here `assets/studio.js` shows a view at once, the server fills it, and the address bar
 says where one is (`address.py`), so links, Back, reload, bookmarks and a second tab work as on any web site.
 
@@ -131,7 +131,8 @@ def build_ui(studio: Any) -> gr.Blocks:
                     stage = create.build_stage()
             queue = gr.HTML("", elem_id="view-queue", elem_classes="view", apply_default_css=False)
             gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
-        parts = _parts(made, header, stage, queue, gallery)
+            models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
+        parts = _parts(made, header, stage, queue, gallery, models)
         create.wire(studio, parts, made)
         _wire(studio, parts, demo, relay, refusal)
         add_endpoints(studio)
@@ -139,7 +140,7 @@ def build_ui(studio: Any) -> gr.Blocks:
     return demo
 
 
-def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: Any) -> Parts:
+def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: Any, models: Any) -> Parts:
     form = {name: component for name, component in made.items() if name in create.FIELDS or name == "model"}
     return Parts(
         header=header,
@@ -148,6 +149,7 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: A
         stage=stage,
         queue=queue,
         gallery=gallery,
+        models=models,
         form=form,
         file=made["file"],
         timer=gr.Timer(watch.POLL_SECONDS, active=False),
@@ -178,7 +180,7 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
         [parts.job, parts.seen, parts.at, parts.memory],
-        [parts.stage, parts.queue, parts.gallery, parts.header, parts.timer, parts.seen],
+        [parts.stage, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
         trigger_mode="multiple",
         **quiet,
     )

@@ -31,6 +31,7 @@ class Parts:
     stage: Component
     queue: Component
     gallery: Component
+    models: Component
     form: Mapping[str, Component]
     """Request field -> component."""
     file: gr.File
@@ -59,6 +60,7 @@ class Parts:
             self.stage,
             self.queue,
             self.gallery,
+            self.models,
             *self.form.values(),
             self.file,
             self.timer,

@@ -10,6 +10,7 @@ from app.ui.address import Address
 from app.ui.html.common import empty, link
 from app.ui.html.frame import header_html
 from app.ui.html.gallery import clip_html, gallery_html
+from app.ui.html.models import models_html
 from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
 from app.ui.parts import OWNER
@@ -129,3 +130,14 @@ def gallery(studio: Any, at: Address) -> str:
     parents, children = studio.lineage(clip.id, owner=OWNER)
     name = next((p.name for p in projects if p.id == clip.project_id), "")
     return clip_html(clip, parents, children, name, at)
+
+
+def models(studio: Any, said: object = "") -> str:
+    """The Models page; `said`: why the last wish was refused."""
+    hub, words = studio.hub, said if isinstance(said, str) else ""
+    return models_html(hub.cards(), folder=str(hub.folder), free_bytes=hub.free_bytes(), offline=hub.offline, said=words)
+
+
+def model_names(studio: Any) -> list[str]:
+    """What the form's list of models offers."""
+    return [spec.name for spec in studio.models()]

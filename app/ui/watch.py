@@ -45,8 +45,14 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         parts.timer: gr.Timer(active=True),
         parts.forecast: first_forecast(studio),
     }
+    names = views.model_names(studio)  # one may have come since the page was built
+    changes[parts.form["model"]] = gr.update(choices=names)
     if job is not None:
         changes |= form_of(studio, parts, job)
+        chosen = {"value": job.request["model"]} if job.request.get("model") in names else {}
+        changes[parts.form["model"]] = gr.update(choices=names, **chosen)
+    if at.view == "models":
+        changes[parts.models] = views.models(studio)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
@@ -101,10 +107,12 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
         jobs = views.queue_jobs(studio)
         if changed("queue", queue_token(jobs, status.worker_alive)):
             changes[parts.queue] = views.queue(status, jobs)
+    if place.view == "models" and changed("models", studio.hub.token()):
+        changes[parts.models] = views.models(studio, seen.get("said"))
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:
             changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
-    if (job is None or job.state.ended) and place.view != "queue" and not status.queued + status.running:
+    if (job is None or job.state.ended) and place.view not in ("queue", "models") and not status.queued + status.running:
         changes[parts.timer] = gr.Timer(active=False)
     return {**changes, parts.seen: seen} if changes else gr.skip()

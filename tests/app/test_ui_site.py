@@ -158,14 +158,20 @@ def test_bad_searches(client: Client, words: Any, page: Any) -> None:
         client.predict(words, page, api_name="/clips")
 
 
-def test_only_four_endpoints_are_named(client: Client) -> None:
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/submit", "/job", "/cancel", "/clips"}
+def test_only_five_endpoints_are_named(client: Client) -> None:
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/submit", "/job", "/cancel", "/clips", "/models"}
+
+
+def test_models_are_listed(client: Client) -> None:
+    models = {model["name"]: model for model in client.predict(api_name="/models")["models"]}
+    assert models["pocket"]["state"] == "ready" and models["pocket"]["size_bytes"] > 10**6
+    assert models["zai-org/CogVideoX-2b"]["state"] == "absent" and models["zai-org/CogVideoX-2b"]["task"] == "text to video"
 
 
 def test_private_events_check_what_they_are_given(site: Site) -> None:
     config = httpx.get(f"{site.url}/config").json()
     for event in config["dependencies"]:
-        if event["api_name"] not in ("submit", "job", "cancel", "clips"):
+        if event["api_name"] not in ("submit", "job", "cancel", "clips", "models"):
             body = {
                 "fn_index": event["id"],
                 "session_hash": uuid.uuid4().hex,
