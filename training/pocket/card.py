@@ -81,13 +81,16 @@ Muon for matrices, Adam for the rest, bf16 autocast with fp32 weights, running a
 
 ## Limits
 
-- These weights are young: about two hours of one busy CPU core in all. Shapes are at chance (1 in 6) and motions
-  little above it (1 in 8); with this few clips the shares are uncertain by 15 points or more. The loss was still
-  falling when training ended. Whether more steps alone reach the goal (97 % on each attribute) has not been shown.
-- These weights are not one clean run of the recipe: while they trained, the world's motions were made gentler, and
-  phase lengths, the noise distribution, the learning-rate schedule and the choice of tokens were changed, each from a
-  checkpoint on. A fresh run uses the final constants and has not been done end to end.
-- The guidance scale was picked from two trials (3 and 6) on twelve of the captions scored above.
+- These weights are young: about five hours of one busy CPU core in all. Shapes come out in the middle of a clip; its
+  first and last frames often show the subject at both ends of its path at once, so that shape and motion are mostly
+  read wrongly. The loss was still falling when training ended. With this few clips the shares are uncertain by 15
+  points. Whether more steps alone reach the goal (97 % on each attribute) has not been shown.
+- These weights are not one clean run of the recipe: while they trained, the world's motions were made gentler; phase
+  lengths, the noise distribution, the learning-rate schedule and the choice of tokens were changed, each from a
+  checkpoint on; the autoencoder was trained further, with the transformer kept; the transformer's two heads of 128
+  channels were dealt out to eight of 32; and the text encoder was replaced by one that had learned to read. A fresh run
+  uses the final constants and has not been done end to end.
+- The guidance scale was picked with earlier weights, from two trials (3 and 6) on twelve captions.
 - Curves mix phases: crops, then whole frames; single frames, then clips, some with only half of the tokens seen.
   Losses of different phases do not compare.
 - To go on from a checkpoint: `python -m training.pocket --extend denoiser 4000`.
