@@ -7,10 +7,10 @@ So a recipe can name its input without a path, the same file is kept once, and a
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from engine.digest import file_sha256
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def input_name(path: Path, kind: str) -> str:
     """`<sha256 of the file>.<kind>`. Raises OSError."""
-    return f"{_sha256(path)}.{kind}"
+    return f"{file_sha256(path)}.{kind}"
 
 
 def input_file(folder: Path | None, name: str, field: str) -> Path:
@@ -42,7 +42,7 @@ def read_input(plan: Plan, folder: Path | None) -> np.ndarray:
     field = "image" if plan.mode == "i2v" else "video"
     path = input_file(folder, plan.input, field)
     try:
-        same = path.name.partition(".")[0] == _sha256(path)
+        same = path.name.partition(".")[0] == file_sha256(path)
     except OSError as error:
         raise InvalidRequest(field, f"its file {path.name[:12]}... cannot be read ({error.strerror}).") from error
     if not same:
@@ -55,11 +55,3 @@ def read_input(plan: Plan, folder: Path | None) -> np.ndarray:
     from engine.media.clip import read_frames
 
     return read_frames(path, frames=plan.frames, width=plan.width, height=plan.height, fit=fit, fps=plan.fps)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -20,6 +19,7 @@ import psutil
 import torch
 
 from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
+from engine.digest import file_sha256
 from engine.errors import Cancelled, CannotFit, OutputRejected
 from engine.events import (
     CheckpointSaved,
@@ -212,7 +212,7 @@ class _Job:
             yield StageStarted(Stage.VERIFY)
             with self.stage(Stage.VERIFY):
                 writer.finish()
-                digest = _sha256(self.part)
+                digest = file_sha256(self.part)
         yield ClipWritten(self.part, writer.poster, digest, self.part.stat().st_size, plan.frames, plan.width, plan.height,
                           plan.fps, dict(self.seconds), _peak_bytes(plan.device))
 
@@ -234,14 +234,6 @@ def _check_finite(state: SampleState, plan: Plan) -> None:
 def _out_of_memory(error: BaseException) -> bool:
     # On the processor torch has no class of its own for it, only this text.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _peak_bytes(device: str) -> int:

@@ -141,7 +141,7 @@ def read_spec(folder: Path, name: str | None = None) -> ModelSpec:
     if not folder.is_dir():
         raise ModelNotFound(f"there is no model folder {folder}. `sprocket models list` prints what is installed.")
     index = read_json(folder / "model_index.json", folder)
-    _check_classes(index, folder)
+    check_classes(index, folder)
     configs = {part: read_json(folder / part / CONFIG_FILES[part], folder) for part in COMPONENTS}
     try:
         weights = {part: component_weights(folder / part) for part in WEIGHTED}
@@ -171,15 +171,16 @@ def read_json(path: Path, folder: Path) -> dict[str, Any]:
     return value
 
 
-def _check_classes(index: Mapping[str, Any], folder: Path) -> None:
+def check_classes(index: Mapping[str, Any], called: object) -> None:
+    """Raises `ModelInvalid` unless the model_index.json of the model `called` so names the classes this engine runs."""
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in PIPELINES:
-        raise ModelInvalid(f"{folder} is a {str(kind)[:60]}; this version of Sprocket runs {', '.join(PIPELINES)}.")
+        raise ModelInvalid(f"{called} is a {str(kind)[:60]}; this version of Sprocket runs {', '.join(PIPELINES)}.")
     for part in COMPONENTS:
         entry = index.get(part)
         found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
         if found not in CLASSES[part]:
-            raise ModelInvalid(f"{folder}: {part} is {str(found)[:60]}; only {' or '.join(CLASSES[part])} is run. "
+            raise ModelInvalid(f"{called}: {part} is {str(found)[:60]}; only {' or '.join(CLASSES[part])} is run. "
                                "Code that comes with a model is never executed.")
 
 

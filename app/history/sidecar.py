@@ -19,6 +19,7 @@ from typing import Any
 from app.history.clips import MAX_NAME_CHARS, Projects, checked_name
 from app.history.ids import is_id
 from app.history.records import Clip, Job, Project
+from engine.digest import file_sha256
 from engine.errors import InvalidRequest, StorageBlocked
 from engine.request import GenerationRequest
 from engine.video.publish import write_atomic
@@ -114,16 +115,6 @@ def clip_from_mp4(media_dir: Path, path: Path, *, owner: str, project_id: str) -
     except Exception as error:  # noqa: BLE001  (damaged video: PyAV's errors and OutputRejected; recovery must go on)
         log.warning("%s cannot be read: %s", path.name, error)
         return None
-
-
-def file_sha256(path: Path) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def with_real_bytes(media_dir: Path, clip: Clip) -> Clip:

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.errors import ModelInvalid
 from engine.models.weights import PICKLED, STEMS
-from engine.spec import CLASSES, COMPONENTS, CONFIG_FILES, PIPELINES, WEIGHTED
+from engine.spec import COMPONENTS, CONFIG_FILES, WEIGHTED, check_classes
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 EXTRAS = ("sprocket.json", "latent_rgb.json")
@@ -44,7 +44,10 @@ def choose(repo: str, listed: Iterable[RemoteFile], index: Mapping[str, Any]) ->
     files = {file.path: file for file in listed}
     for path in files:
         _check_path(repo, path)
-    check_classes(repo, index)
+    try:
+        check_classes(index, repo)
+    except ModelInvalid as error:
+        raise ModelInvalid(f"{error} Nothing was downloaded.") from None
     wanted = ["model_index.json", *(name for name in EXTRAS if name in files)]
     wanted += [f"{part}/{CONFIG_FILES[part]}" for part in COMPONENTS]
     wanted += [f"tokenizer/{name}" for name in TOKENIZER_FILES if f"tokenizer/{name}" in files]
@@ -61,20 +64,6 @@ def choose(repo: str, listed: Iterable[RemoteFile], index: Mapping[str, Any]) ->
     for file in chosen:
         _check_file(repo, file)
     return chosen
-
-
-def check_classes(repo: str, index: Mapping[str, Any]) -> None:
-    """Raises `ModelInvalid` unless model_index.json names the classes this engine runs."""
-    kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in PIPELINES:
-        raise ModelInvalid(f"{repo} is a {str(kind)[:60]}; Sprocket runs CogVideoX models ({', '.join(PIPELINES)}). "
-                           "Nothing was downloaded.")
-    for part in COMPONENTS:
-        entry = index.get(part)
-        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if found not in CLASSES[part]:
-            raise ModelInvalid(f"{repo}: {part} is {str(found)[:60]}; only {' or '.join(CLASSES[part])} is run. Code that "
-                               "comes with a model is never executed. Nothing was downloaded.")
 
 
 def _weights(repo: str, part: str, files: Mapping[str, RemoteFile]) -> list[str]:

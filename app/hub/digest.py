@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.hub.choose import RemoteFile
-
-CHUNK_BYTES = 2**20
+from engine.digest import fed
 
 
 def new_digest(file: RemoteFile) -> Any:
@@ -20,8 +19,4 @@ def new_digest(file: RemoteFile) -> Any:
 
 def file_digest(path: Path, file: RemoteFile) -> str:
     """Of the content of `path`, comparable with `file.sha256 or file.git_sha1`. Raises OSError."""
-    digest = new_digest(file)
-    with path.open("rb") as content:
-        while chunk := content.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return str(digest.hexdigest())
+    return str(fed(new_digest(file), path).hexdigest())

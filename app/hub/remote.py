@@ -31,7 +31,8 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from app.errors import HubDamaged, HubGated, HubMissing, HubOffline, HubUnreachable
 from app.hub.choose import MAX_SMALL_BYTES, RemoteFile
-from app.hub.digest import CHUNK_BYTES, new_digest
+from app.hub.digest import new_digest
+from engine.digest import PIECE_BYTES
 from engine.errors import Cancelled, ModelInvalid
 from engine.video.publish import sync_dir
 
@@ -142,7 +143,7 @@ def _known_digest(file: RemoteFile, out: Any, stopped: Callable[[], bool]) -> tu
     """The digest of what is there already, and how much that is."""
     digest, have = new_digest(file), 0
     out.seek(0)
-    while chunk := out.read(CHUNK_BYTES):
+    while chunk := out.read(PIECE_BYTES):
         if stopped():
             raise Cancelled("stopped")
         digest.update(chunk)
