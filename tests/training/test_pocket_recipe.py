@@ -10,11 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training.pocket import denoiser, latents, reader, vae, world
+from training.pocket.attention import BatchedAttention, attend
 from training.pocket.models import Architecture, build_scheduler, build_transformer
 from training.pocket.optimizer import orthogonalise
 from training.pocket.recipe import (
     Recipe,
     Workshop,
+    build_denoiser,
     export,
     extended,
     load_vae,
@@ -38,7 +40,7 @@ TOY = Recipe(
     reader_phase=reader.ReaderPhase(3, 4),
     denoiser_phases=(
         denoiser.DenoiserPhase(2, 192, ((9, 1, 1.0),)),
-        denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),), 0.5),
+        denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),
     ),
 )
 
@@ -150,21 +152,49 @@ def test_batched_attention_equals_the_stock_processor():
     }
     with torch.no_grad():
         stock = transformer(**inputs).sample
-        transformer.set_attn_processor(denoiser.BatchedAttention())
+        transformer.set_attn_processor(BatchedAttention())
         assert torch.allclose(stock, transformer(**inputs).sample, atol=1e-5)
 
 
-def test_keeping_every_token_equals_the_whole_forward_pass():
+def test_its_gradients_are_those_of_softmax():
+    torch.manual_seed(0)
+    given = [torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    grad = torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    plain = torch.softmax(given[0] @ given[1].transpose(-1, -2) / 8**0.5, dim=-1) @ given[2]
+    wanted = torch.autograd.grad(plain, given, grad)
+    got = torch.autograd.grad(attend(*given), given, grad)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(wanted, got, strict=True))
+
+
+def test_the_opened_forward_pass_is_the_whole_one():
     torch.manual_seed(0)
     transformer = build_transformer(TOY.architecture).eval()
-    transformer.set_attn_processor(denoiser.BatchedAttention())
+    transformer.set_attn_processor(BatchedAttention())
     noisy, text, t = torch.randn(2, 3, 8, 16, 24), torch.randn(2, 5, 16), torch.tensor([500, 30])
-    rope, every = denoiser.rotary(3, head_dim=16), torch.arange(288).expand(2, -1)
+    rope = denoiser.rotary(3, head_dim=16)
     with torch.no_grad():
         whole = transformer(noisy, text, t, image_rotary_emb=rope).sample
-        part, halfway = denoiser.predict_kept(transformer, noisy, text, t, rope, every)
-    assert torch.allclose(denoiser.to_tokens(whole), part, atol=1e-5)
+        tokens, halfway = denoiser.predict(transformer, noisy, text, t, rope)
+    assert torch.allclose(denoiser.to_tokens(whole), tokens, atol=1e-5)
     assert halfway.shape == (2, 288, 32)
+
+
+def test_telling_time_sets_first_and_last_latent_frame_apart():
+    """The fastest temporal frequency turns full circle in 6.28 frames, so 0 and 6 look alike to it."""
+    def apart(tell: bool) -> float:
+        torch.manual_seed(0)
+        transformer = build_transformer(Architecture()).eval()
+        if tell:
+            denoiser.tell_time(transformer)
+        block, seen = transformer.transformer_blocks[0], []
+        block.register_forward_hook(lambda _m, _i, output: seen.append(output[0]))
+        video = torch.randn(1, 1, 8, 16, 24).expand(1, 7, -1, -1, -1)  # every frame alike: only time can tell them apart
+        with torch.no_grad():
+            transformer(video, torch.randn(1, 20, 128), torch.tensor([999]), image_rotary_emb=denoiser.rotary(7, head_dim=32))
+        first, last = seen[0].view(7, -1)[[0, 6]]
+        return float((last - first).norm() / first.norm())
+
+    assert apart(tell=True) > 3 * apart(tell=False)
 
 
 def test_answers_are_those_of_the_scene():
@@ -202,13 +232,21 @@ def test_captions_to_read_are_a_function_of_seed_and_step():
     assert not torch.equal(first[1], reader.draw_captions(tokenizer, phase, seed=1, step=5)[1])
 
 
-def test_tokens_of_the_subject_are_kept_first():
-    mask = torch.zeros(1, 3, 16, 24, dtype=torch.uint8)
-    mask[0, :, 4:8, 4:8] = 255
-    kept = denoiser.choose_tokens(mask, 0.2, torch.Generator().manual_seed(0))
-    assert kept.shape == (1, 58)
-    subject = {f * 96 + row * 12 + column for f in range(3) for row in (2, 3) for column in (2, 3)}
-    assert subject <= set(kept[0].tolist())
+def test_going_on_from_released_weights_begins_the_last_phase_with_them(tmp_path, small_shards):
+    first = Workshop(tmp_path / "first")
+    for name in ("first", "again"):
+        (tmp_path / name).mkdir()
+    run_all(TOY, first)
+    export(TOY, first, tmp_path / "pocket")
+    again = Workshop(tmp_path / "again", released=tmp_path / "pocket", until=0)
+    run_latents(TOY, again, lambda text: None)
+    model = build_denoiser(TOY, again)
+    released = load_file(tmp_path / "pocket" / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name, weight in model["transformer"].named_parameters():
+        assert torch.equal(weight, released[name].float())
+    run_denoiser(TOY, replace(again, until=3))
+    with safe_open(tmp_path / "again" / "denoiser.safetensors", "pt") as file:
+        assert file.metadata() == {"step": "3", "count": "1"}  # one step of the last phase
 
 
 def test_the_objective_matches_the_scheduler():

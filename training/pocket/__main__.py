@@ -35,6 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar=("STAGE", "STEPS"),
         help="add steps to the last phase of vae, decoder or denoiser; a finished stage goes on from its checkpoint",
     )
+    parser.add_argument("--released", type=Path, help="go on from the weights of this pipeline: latents, then the denoiser's last phase")
     parser.add_argument("--save-every", type=float, default=90.0, help="seconds between checkpoints")
     return parser.parse_args(argv)
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     recipe = Recipe()
     for stage, steps in asked.extend:
         recipe = extended(recipe, stage, int(steps))
-    shop = Workshop(asked.work, asked.device, asked.save_every)
+    shop = Workshop(asked.work, asked.device, asked.save_every, asked.released)
     run = {
         "vae": lambda: run_vae(recipe, shop),
         "latents": lambda: run_latents(recipe, shop, say),

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from . import denoiser, latents, reader, vae, world
+from .attention import BatchedAttention
 from .models import (
     Architecture,
     build_scheduler,
@@ -42,7 +44,7 @@ class Recipe:
     decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
     decoder_lr: float = 8e-4
     shelves: tuple[latents.Shelf, ...] = (
-        latents.Shelf(25, 1000),
+        latents.Shelf(25, 2000),
         latents.Shelf(1, 6000),
         latents.Shelf(49, 100),
     )
@@ -50,6 +52,8 @@ class Recipe:
     reader_lr: float = 3e-3
     denoiser_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.PHASES
     denoiser_lr: float = 3e-3
+    released_lr: float = 2e-3
+    """Of the denoiser where it goes on from released weights."""
     recommended_steps: int = 20
     recommended_guidance: float = 5.0
 
@@ -61,6 +65,8 @@ class Workshop:
     folder: Path
     device: str = "cpu"
     save_every: float = 90.0
+    released: Path | None = None
+    """A pipeline whose weights are gone on from: its autoencoder stays, its transformer begins the last phase."""
     until: int | None = None
     """Stop the stage at this step, as a kill would but tidily; for tests and trials."""
 
@@ -115,7 +121,10 @@ def _vae_loss_at(model, recipe: Recipe, phases, device: str, first_step: int = 0
 def load_vae(recipe: Recipe, shop: Workshop, *, decoder: bool = True):
     """The trained autoencoder in fp32, with the refined decoder when there is one."""
     model = build_vae(recipe.architecture).to(shop.device).eval()
-    load_average(model, shop.folder / "vae.safetensors")
+    if shop.released and not (shop.folder / "vae.safetensors").exists():
+        load_released(model, shop.released / "vae")
+    else:
+        load_average(model, shop.folder / "vae.safetensors")
     if decoder and (shop.folder / "decoder.safetensors").exists():
         load_average(model.decoder, shop.folder / "decoder.safetensors")
     return model
@@ -154,20 +163,37 @@ def run_denoiser(recipe: Recipe, shop: Workshop) -> None:
     """Stage 4: transformer and text encoder together."""
     model = build_denoiser(recipe, shop)
     state = TrainState(model, shop.folder / "denoiser.safetensors", ("shared", "patch_embed", "proj_out", "reading", "sketch"))
-    schedule = Schedule(_total(recipe.denoiser_phases), recipe.denoiser_lr, warmup=100, cooldown=0.65, ema=0.997)
+    begin = _total(recipe.denoiser_phases[:-1]) if shop.released else 0
+    state.step = max(state.step, begin)
+    lr = recipe.released_lr if shop.released else recipe.denoiser_lr
+    schedule = Schedule(_total(recipe.denoiser_phases), lr, warmup=100, cooldown=0.65, ema=0.997, begin=begin)
     _run(state, schedule, _denoiser_loss_at(model, recipe, shop), shop)
 
 
 def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
-    """A new transformer and its helpers, beside the text encoder that can read."""
+    """A transformer and its helpers, beside the text encoder that can read."""
     model = build_reader(recipe, shop)
-    load_average(model, shop.folder / "reader.safetensors")
+    if not shop.released:
+        load_average(model, shop.folder / "reader.safetensors")
     torch.manual_seed(recipe.seed + 2)
     transformer = build_transformer(recipe.architecture)
-    transformer.set_attn_processor(denoiser.BatchedAttention())
+    transformer.set_attn_processor(BatchedAttention())
     model["transformer"] = transformer.to(shop.device)
     model["sketch"] = nn.Linear(transformer.config.num_attention_heads * transformer.config.attention_head_dim, 4).to(shop.device)
+    if shop.released:
+        load_released(transformer, shop.released / "transformer")
+        load_released(model["text_encoder"], shop.released / "text_encoder")
+        for helper in (model["reading"], model["sketch"]):  # they were not released; at zero they disturb nothing while they learn
+            nn.init.zeros_(helper.weight)
+    else:
+        denoiser.tell_time(transformer)
     return model
+
+
+def load_released(model: nn.Module, folder: Path) -> None:
+    """Fill a model with the weights of its folder in a released pipeline, widened to the model's precision."""
+    (file,) = folder.glob("*.safetensors")
+    load_model(model, file, strict=False)
 
 
 def latent_scale(recipe: Recipe, shop: Workshop) -> float:

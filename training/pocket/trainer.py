@@ -31,10 +31,12 @@ class Schedule:
     warmup: int = 50
     cooldown: float = 0.4
     ema: float = 0.998
+    begin: int = 0
+    """The step training starts at: 0, or later where it goes on from released weights with a new optimizer."""
 
     def at(self, step: int) -> float:
-        left = (self.steps - step) / max(1.0, self.cooldown * self.steps)
-        return self.lr * min(1.0, (step + 1) / self.warmup, left)
+        left = (self.steps - step) / max(1.0, self.cooldown * (self.steps - self.begin))
+        return self.lr * min(1.0, (step - self.begin + 1) / self.warmup, left)
 
 
 @dataclass(frozen=True)

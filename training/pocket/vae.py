@@ -33,7 +33,7 @@ class VaePhase:
     frames: int = 9
 
 
-DECODER_PHASES = (VaePhase(300, 1, 192, 128), VaePhase(30, 1, 192, 128, 17))
+DECODER_PHASES = (VaePhase(300, 1, 192, 128), VaePhase(450, 1, 192, 128, 17))
 PHASES = (VaePhase(1800, 4, 64, 64), VaePhase(100, 1, 192, 128), VaePhase(700, 4, 64, 64), VaePhase(220, 1, 192, 128))
 
 
