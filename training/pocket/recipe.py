@@ -183,8 +183,8 @@ def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
     if shop.released:
         load_released(transformer, shop.released / "transformer")
         load_released(model["text_encoder"], shop.released / "text_encoder")
-        for helper in (model["reading"], model["sketch"]):  # they were not released; at zero they disturb nothing while they learn
-            nn.init.zeros_(helper.weight)
+        for weight in (*model["reading"].parameters(), *model["sketch"].parameters()):
+            nn.init.zeros_(weight)  # the helpers were not released; at zero they disturb nothing while they learn
     else:
         denoiser.tell_time(transformer)
     return model
