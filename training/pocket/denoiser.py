@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,8 +98,11 @@ def tell_time(transformer: nn.Module) -> None:
     constant in the query and one in the key, a quarter turn apart at 0.1 radians, make each video token's share of
     attention for text, and for what is later than itself, rise with its own time.
     """
-    for number, block in enumerate(transformer.transformer_blocks):
-        attention, strength = block.attn1, TIME_BIAS.get(number, 0.0)
+    blocks: Any = transformer.transformer_blocks
+    for number, strength in TIME_BIAS.items():
+        if number >= len(blocks):
+            continue
+        attention = blocks[number].attn1
         attention.norm_q.bias[2] += strength
         attention.norm_k.bias[3] += strength
 
