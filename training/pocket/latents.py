@@ -2,8 +2,9 @@
 
 A shard holds the posterior of consecutive scenes of one clip length, in bf16, that of each
 first frame by itself (what an image-to-video model is given), and each latent's share of
-subject (the mask). Scenes and captions are not stored: both are functions of the seed. Shards are written atomically and each is a pure function of (seed, frames,
-shard number), so making them may be stopped, resumed, or spread over several processes.
+subject (the mask). Scenes and captions are not stored: both are functions of the seed. Shards
+are written atomically and each is a pure function of (seed, frames, shard number), so making
+them may be stopped, resumed, or spread over several processes.
 """
 
 from __future__ import annotations
