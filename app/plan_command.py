@@ -18,13 +18,12 @@ from engine.facts import is_published, published, published_ids
 from engine.hardware import Hardware, detect
 from engine.models.catalogue import find
 from engine.plan import Plan, plan
-from engine.request import GenerationRequest
+from engine.request import DEVICES, MAX_BUDGET, MIN_BUDGET, GenerationRequest
 from engine.spec import ModelSpec, read_spec
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-LEAST, MOST = 256 * 2**20, 16 * 2**40
-DEVICES = ("cuda", "cpu")
+LEAST, MOST = MIN_BUDGET, MAX_BUDGET
 SOME_IMAGE = "0" * 64 + ".png"
 """A stand-in for the first frame; a plan never opens it."""
 HOMES = {"resident": "on the device", "staged": "on the device while it works", "streamed": "block by block"}

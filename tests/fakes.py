@@ -58,7 +58,7 @@ class FakeEngine:
             raise errors.ModelNotFound(f"there is no model {model[:80]!r} on this machine. Installed: pocket.")
         return SPEC
 
-    def hardware(self) -> Hardware:
+    def hardware(self, device: str | None = None) -> Hardware:
         return MACHINE
 
     def open_models(self) -> FakeModels:
@@ -100,7 +100,7 @@ class FakeEngine:
         data = part.read_bytes()
         yield ClipWritten(part, _webp(frames[0]), hashlib.sha256(data).hexdigest(), len(data), plan.frames, plan.width,
                           plan.height, plan.fps, {"load": 0.0, "encode": 0.0, "sample": time.perf_counter() - begun,
-                                                  "decode": 0.01, "verify": 0.0}, 10**6)
+                                                  "decode": 0.01, "verify": 0.0}, int(plan.predicted_bytes / plan.forecast.correction))
 
 
 def _stop(cancelled: Callable[[], bool]) -> None:

@@ -31,8 +31,11 @@ class Engine(Protocol):
     def spec(self, model: str, models_dir: Path | None) -> ModelSpec:
         """Raises ModelNotFound, ModelInvalid."""
 
-    def hardware(self) -> Hardware:
-        """What a job of this process could use: memory that this process itself holds counts as free."""
+    def hardware(self, device: str | None = None) -> Hardware:
+        """What a job of this process could use: memory that this process itself holds counts as free.
+
+        `device`: 'cpu' or 'cuda' where the job asks for one; the plan refuses what is not here.
+        """
 
     def open_models(self) -> Closeable: ...
 
@@ -60,8 +63,8 @@ class SprocketEngine:
     def spec(self, model: str, models_dir: Path | None) -> ModelSpec:
         return read_spec(find(model, models_dir=models_dir), model)
 
-    def hardware(self) -> Hardware:
-        machine = detect()
+    def hardware(self, device: str | None = None) -> Hardware:
+        machine = detect(device)
         if machine.device == "cpu":
             own = psutil.Process().memory_info().rss
             return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))

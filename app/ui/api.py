@@ -23,7 +23,7 @@ from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "profile", "quality", "budget", "device")
 MAX_WORDS = 200
 
 
@@ -109,6 +109,10 @@ def add_endpoints(studio: Any) -> None:
         strength: Any = None,
         guidance_kind: Any = None,
         eta: Any = None,
+        profile: Any = None,
+        quality: Any = None,
+        budget: Any = None,
+        device: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 
