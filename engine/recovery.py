@@ -43,10 +43,26 @@ def _what_helps(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware,
         if lossy is not None:
             said = told([last], lossy.placement)[0].partition("; ")[2]
             return text + f"With quality {quality} it would be tried {said.removeprefix('going on ')} Closing other programs may help too."
+    of_weights = last.phase in ("load", "text")  # which no smaller clip changes
+    smaller = None if of_weights else _smaller(spec, shape, compute, hardware, policy, failed, last)
+    if smaller is None:
+        return text + "Close other programs and press Retry, or choose a smaller model."
+    return text + f"Close other programs and press Retry, or ask for {smaller}."
+
+
+def _smaller(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, failed: Way, last: Lapse) -> str | None:
+    """The longest clip of at least half the frames, else the largest size, that takes clearly less where memory ran out."""
     limit = CLEARLY * needed(failed, last.phase, last.where)
-    for frames in range(shape.frames - spec.frame_step, 0, -spec.frame_step):
-        fewer = permitted(spec, replace(shape, frames=frames), compute, hardware, policy)
-        if any(needed(way, last.phase, last.where) <= limit for way in fewer):
-            return (text + f"Close other programs and press Retry, or ask for {frames} frame{'s' if frames > 1 else ''} or fewer, or "
-                    "a smaller size.")
-    return text + "Close other programs and press Retry, or choose a smaller model."
+
+    def less(other: Shape) -> bool:
+        return any(needed(way, last.phase, last.where) <= limit for way in permitted(spec, other, compute, hardware, policy))
+
+    for frames in range(shape.frames - spec.frame_step, shape.frames // 2, -spec.frame_step):
+        if less(replace(shape, frames=frames)):
+            return f"{frames} frames or fewer"
+    unit = spec.size_multiple
+    for percent in range(0 if spec.fixed_size else 90, 0, -10):
+        height, width = (max(unit, side * percent // 100 // unit * unit) for side in (shape.height, shape.width))
+        if less(replace(shape, height=height, width=width)):
+            return f"{width} x {height} or smaller"
+    return None
