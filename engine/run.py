@@ -161,6 +161,7 @@ class _Job:
 
     def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
         """All moments of an image or video."""
+        self.phase = "image"
         chunks, moments, done = model.encode_frames(frames, self.plan.tile), [], 0
         while done < len(frames):
             with self.stage(Stage.ENCODE, "image"):
@@ -180,14 +181,15 @@ class _Job:
         weights = guidance_weights(plan.guidance_kind, plan.guidance, start.stepper.timesteps.tolist())
         steps = sample(model, start.stepper, text, state, weights, generator, start.beside)
         while state.step < total:
-            begun = time.perf_counter()
+            begun, before = time.perf_counter(), generator.get_state()
             try:
                 with self.stage(Stage.SAMPLE):
                     state = next(steps)
                     _check_finite(state, plan)
-            except Cancelled:
-                # A worker that is told to end hands its job on: what was sampled since the last checkpoint goes with it.
-                if state.step > on_disk:
+            except (Cancelled, MemoryError, RuntimeError) as error:
+                # A worker that has to end hands its job on: what was sampled since the last checkpoint goes with it.
+                if state.step > on_disk and (isinstance(error, Cancelled) or _out_of_memory(error)):
+                    generator.set_state(before)  # a step that broke off may have drawn its noise
                     save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 raise
             durations.append(time.perf_counter() - begun)
