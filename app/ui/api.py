@@ -137,12 +137,8 @@ def add_endpoints(studio: Any) -> None:
         if page is not None and (isinstance(page, bool) or not isinstance(page, int) or not 1 <= page <= 10**6):
             raise InvalidRequest("page", f"must be a whole number from 1, not {str(page)[:40]!r}.")
         found = studio.clips(ClipQuery(words=words or "", page=page or 1), owner=OWNER)
-        return {
-            "clips": [clip_json(clip) for clip in found.clips],
-            "page": found.page,
-            "pages": found.pages,
-            "total": found.total,
-        }
+        shown = [clip_json(clip) for clip in found.clips]
+        return {"clips": shown, "page": found.page, "pages": found.pages, "total": found.total}
 
     for endpoint in (submit, job, cancel, clips, _models_endpoint(studio)):
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
