@@ -127,7 +127,8 @@ class Leases:
         """Memory ran out: the job waits again, at its old place, and its next attempt knows of it. Raises LeaseLost."""
         def work(c: Connection) -> None:
             row = leased_row(c, claim.job.id, claim.token)
-            act(c, row, Action.RELEASE, now, detail=why, reserved_by=None, lapses=json.dumps([*json.loads(row.lapses), lapse]))
+            act(c, row, Action.RELEASE, now, detail=why, reserved_by=None, lapses=json.dumps([*json.loads(row.lapses), lapse]),
+                notes=json.dumps([*json.loads(row.notes), why]))
         self._db.write(work)
 
     def confirm_cancel(self, claim: Claim, *, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -65,10 +66,8 @@ class SprocketEngine:
 
     def hardware(self, device: str | None = None) -> Hardware:
         machine = detect(device)
-        if machine.device == "cpu":
-            own = psutil.Process().memory_info().rss
-            return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
-        return machine
+        own = psutil.Process().memory_info().rss if machine.device == "cpu" else _held_on_gpu(machine.device)
+        return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
 
     def open_models(self) -> Closeable:
         from engine.models.cache import ModelCache
@@ -91,6 +90,13 @@ class SprocketEngine:
 
         return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
                    checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs)
+
+
+def _held_on_gpu(device: str) -> int:
+    """Bytes that torch's allocator holds for this process, where it has begun; torch is not imported to ask."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    begun = getattr(cuda, "is_initialized", None)  # not yet there while another thread imports torch
+    return int(cuda.memory_reserved(device)) if cuda is not None and begun is not None and begun() else 0
 
 
 def open_engine(name: str) -> Engine:

@@ -167,6 +167,49 @@ def test_generating_without_a_server_goes_on_in_a_process_of_its_own(studio: Stu
     assert recipe_of(studio, own)["plan"]["placement"]["decode"] == "tiled"
 
 
+@pytest.mark.parametrize("phase", ["decode", "scheduler"])
+def test_the_true_engine_goes_on_to_the_same_pixels(studio: Studio, phase: str) -> None:
+    import av
+    import numpy as np
+
+    from app.queue.door import SprocketEngine
+    from tests.engine.test_out_of_memory import Faulty, an_error
+    from tests.engine.tiny import save_tiny
+
+    save_tiny(studio.settings.models_dir / "tiny")
+    engine = SprocketEngine()
+    true = Studio(studio.settings, studio.store, engine)
+    models = engine.open_models()
+
+    def attempt_with(cache: Any) -> None:
+        claim = studio.store.leases.claim(this_process(), now=time.time())
+        assert claim is not None
+        perform(Workplace(studio.settings, studio.store, engine, cache, threading.Event()), claim)
+
+    def pixels(job: Job) -> np.ndarray:
+        with av.open(str(true.clip_path(true.job(job.id).clip_id or ""))) as container:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+    wish = {"prompt": "a red fox", "model": "tiny", "steps": 3, "seed": 7, "frames": 17}
+    job = true.submit(wish)
+    attempt_with(Faulty(models, phase, an_error("torch")))  # type: ignore[arg-type]
+    lapse, = true.job(job.id).lapses
+    attempt_with(models)
+    done = true.job(job.id)
+    assert (done.state, done.attempt, done.resumed_from) == (JobState.DONE, 2, {"decode": 3, "scheduler": 1}[phase])
+    alone = true.submit(wish)  # the same rung, never interrupted
+    claim = studio.store.leases.claim(this_process(), now=time.time())
+    assert claim is not None
+    studio.store.leases.lower(claim, now=time.time(), lapse=lapse, why="to be compared")
+    attempt_with(models)
+    assert recipe_of(true, alone)["plan"]["placement"] == recipe_of(true, job)["plan"]["placement"]
+    assert (pixels(job) == pixels(alone)).all()
+    whole = true.submit(wish)
+    attempt_with(models)
+    assert bool((pixels(whole) == pixels(job)).all()) == (phase == "scheduler")  # the latter's rung is lossless
+    models.close()
+
+
 def sprocket(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:
     monkeypatch.setenv("SPROCKET_ENGINE", "tests.fakes:FakeEngine")
     monkeypatch.setattr(sys, "argv", ["sprocket", *words, "--json"])
@@ -245,3 +288,19 @@ def test_sprocket_plan_knows_this_machines_history(studio: Studio, settings: Set
     assert forecast["seconds"] == pytest.approx(sum(forecast["stage_seconds"].values())) and "decode" in forecast["stage_seconds"]
     assert forecast["job_disk_bytes"] > 2**20
     assert [one["word"] for one in made["choices"]["words"]] == ["Fast", "Balanced", "Tiny"]
+
+
+def test_what_a_worker_holds_on_its_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    import app.queue.door
+    from app.queue.door import SprocketEngine
+    from tests.fakes import MACHINE
+
+    card = replace(MACHINE, device="cuda:0", total_bytes=24 * 2**30, free_bytes=2 * 2**30)
+    monkeypatch.setattr(app.queue.door, "detect", lambda device: card)
+    for torch, free in [(SimpleNamespace(), 2), (SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: False)), 2),
+                        (SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda _: 20 * 2**30)), 22)]:
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        assert SprocketEngine().hardware().free_bytes == free * 2**30
