@@ -49,7 +49,8 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """The words first; `every` holds all ways this version can run on the device, the best quality and fastest first."""
+    """The words first. `every` holds all ways this version can run on the device, but those that another one of no lesser
+    quality beats in time and memory; the best quality and fastest first."""
 
     words: tuple[Alternative, ...]
     every: tuple[Alternative, ...]
@@ -78,6 +79,15 @@ def alternatives(made: Plan, hardware: Hardware, timings: Sequence[Timing], know
         word = next((word for word, one in words.items() if one.placement == way.placement), "")
         return shown(plan(request, made.spec, hardware, policy, way=way), fits_in(way, within), word)
 
-    ways = permitted(made.spec, shape, made.dtype, within, replace(policy, quality="fast"))
+    ways = _worth_seeing(permitted(made.spec, shape, made.dtype, within, replace(policy, quality="fast")))
     ways.sort(key=lambda way: (ORDER.index(way.quality), way.seconds, way.forecast.device_bytes))
     return Alternatives(tuple(shown(one, True, word) for word, one in words.items()), tuple(of(way) for way in ways))
+
+
+def _worth_seeing(ways: Sequence[Way]) -> list[Way]:
+    def costs(way: Way) -> tuple[float, ...]:
+        return ORDER.index(way.quality), way.seconds, way.forecast.device_bytes, way.forecast.ram_bytes
+
+    priced = [(way, costs(way)) for way in ways]
+    return [way for way, mine in priced
+            if not any(other != mine and all(theirs <= own for theirs, own in zip(other, mine, strict=True)) for _, other in priced)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.choices import ORDER, Way
+from engine.errors import InvalidRequest
 from engine.memory.placement import Home, Placement
 
 PHASES = {"load": "while loading the model", "text": "while encoding the words", "image": "while encoding the image or video",
@@ -52,7 +53,7 @@ def read_lapses(values: Sequence[Mapping[str, Any]]) -> tuple[Lapse, ...]:
             placement = Placement(**{**value["placement"], **homes, "tile": tuple(value["placement"]["tile"])})
             if value["phase"] in PHASES:
                 found.append(Lapse(value["phase"], str(value["where"]), placement))
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, InvalidRequest):
             continue
     return tuple(found)
 
