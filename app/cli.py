@@ -34,9 +34,9 @@ from app.cli_common import settings_of as _settings
 from app.cli_models import models_app
 from app.cli_start import check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
-from app.plan_command import plan_command
+from app.plan_command import parse_bytes, plan_command
 from app.studio import Studio
-from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
+from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
 from engine.events import Event, Resumed, StageStarted, StepDone
 from engine.request import GenerationRequest
 from engine.video.publish import storage_errors
@@ -117,6 +117,10 @@ def generate(
     strength: Annotated[float | None, typer.Option(help="How far a video may be changed, above 0 to 1.")] = None,
     extend: Annotated[str | None, typer.Option(metavar="CLIP", help="Id of a clip to go on from.")] = None,
     at: Annotated[int | None, typer.Option(help="Its frame to go on from, from 0; the last when left out.")] = None,
+    profile: Annotated[str | None, typer.Option(help="fast, balanced or tiny: how much time may be traded for memory.")] = None,
+    quality: Annotated[str | None, typer.Option(help="What may be lost for it: lossless, near-lossless or fast.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Memory of the device the job may use, e.g. 8GiB; all that is free.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu; the GPU where there is one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -124,7 +128,8 @@ def generate(
     """Make one clip in this process, without a server; it is in the same history."""
     values = {"prompt": prompt, "negative": negative, "model": model, "seed": seed, "frames": frames, "width": width,
               "height": height, "steps": steps, "guidance": guidance, "scheduler": scheduler, "eta": eta,
-              "guidance_kind": guidance_kind, "fit": fit, "strength": strength}
+              "guidance_kind": guidance_kind, "fit": fit, "strength": strength, "profile": profile, "quality": quality,
+              "budget": None if budget is None else parse_bytes("budget", budget), "device": device}
     check_start(values, image, video, extend, at)
     _check_out(out)
     started = time.monotonic()
@@ -136,7 +141,8 @@ def generate(
         _say(f"Job {job.id} with {model}: {about}.")
         job = studio.run_here(job.id, _Progress())
         if job.state is not JobState.DONE or job.clip_id is None:
-            raise SprocketError(f"the job ended as {job.state.value}: {job.error or 'see its log'} (job {job.id})")
+            kind = CannotFit if job.error_code in (CannotFit.code, MemoryRanOut.code) else SprocketError
+            raise kind(f"the job ended as {job.state.value}: {job.error or 'see its log'} (job {job.id})")
         clip = studio.clip(job.clip_id)
         path = studio.clip_path(clip.id)
     if out is not None:

@@ -1,4 +1,7 @@
-"""`sprocket plan`: what a clip would take on a machine, before anything is fetched or bought. No weights, no GPU, no history."""
+"""`sprocket plan`: what a clip would take on a machine, before anything is fetched or bought.
+
+No weights, no GPU; this machine's history where there is one.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,24 @@ from typing import Annotated, Any
 
 import typer
 
+from app.errors import HistoryBusy, HistoryDamaged, SchemaTooNew
+from app.history.opening import open_store
+from app.history.records import Clip
+from app.planning import corrections_of, plan_here, recent_clips, timings_of
 from app.settings import Settings
+from engine.alternatives import Alternatives, alternatives
 from engine.choices import Policy, unsupported
-from engine.errors import InvalidRequest, ModelNotFound
+from engine.errors import InvalidRequest, ModelNotFound, StorageBlocked
 from engine.facts import is_published, published, published_ids
 from engine.hardware import Hardware, detect
 from engine.models.catalogue import find
-from engine.plan import Plan, plan
-from engine.request import GenerationRequest
+from engine.plan import Plan, disk_need, forecast_stages
+from engine.request import DEVICES, MAX_BUDGET, MIN_BUDGET, GenerationRequest
 from engine.spec import ModelSpec, read_spec
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-LEAST, MOST = 256 * 2**20, 16 * 2**40
-DEVICES = ("cuda", "cpu")
+LEAST, MOST = MIN_BUDGET, MAX_BUDGET
 SOME_IMAGE = "0" * 64 + ".png"
 """A stand-in for the first frame; a plan never opens it."""
 HOMES = {"resident": "on the device", "staged": "on the device while it works", "streamed": "block by block"}
@@ -110,25 +117,49 @@ def plan_command(
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
     hardware, spec = machine(budget, ram, device), resolve(model, settings.models_dir)
     policy = Policy(profile=profile, quality=quality, executable=spec.installed if now is None else now)
+    clips = _clips(settings, spec.name)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
                                 steps=steps, guidance=guidance, image=None if "t2v" in spec.modes else SOME_IMAGE)
-    made = plan(request, spec, hardware, policy)
-    print(json.dumps(report(made)) if as_json else text(made))
+    made = plan_here(request, spec, hardware, clips, policy=policy)
+    timings, known = timings_of(clips), corrections_of(clips, spec.name, hardware.device)
+    choices = alternatives(made, hardware, timings, known) if policy.executable else None
+    stages = forecast_stages(made, timings)
+    print(json.dumps(report(made, stages, choices)) if as_json else text(made, stages, choices))
 
 
-def report(made: Plan) -> dict[str, Any]:
-    """The plan as JSON values. `runs`: this version can make the clip, here; `missing`: what it would need for that."""
+def _clips(settings: Settings, model: str) -> tuple[Clip, ...]:
+    """This machine's own clips of the model; none where there is no history, which is not made for this."""
+    if not settings.db_path.is_file():
+        return ()
+    try:
+        store = open_store(settings, repair=False)
+    except (HistoryBusy, HistoryDamaged, SchemaTooNew, StorageBlocked):  # a plan can do without
+        return ()
+    try:
+        return recent_clips(store, model)
+    finally:
+        store.close()
+
+
+def report(made: Plan, stages: tuple[dict[str, float], str], choices: Alternatives | None) -> dict[str, Any]:
+    """The plan as JSON values. `runs`: this version can make the clip, here; `missing`: what it would need for that.
+
+    `stages`: seconds by stage and where they are from, see `forecast_stages`.
+    """
     values = made.to_json()
     spec, missing = values.pop("spec"), list(unsupported(made.placement, made.dtype, made.device))
     for field in ("prompt", "negative", "seed", "input"):  # of the stand-in request
         del values[field]
     return {"model": {name: spec[name] for name in ("name", "path", "installed", "family", "component_parameters", "component_bytes")},
-            "plan": values, "forecast": values.pop("forecast") | {"seconds": None,
-                                                                  "basis": "no clip of this model was timed on that device"},
+            "plan": values, "forecast": values.pop("forecast") | {
+                "seconds": sum(stages[0].values()) if stages[0] else None, "stage_seconds": stages[0], "basis": stages[1],
+                "job_disk_bytes": disk_need(made)},
+            "choices": None if choices is None else {"words": [one.to_json() for one in choices.words],
+                                                     "every": [one.to_json() for one in choices.every]},
             "runs": made.spec.installed and not missing, "missing": missing}
 
 
-def text(made: Plan) -> str:
+def text(made: Plan, stages: tuple[dict[str, float], str], choices: Alternatives | None) -> str:
     """The plan for a person."""
     forecast, lines = made.forecast, [f"{made.spec.name}: {made.frames} frames of {made.width} x {made.height}, {made.steps} steps"]
     for part, home in made.placement.homes.items():
@@ -138,6 +169,12 @@ def text(made: Plan) -> str:
     lines.append(f"  {'peak':14}" + ", ".join(f"{stage} {size / 2**30:.2f}" for stage, size in forecast.stages.items())
                  + f" GiB; with the program {forecast.device_bytes / 2**30:.2f} GiB on {made.device}")
     lines.append(f"  {'memory':14}{forecast.ram_bytes / 2**30:.1f} GiB of the computer's own, {forecast.disk_bytes / 1e9:.1f} GB on disk")
+    lines.append(f"  {'clip':14}at most {disk_need(made) / 2**20:.0f} MiB on disk while it is made")
+    seconds = ", ".join(f"{stage} {time:.1f}" for stage, time in stages[0].items())
+    lines.append(f"  {'time':14}" + (f"{sum(stages[0].values()):.0f} s ({seconds}), {stages[1]}" if stages[0] else stages[1]))
+    for one in choices.words if choices is not None else ():
+        cost = "" if one.seconds is None else f", {one.seconds:.0f} s"
+        lines.append(f"  {one.word:14}{one.peak_bytes / 2**30:.2f} GiB{cost}, {one.quality}{' (this plan)' if one.chosen else ''}")
     lines += [f"  - {note}" for note in made.notes]
     if missing := unsupported(made.placement, made.dtype, made.device):
         lines.append(f"  This version cannot run it yet: it would have to {'; '.join(missing)}. `--now` plans what it can.")

@@ -23,17 +23,19 @@ from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
 from app.hub.shelf import Hub
+from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
 from app.queue.door import Engine, open_engine
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.settings import Settings
+from engine.alternatives import Alternatives, alternatives
 from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
 from engine.inputs import input_file
 from engine.models.tokens import check_tokens
-from engine.plan import RECENT, Plan, Timing, forecast_seconds, plan
+from engine.plan import Plan, disk_need, forecast_stages
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.video.recipe import read_recipe
@@ -268,10 +270,19 @@ class Studio:
         """What the request would cost here. Raises what `submit` raises for the request."""
         wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
         resolved = self._planned(wish)
-        timings = [timing for timing in map(timing_of, self.store.clips.recent(resolved.model, limit=RECENT)) if timing]
-        seconds, basis = forecast_seconds(resolved, timings)
-        return Forecast(seconds=seconds, memory_bytes=resolved.predicted_bytes, basis=basis, notes=resolved.notes,
-                        queued_ahead=self.store.jobs.ahead_of())
+        stages, basis = forecast_stages(resolved, timings_of(recent_clips(self.store, resolved.model)))
+        return Forecast(seconds=sum(stages.values()) if stages else None, memory_bytes=resolved.predicted_bytes, basis=basis,
+                        notes=resolved.notes, queued_ahead=self.store.jobs.ahead_of(), stages=stages,
+                        disk_bytes=disk_need(resolved))
+
+    def alternatives(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> Alternatives:
+        """The request made Fast, Balanced and Tiny, and every way this machine could make it, each with its predicted cost.
+
+        Raises what `submit` raises for the request.
+        """
+        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+        clips, hardware = recent_clips(self.store, wish.model), self._hardware(wish)
+        return alternatives(self._planned(wish), hardware, timings_of(clips), corrections_of(clips, wish.model, hardware.device))
 
     def status(self) -> StudioStatus:
         counts = self.store.jobs.counts()
@@ -305,13 +316,18 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        spec = self.spec(wish.model)
-        _alive, hardware = self._worker()
-        made = plan(wish, spec, hardware or self._engine.hardware())
+        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model))
         check_tokens(made)
         if made.input:
             input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")
         return made
+
+    def _hardware(self, wish: GenerationRequest) -> Hardware:
+        """As the worker reported it, for it knows what it holds itself; asked anew for another device."""
+        _alive, hardware = self._worker()
+        if hardware is None or (wish.device is not None and wish.device != hardware.device.partition(":")[0]):
+            return hardware_for(self._engine, wish)
+        return hardware
 
     def _worker(self) -> tuple[bool, Hardware | None]:
         """(is a worker alive, the hardware it reported)."""
@@ -340,21 +356,6 @@ class Studio:
         """Brings the sidecar up to the row; what fails is done by the next housekeeping."""
         write_stale_sidecars(self.settings, self.store)
         return clip
-
-
-def timing_of(clip: Clip) -> Timing | None:
-    """What a clip cost, out of its recipe; None where the recipe does not say."""
-    made, seconds = clip.recipe.get("plan"), clip.recipe.get("seconds")
-    if not isinstance(made, dict) or not isinstance(seconds, dict) or not isinstance(made.get("work"), dict):
-        return None
-    return Timing(model=clip.model, device=str(made.get("device")), work=_numbers(made["work"]),
-                  seconds=_numbers(seconds))
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Recipes come back from files, so what is no plausible measurement is left out."""
-    return {str(name): float(value) for name, value in values.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e30}
 
 
 def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:

@@ -23,12 +23,12 @@ from itertools import product
 from engine.errors import CannotFit, InvalidRequest
 from engine.hardware import Hardware
 from engine.memory import Forecast, Home, Placement, Shape, everywhere, forecast, stage_work
+from engine.memory.corrections import Correction, corrected
 from engine.memory.decoder import tile_area
 from engine.memory.weights import layout, stored_bytes
+from engine.request import PROFILES, QUALITIES
 from engine.spec import ModelSpec
 
-PROFILES = ("fast", "balanced", "tiny")
-QUALITIES = ("lossless", "near-lossless", "fast")
 ORDER = ("lossless", "tiles", "near-lossless", "fast")
 """Qualities of ways; 'tiles' is near-lossless by nothing but tiled decoding."""
 MEMORY_SHARE = 0.95
@@ -54,6 +54,8 @@ class Policy:
     """'lossless', 'near-lossless' or 'fast'; None: the best that fits, of lossy ways only tiles."""
     executable: bool = True
     """Only ways this version can run. False: also those it can only forecast."""
+    corrections: tuple[Correction, ...] = ()
+    """What this machine's own jobs said about forecasts of memory."""
 
     def __post_init__(self) -> None:
         for field, value, known in (("profile", self.profile, PROFILES), ("quality", self.quality, (None, *QUALITIES))):
@@ -80,7 +82,7 @@ def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, poli
     """
     found = list(_weighed(spec, shape, compute, hardware, policy))
     for quality in _allowed(policy):
-        fitting = [way for way in found if way.quality in quality and _fits(way, hardware)]
+        fitting = [way for way in found if way.quality in quality and fits_in(way, hardware)]
         if fitting:
             return _preferred(fitting, policy.profile)
     raise CannotFit(_refusal(spec, shape, compute, hardware, policy, found))
@@ -134,7 +136,8 @@ def _preferred(ways: list[Way], profile: str) -> Way:
     return min(near, key=lambda way: (way.forecast.device_bytes, way.seconds))
 
 
-def _fits(way: Way, hardware: Hardware) -> bool:
+def fits_in(way: Way, hardware: Hardware) -> bool:
+    """True where the free memory does."""
     ram = hardware.ram_bytes
     return (way.forecast.device_bytes <= int(hardware.free_bytes * MEMORY_SHARE)
             and (ram is None or way.forecast.ram_bytes <= int(ram * MEMORY_SHARE)))
@@ -143,10 +146,19 @@ def _fits(way: Way, hardware: Hardware) -> bool:
 def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Way]:
     """Every way worth looking at."""
     made = _executable(spec, shape, compute, hardware) if policy.executable else _all(spec, shape, compute, hardware)
-    work = stage_work(spec, shape, STEPS)
     for placement in made:
-        yield Way(placement, forecast(spec, shape, compute, placement, hardware.device),
-                  _seconds(spec, shape, compute, placement, work), _quality(placement, compute))
+        yield weigh(spec, shape, compute, hardware, policy, placement)
+
+
+def weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement) -> Way:
+    """The way that `placement` is, whether `policy` would take it or not."""
+    found = corrected(forecast(spec, shape, compute, placement, hardware.device), placement, hardware.device, policy.corrections)
+    return Way(placement, found, _seconds(spec, shape, compute, placement, stage_work(spec, shape, STEPS)), _quality(placement, compute))
+
+
+def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> list[Way]:
+    """Every way of a quality that `policy` allows, whether it fits or not."""
+    return [way for way in _weighed(spec, shape, compute, hardware, policy) if way.quality in _allowed(policy)[-1]]
 
 
 def _executable(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
@@ -231,7 +243,7 @@ def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
     if need <= hardware.free_bytes * MEMORY_SHARE and ram is not None:
         return (text + f"The weights wait in the computer's own memory, of which {_gb(ram)} are free and "
                 f"{_gb(min(way.forecast.ram_bytes for way in allowed))} needed.")
-    lossy = [way for way in found if _fits(way, hardware)]
+    lossy = [way for way in found if fits_in(way, hardware)]
     if lossy:
         word = "near-lossless" if any(way.quality in ("tiles", "near-lossless") for way in lossy) else "fast"
         return text + f"With quality {word} it would fit."
@@ -242,7 +254,7 @@ def _what_fits(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, 
     """The longest, then the largest smaller clip that would fit, as advice."""
     def fits(frames: int, height: int, width: int) -> bool:
         smaller = Shape(frames, height, width, shape.guided)
-        return any(_fits(way, hardware) for way in _weighed(spec, smaller, compute, hardware, policy)
+        return any(fits_in(way, hardware) for way in _weighed(spec, smaller, compute, hardware, policy)
                    if way.quality in _allowed(policy)[-1])
 
     if fits(1, shape.height, shape.width):

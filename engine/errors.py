@@ -3,6 +3,7 @@
     SprocketError                 base; `.code` is stable, the text is for people
       InvalidRequest              a field of the request is wrong (says field, value, limit, way out)
       CannotFit                   legal, but this machine has not the memory or disk for it
+        MemoryRanOut              the memory that was forecast to do did not; the job can go on with less
       ModelNotFound               no such checkpoint on this machine
       ModelInvalid                a checkpoint is there, but broken, foreign or unsafe
       OutputRejected              frames were made, but they are not a video (NaN, black, frozen)
@@ -42,6 +43,21 @@ class CannotFit(SprocketError):
     """The request is legal but larger than this machine; the message says by how much and what would fit."""
 
     code = "cannot_fit"
+
+
+class MemoryRanOut(CannotFit):
+    """Memory ran out at work, whatever the forecast said.
+
+    `phase`: one of `engine.ladder.PHASES`. `where`: 'device', or 'ram' for the own memory of a GPU's computer. This process
+    may hold what it cannot give back, above all on a GPU: go on in another one.
+    """
+
+    code = "out_of_memory"
+
+    def __init__(self, message: str, *, phase: str, where: str = "device") -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.where = where
 
 
 class ModelNotFound(SprocketError):

@@ -37,9 +37,12 @@ class Hardware:
     """Of a GPU's computer: its own memory free now. None: not known, or the device is the processor."""
 
 
-def detect() -> Hardware:
-    """The GPU with most free memory if torch was built for it, else the processor. Takes milliseconds, never raises."""
-    gpus = _gpus() if _torch_has_cuda() else []
+def detect(kind: str | None = None) -> Hardware:
+    """The GPU with most free memory if torch was built for it, else the processor. Takes milliseconds, never raises.
+
+    `kind` 'cpu': the processor, whatever else there is.
+    """
+    gpus = _gpus() if kind != "cpu" and _torch_has_cuda() else []
     return max(gpus, key=lambda gpu: gpu.free_bytes) if gpus else _cpu()
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
+from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
+from engine.memory.corrections import placement_kind
+from engine.recovery import way_after
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 
@@ -68,6 +71,12 @@ class Plan:
     """'fast', 'balanced' or 'tiny'."""
     quality: str
     """'lossless', or 'near-lossless' or 'fast' where a choice changes the picture; the notes name it."""
+    allowed: str
+    """The quality the user allowed: a word as in `quality`; '' for the best that fits."""
+    budget: int
+    """Bytes of the device's memory the job may use; 0 for all that is free."""
+    wanted_device: str
+    """'cpu' or 'cuda' where the user asked for one; '' for the GPU where there is one."""
     work: Mapping[str, float]
     """Work by stage, see `engine.memory.stage_work`."""
     notes: tuple[str, ...]
@@ -105,7 +114,8 @@ class Plan:
                                  video=self.input if self.mode == "v2v" else None,
                                  fit=None if self.mode == "t2v" else self.fit,
                                  strength=self.strength if self.mode == "v2v" else None,
-                                 guidance_kind=self.guidance_kind, eta=self.eta)
+                                 guidance_kind=self.guidance_kind, eta=self.eta, profile=self.profile,
+                                 quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,16 +128,22 @@ class Timing:
     """`Plan.work` of that clip."""
     seconds: Mapping[str, float]
     """`ClipWritten.seconds` of that clip."""
+    kind: str = ""
+    """`engine.memory.corrections.placement_kind` of its placement; '' where it is not known."""
 
 
-def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT) -> Plan:
+def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT, *,
+         lapses: Sequence[Lapse] = (), way: Way | None = None) -> Plan:
     """Resolve `request` for `spec` on `hardware`. A missing seed becomes 0; the studio draws one before it gets here.
 
-    `policy`: which of the ways that fit is taken; by default the fastest this version can run, lossless if one fits.
+    `policy`: which of the ways that fit is taken where the request does not say; by default the fastest this version can
+    run, lossless if one fits. `lapses`: how often this job already ran out of memory; it then goes on one rung lower.
+    `way`: this one, whatever `policy` prefers.
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
     check_mode(request, spec)
+    hardware, policy = _within(request, hardware), _wished(request, policy)
     frames = _frames(request.frames, spec)
     width = _side("width", request.width, spec.native_width, spec.max_width, spec)
     height = _side("height", request.height, spec.native_height, spec.max_height, spec)
@@ -139,7 +155,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
     shape = Shape(frames, height, width, guidance > 1.0)
-    way = choose(spec, shape, dtype, hardware, policy)
+    way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
         prompt=request.prompt, negative=request.negative, model=request.model,
@@ -150,11 +166,47 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
         profile=policy.profile, quality="near-lossless" if way.quality == "tiles" else way.quality,
+        allowed=policy.quality or "", budget=request.budget or 0, wanted_device=request.device or "",
         work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
-        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength)),
+        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength),
+               *_memory_notes(way, policy), *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
     )
+
+
+def _way(request: GenerationRequest, spec: ModelSpec, shape: Shape, dtype: str, hardware: Hardware, policy: Policy,
+         lapses: Sequence[Lapse]) -> Way:
+    if lapses:
+        return way_after(spec, shape, dtype, hardware, policy, lapses)
+    try:
+        return choose(spec, shape, dtype, hardware, policy)
+    except CannotFit as error:
+        if request.budget != hardware.free_bytes:
+            raise
+        raise CannotFit(f"{error} The budget of {request.budget / 1e9:.1f} GB is the limit here; raise it or leave it out to use "
+                        "all that is free.") from error
+
+
+def _memory_notes(way: Way, policy: Policy) -> list[str]:
+    """Said only where it matters: what this machine's own jobs changed about the forecast."""
+    kind = placement_kind(way.placement)
+    return [f"Jobs like this took {one.ratio:.2f} times the memory that formulas say, in {one.jobs} clips made on this machine; the "
+            "forecast is corrected by that." for one in policy.corrections if one.kind == kind and abs(one.ratio - 1) >= 0.05]
+
+
+def _wished(request: GenerationRequest, policy: Policy) -> Policy:
+    """`policy` with what the request says on top."""
+    return replace(policy, profile=request.profile or policy.profile, quality=request.quality or policy.quality)
+
+
+def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
+    """`hardware` with no more free memory than the request's budget. Raises `InvalidRequest` where it asks for another device."""
+    kind = "cpu" if hardware.device == "cpu" else "cuda"
+    if request.device is not None and request.device != kind:
+        raise InvalidRequest("device", f"is {request.device}, and the one here is {kind} ({hardware.name}). Use {kind}, or leave "
+                                       "device out.", suggestion=kind)
+    return hardware if request.budget is None else replace(hardware, free_bytes=min(hardware.free_bytes, request.budget))
 
 
 def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
@@ -197,19 +249,34 @@ def _eta(request: GenerationRequest, spec: ModelSpec) -> float:
 
 
 def forecast_seconds(plan: Plan, timings: Sequence[Timing]) -> tuple[float | None, str]:
-    """(seconds, basis): wall time of the whole job from this machine's own history, newest timing last.
+    """(seconds, basis): wall time of the whole job, see `forecast_stages`; (None, why) without history."""
+    stages, basis = forecast_stages(plan, timings)
+    return (sum(stages.values()) if stages else None), basis
 
-    Each stage costs its work times the median seconds per work of the same model on the same device. Loading is
-    counted at its median too, though a worker that still holds the model skips it. (None, why) without history.
+
+def forecast_stages(plan: Plan, timings: Sequence[Timing], *, alike_only: bool = False) -> tuple[dict[str, float], str]:
+    """({stage: wall seconds}, basis) from this machine's own history, newest timing last; ({}, why) without any.
+
+    Each stage costs its work times the median seconds per work of the same model on the same device, with the same kind of
+    placement if it was ever used (`alike_only`: not otherwise). Loading is counted at its median too, though a worker that
+    still holds the model skips it.
     """
-    alike = [t for t in timings if t.model == plan.model and t.device == plan.device][-RECENT:]
+    known = [t for t in timings if t.model == plan.model and t.device == plan.device][-RECENT:]
+    alike = [t for t in known if t.kind == placement_kind(plan.placement)] or ([] if alike_only else known)
     if not alike:
-        return None, "nothing measured with this model on this machine yet"
-    total = 0.0
+        return {}, "nothing measured with this model on this machine yet"
+    found = {}
     for stage, work in plan.work.items():
         rates = [t.seconds[stage] / t.work[stage] for t in alike if t.work.get(stage) and stage in t.seconds]
-        total += median(rates) * work if rates else 0.0
-    return total, f"from {len(alike)} clip{'s' if len(alike) > 1 else ''} made on this machine"
+        if rates:
+            found[stage] = median(rates) * work
+    return found, f"from {len(alike)} clip{'s' if len(alike) > 1 else ''} made on this machine"
+
+
+def disk_need(plan: Plan) -> int:
+    """Bytes a job may write, generously: twice a poorly compressed clip, and its saved sampling states."""
+    pixels = plan.frames * plan.width * plan.height
+    return 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
 
 
 def _frames(wish: int | None, spec: ModelSpec) -> int:

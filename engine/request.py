@@ -27,6 +27,10 @@ MAX_SEED = 2**63 - 1
 SCHEDULERS = ("dpm", "ddim")
 FITS = ("crop", "pad")
 GUIDANCE_KINDS = ("constant", "cosine", "as-published")
+PROFILES = ("fast", "balanced", "tiny")
+QUALITIES = ("lossless", "near-lossless", "fast")
+DEVICES = ("cuda", "cpu")
+MIN_BUDGET, MAX_BUDGET = 256 * 2**20, 16 * 2**40
 INPUT_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{2,5}")
 """An image or a video by what is in it: its sha256 and its kind. No path, so nothing else can be named."""
 
@@ -70,6 +74,14 @@ class GenerationRequest:
     """'constant', 'cosine' or 'as-published', see `engine.guidance`. None: 'constant'."""
     eta: float | None = None
     """Fresh noise of a ddim step, 0 (none) to 1 (as much as DDPM). None: 0."""
+    profile: str | None = None
+    """'fast', 'balanced' or 'tiny', see `engine.choices`. None: 'fast'."""
+    quality: str | None = None
+    """What may be lost to save memory or time: 'lossless', 'near-lossless' or 'fast'. None: the best that fits."""
+    budget: int | None = None
+    """Bytes of the device's memory the job may use, 256 MiB to 16 TiB. None: all that is free."""
+    device: str | None = None
+    """'cuda' or 'cpu'. None: the GPU where there is one."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -98,6 +110,10 @@ class GenerationRequest:
         if self.strength == 0.0:
             raise InvalidRequest("strength", "is 0, which would leave the video as it is. Use more than 0, up to 1.")
         set_field("eta", _real("eta", self.eta, 0.0, 1.0))
+        _one_of("profile", self.profile, PROFILES)
+        _one_of("quality", self.quality, QUALITIES)
+        _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
+        _one_of("device", self.device, DEVICES)
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")

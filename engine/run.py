@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,7 @@ import torch
 
 from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.digest import file_sha256
-from engine.errors import Cancelled, CannotFit, OutputRejected
+from engine.errors import Cancelled, MemoryRanOut, ModelInvalid, OutputRejected
 from engine.events import (
     CheckpointSaved,
     ClipWritten,
@@ -33,6 +34,8 @@ from engine.events import (
 )
 from engine.guidance import guidance_weights
 from engine.inputs import read_input
+from engine.ladder import PHASES
+from engine.memory.peak import CONTEXT_BYTES
 from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
 from engine.plan import Plan, check_executable
@@ -41,6 +44,9 @@ from engine.video.publish import storage_errors
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "out_of_device_memory")
+CLEAR_PEAK, PROCESS_STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+"""Linux: 5 written to the first sets the highest resident set, VmHWM in the second, to the present one."""
 
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -55,9 +61,9 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     work.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
-    or video that is not there, cannot be read or is too short), `CannotFit` (the memory went after planning, or the plan
-    asks for what this version cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the
-    checkpoints do.
+    or video that is not there, cannot be read or is too short), `MemoryRanOut` (the forecast was wrong, or the memory went
+    after planning), `CannotFit` (the plan asks for what this version cannot do), `ModelNotFound` (a plan from facts alone).
+    `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
     job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs)
@@ -69,11 +75,12 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
             start = yield from job.begin(model, saved, frames)
             state = yield from job.denoise(model, text, start)
             yield from job.write(model, state)
-    except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
-        if not _out_of_memory(error):
+    except (MemoryError, RuntimeError, ModelInvalid) as error:  # torch's own out-of-memory errors are RuntimeErrors
+        if not _out_of_memory(error) and not _out_of_memory(error.__cause__):  # loading takes it for a damaged file
             raise
-        raise CannotFit(f"the memory ran out ({plan.predicted_bytes / 1e9:.1f} GB were expected to do). Close other "
-                        "programs, or ask for fewer frames or a smaller size.") from error
+        where = "ram" if plan.device != "cpu" and not _on_the_gpu(error) else "device"
+        raise MemoryRanOut(f"the memory ran out {PHASES[job.phase]} ({plan.predicted_bytes / 1e9:.1f} GB were expected to do). "
+                           "Close other programs, or ask for fewer frames or a smaller size.", phase=job.phase, where=where) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +103,14 @@ class _Job:
         self.cancelled, self.checkpoint_seconds, self.preview_seconds = cancelled, checkpoint_seconds, preview_seconds
         self.inputs = inputs
         self.seconds = {stage.value: 0.0 for stage in Stage}
+        self.phase = Stage.LOAD.value
+        """One of `engine.ladder.PHASES`: where memory ran out, if it does."""
 
     @contextmanager
-    def stage(self, stage: Stage) -> Iterator[None]:
+    def stage(self, stage: Stage, phase: str = "") -> Iterator[None]:
         """Counts the wall time of the block under `stage`, and does not start it once the job is cancelled."""
         self.stop_if_cancelled()
+        self.phase = phase or stage.value
         start, before = time.perf_counter(), self.seconds[stage.value]
         try:
             yield
@@ -115,11 +125,10 @@ class _Job:
         """The loaded model and the encoded text."""
         yield StageStarted(Stage.LOAD)
         with self.stage(Stage.LOAD):
+            _begin_memory(self.plan)
             model = self.models.get(self.plan)
-            if model.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(model.device)
         yield StageStarted(Stage.ENCODE)
-        with self.stage(Stage.ENCODE):
+        with self.stage(Stage.ENCODE, "text"):
             text = model.encode(self.plan.prompt, self.plan.negative if self.plan.guided else None)
         return model, text
 
@@ -129,7 +138,7 @@ class _Job:
         saved = newest_checkpoint(self.workspace, fingerprint(plan), plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
         if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
             return saved, None
-        with self.stage(Stage.ENCODE):
+        with self.stage(Stage.ENCODE, "image"):
             return saved, read_input(plan, self.inputs)
 
     def begin(self, model: VideoModel, saved: Checkpoint | None, frames: np.ndarray | None) -> Generator[Event, None, _Start]:
@@ -152,9 +161,10 @@ class _Job:
 
     def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
         """All moments of an image or video."""
+        self.phase = "image"
         chunks, moments, done = model.encode_frames(frames, self.plan.tile), [], 0
         while done < len(frames):
-            with self.stage(Stage.ENCODE):
+            with self.stage(Stage.ENCODE, "image"):
                 done, part = next(chunks)
             moments.append(part)
             yield StepDone(Stage.ENCODE, done, len(frames), None)
@@ -171,14 +181,15 @@ class _Job:
         weights = guidance_weights(plan.guidance_kind, plan.guidance, start.stepper.timesteps.tolist())
         steps = sample(model, start.stepper, text, state, weights, generator, start.beside)
         while state.step < total:
-            begun = time.perf_counter()
+            begun, before = time.perf_counter(), generator.get_state()
             try:
                 with self.stage(Stage.SAMPLE):
                     state = next(steps)
                     _check_finite(state, plan)
-            except Cancelled:
-                # A worker that is told to end hands its job on: what was sampled since the last checkpoint goes with it.
-                if state.step > on_disk:
+            except (Cancelled, MemoryError, RuntimeError) as error:
+                # A worker that has to end hands its job on: what was sampled since the last checkpoint goes with it.
+                if state.step > on_disk and (isinstance(error, Cancelled) or _out_of_memory(error)):
+                    generator.set_state(before)  # a step that broke off may have drawn its noise
                     save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 raise
             durations.append(time.perf_counter() - begun)
@@ -231,15 +242,39 @@ def _check_finite(state: SampleState, plan: Plan) -> None:
                              f"{plan.spec.recommended_guidance:g}.")
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    # On the processor torch has no class of its own for it, only this text.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+def _out_of_memory(error: BaseException | None) -> bool:
+    # On the processor torch has no class of its own for it, and CUDA's libraries say it in words of their own.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY))
+
+
+def _on_the_gpu(error: BaseException) -> bool:
+    return any(isinstance(one, RuntimeError) and "can't allocate memory" not in str(one) for one in (error, error.__cause__))
+
+
+def _begin_memory(plan: Plan) -> None:
+    """From here on the highest memory is counted (on a processor where the kernel lets a process start anew), and torch's
+    allocator on a GPU stays within the budget: what goes beyond it is memory that ran out."""
+    if plan.device.startswith("cuda"):
+        device = torch.device(plan.device)
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = min(1.0, max(plan.budget - CONTEXT_BYTES, 0) / total) if plan.budget else 1.0
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    else:
+        with suppress(OSError):
+            CLEAR_PEAK.write_text("5")
 
 
 def _peak_bytes(device: str) -> int:
-    """Highest resident set of this process, or of torch's allocator on a GPU."""
+    """Highest resident set of this process, or of torch's allocator on a GPU, since `_begin_memory`."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(torch.device(device))
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", PROCESS_STATUS.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource  # not on Windows

@@ -1,7 +1,8 @@
 """A fake engine behind the real door: twelve steps, a real small mp4, no torch, no weights. Plans are the real ones.
 
 Environment: FAKE_STEP_SECONDS (default 0), FAKE_FAIL (an error by name, once sampling begins), FAKE_DIE (a signal number
-at step 6), CRASH_AT (a named point of publishing, see `reached`).
+at step 6), CRASH_AT (a named point of publishing, see `reached`). A prompt 'memory PHASE N' makes memory run out in that phase, N
+times in all, over however many processes.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class FakeEngine:
             raise errors.ModelNotFound(f"there is no model {model[:80]!r} on this machine. Installed: pocket.")
         return SPEC
 
-    def hardware(self) -> Hardware:
+    def hardware(self, device: str | None = None) -> Hardware:
         return MACHINE
 
     def open_models(self) -> FakeModels:
@@ -77,8 +78,12 @@ class FakeEngine:
         pause = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
         begun = time.perf_counter()
         yield StageStarted(Stage.LOAD)
+        _run_out(plan, workspace, "load")
         yield StageStarted(Stage.ENCODE)
+        _run_out(plan, workspace, "text")
         _stop(cancelled)
+        yield StepDone(Stage.ENCODE, 1, 1, None)
+        _run_out(plan, workspace, "image")
         yield StageStarted(Stage.SAMPLE)
         mark = hashlib.sha256(json.dumps(plan.request().to_json(), sort_keys=True).encode()).hexdigest()
         done = _saved_step(workspace, mark)
@@ -89,18 +94,21 @@ class FakeEngine:
             time.sleep(pause)
             if step == 6:
                 _misbehave()
+                _run_out(plan, workspace, "sample")
             write_atomic(workspace / "checkpoint.json", json.dumps({"mark": mark, "step": step}).encode())
             yield StepDone(Stage.SAMPLE, step, plan.steps, (plan.steps - step) * pause)
             yield CheckpointSaved(step, workspace / "checkpoint.json")
             yield Preview(step, _webp(np.full((8, 32, 3), step * 20 % 256, np.uint8)))
         yield StageStarted(Stage.DECODE)
         frames = moving_square(plan.frames, plan.height, plan.width, plan.seed)
+        _run_out(plan, workspace, "decode")
         yield from _write(part, frames, plan, recipe, cancelled, pause)
         yield StageStarted(Stage.VERIFY)
+        _run_out(plan, workspace, "verify")
         data = part.read_bytes()
         yield ClipWritten(part, _webp(frames[0]), hashlib.sha256(data).hexdigest(), len(data), plan.frames, plan.width,
                           plan.height, plan.fps, {"load": 0.0, "encode": 0.0, "sample": time.perf_counter() - begun,
-                                                  "decode": 0.01, "verify": 0.0}, 10**6)
+                                                  "decode": 0.01, "verify": 0.0}, int(plan.predicted_bytes / plan.forecast.correction))
 
 
 def _stop(cancelled: Callable[[], bool]) -> None:
@@ -114,6 +122,20 @@ def _misbehave() -> None:
     name = os.environ.get("FAKE_FAIL")
     if name:
         raise getattr(errors, name)("the fake was told to fail.")
+
+
+def _run_out(plan: Plan, workspace: Path, phase: str) -> None:
+    words = plan.prompt.split()
+    if words[0] != "memory" or words[1] != phase:
+        return
+    workspace.mkdir(parents=True, exist_ok=True)
+    count = workspace / "lapses"
+    before = int(count.read_text()) if count.exists() else 0
+    if before < int(words[2]):
+        count.write_text(str(before + 1))
+        if phase in ("load", "image", "verify"):  # as Python says it, and as the engine does
+            raise MemoryError
+        raise errors.MemoryRanOut("the memory ran out.", phase=phase)
 
 
 def _saved_step(workspace: Path, mark: str) -> int:

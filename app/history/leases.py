@@ -123,6 +123,14 @@ class Leases:
         """Hands the job back unharmed; a job that was to be cancelled is cancelled. Raises LeaseLost."""
         self._act(claim, Action.RELEASE, now, detail=why, reserved_by=None)
 
+    def lower(self, claim: Claim, *, now: float, lapse: dict[str, Any], why: str) -> None:
+        """Memory ran out: the job waits again, at its old place, and its next attempt knows of it. Raises LeaseLost."""
+        def work(c: Connection) -> None:
+            row = leased_row(c, claim.job.id, claim.token)
+            act(c, row, Action.RELEASE, now, detail=why, reserved_by=None, lapses=json.dumps([*json.loads(row.lapses), lapse]),
+                notes=json.dumps([*json.loads(row.notes), why]))
+        self._db.write(work)
+
     def confirm_cancel(self, claim: Claim, *, now: float) -> None:
         """The work has stopped. Raises LeaseLost."""
         self._act(claim, Action.CONFIRM_CANCEL, now)
@@ -147,12 +155,13 @@ class Leases:
         return self._db.write(work)
 
     def reap(self, *, now: float, limits: Limits, dead: Callable[[ProcessId | None], bool] = surely_dead,
-             crashed: ProcessId | None = None, cause: str = "its worker was killed") -> int:
+             crashed: ProcessId | None = None, cause: str = "its worker was killed", memory: bool = False) -> int:
         """Takes jobs away from workers that are dead or silent for a lease; they wait again, or fail when this was once
         too often. Reservations of dead processes are lifted. Returns how many rows changed.
 
         `crashed`: this process is known to have died of its own (signal, exit code, memory), for `cause`; it counts
-        against `limits.crashes`. Every other death counts against `limits.kills`.
+        against `limits.crashes`. Every other death counts against `limits.kills`. `memory`: it was for want of memory, so
+        that the job goes on with less.
         """
         def lost(row: Row[Any]) -> bool:
             return row.lease_until is None or row.lease_until < now or dead(from_json(row.holder or ""))
@@ -169,7 +178,8 @@ class Leases:
         def work(c: Connection) -> int:
             taken, free = find(c)
             for row in taken:
-                _take_back(c, row, now, limits, cause, crashed is not None and from_json(row.holder or "") == crashed)
+                ours = crashed is not None and from_json(row.holder or "") == crashed
+                _take_back(c, row, now, limits, cause, ours, memory and ours)
             for row in free:
                 c.execute(update(jobs).where(jobs.c.id == row.id).values(reserved_by=None))
             return len(taken) + len(free)
@@ -227,12 +237,14 @@ def progress_mark(stage: str | None, step: int) -> int:
     return _STAGE_ORDER.get(stage or "", 0) * 1_000_000 + step
 
 
-def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: str, crashed: bool) -> None:
+def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: str, crashed: bool, memory: bool) -> None:
     mark = progress_mark(row.stage, row.step)
     further = mark > (row.death_mark if row.death_mark is not None else -1)
     crashes = (0 if further else row.crashes) + (1 if crashed else 0)
     kills = (0 if further else row.kills) + (0 if crashed else 1)
     values: dict[str, Any] = {"crashes": crashes, "kills": kills, "death_mark": mark if further else row.death_mark}
+    if memory and row.way:
+        values["lapses"] = json.dumps([*json.loads(row.lapses), _lapse_of(row)])
     give_up = crashes >= limits.crashes or kills >= limits.kills
     if not give_up or row.state == JobState.CANCELLING.value:
         act(c, row, Action.REAP, now, detail=cause, reserved_by=None, **values)
@@ -241,3 +253,12 @@ def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: 
     message = (f"The process that made this video ended {crashes + kills} times at the same place ({where}); last time {cause}. "
                "Its log says more. A smaller size or fewer frames may work; Retry tries again.")
     act(c, row, Action.REAP, now, detail=message, to=JobState.FAILED, error_code="crash", error=message, **values)
+
+
+def _lapse_of(row: Row[Any]) -> dict[str, Any]:
+    """What `engine.ladder.Lapse.to_json` gives, of a worker that the kernel ended before it could say anything."""
+    way = json.loads(row.way)
+    phase = row.stage or Stage.LOAD.value
+    if phase == Stage.ENCODE.value:
+        phase = "image" if row.step else "text"
+    return {"phase": phase, "where": "device" if way["device"] == "cpu" else "ram", "placement": way["placement"]}

@@ -76,6 +76,8 @@ class Job:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    lapses: tuple[dict[str, Any], ...] = ()
+    """Each time memory ran out: `engine.ladder.Lapse.to_json()`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +155,7 @@ class Forecast:
     notes: tuple[str, ...] = field(default=())
     """The plan's notes ('26 frames -> 25: this model needs 8k+1')."""
     queued_ahead: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    """`seconds` by stage; empty when there is nothing to go by."""
+    disk_bytes: int = 0
+    """Most the job may write: its clip and its saved states, generously."""

@@ -18,7 +18,8 @@ _CLIP_FIELDS = tuple(Clip.__dataclass_fields__)
 
 def job_of(row: Row[Any]) -> Job:
     values = {name: getattr(row, name) for name in _JOB_FIELDS}
-    values |= {"state": JobState(row.state), "request": json.loads(row.request), "notes": tuple(json.loads(row.notes))}
+    values |= {"state": JobState(row.state), "request": json.loads(row.request), "notes": tuple(json.loads(row.notes)),
+               "lapses": tuple(json.loads(row.lapses))}
     return Job(**values)
 
 

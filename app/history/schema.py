@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from app.history.records import JobState
 
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData()
 _STATES = ", ".join(f"'{state.value}'" for state in JobState)
@@ -51,6 +51,8 @@ jobs = Table(
     Column("crashes", Integer, nullable=False, server_default="0"),
     Column("kills", Integer, nullable=False, server_default="0"),
     Column("death_mark", Integer),
+    Column("lapses", Text, nullable=False, server_default="[]"),
+    Column("way", Text),
     Column("stage", Text),
     Column("step", Integer, nullable=False, server_default="0"),
     Column("steps", Integer, nullable=False, server_default="0"),

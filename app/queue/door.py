@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -31,8 +32,11 @@ class Engine(Protocol):
     def spec(self, model: str, models_dir: Path | None) -> ModelSpec:
         """Raises ModelNotFound, ModelInvalid."""
 
-    def hardware(self) -> Hardware:
-        """What a job of this process could use: memory that this process itself holds counts as free."""
+    def hardware(self, device: str | None = None) -> Hardware:
+        """What a job of this process could use: memory that this process itself holds counts as free.
+
+        `device`: 'cpu' or 'cuda' where the job asks for one; the plan refuses what is not here.
+        """
 
     def open_models(self) -> Closeable: ...
 
@@ -60,12 +64,10 @@ class SprocketEngine:
     def spec(self, model: str, models_dir: Path | None) -> ModelSpec:
         return read_spec(find(model, models_dir=models_dir), model)
 
-    def hardware(self) -> Hardware:
-        machine = detect()
-        if machine.device == "cpu":
-            own = psutil.Process().memory_info().rss
-            return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
-        return machine
+    def hardware(self, device: str | None = None) -> Hardware:
+        machine = detect(device)
+        own = psutil.Process().memory_info().rss if machine.device == "cpu" else _held_on_gpu(machine.device)
+        return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
 
     def open_models(self) -> Closeable:
         from engine.models.cache import ModelCache
@@ -88,6 +90,13 @@ class SprocketEngine:
 
         return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
                    checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs)
+
+
+def _held_on_gpu(device: str) -> int:
+    """Bytes that torch's allocator holds for this process, where it has begun; torch is not imported to ask."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    begun = getattr(cuda, "is_initialized", None)  # not yet there while another thread imports torch
+    return int(cuda.memory_reserved(device)) if cuda is not None and begun is not None and begun() else 0
 
 
 def open_engine(name: str) -> Engine:

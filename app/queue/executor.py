@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,13 +24,15 @@ from app.history.records import Clip, Job
 from app.history.recovery import clip_at, drop_workspace, part_name, to_trash
 from app.history.sidecar import clip_file, title, with_real_bytes, write_sidecar
 from app.history.store import Store
+from app.planning import hardware_for, plan_here, recent_clips
 from app.queue.door import Engine
 from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.settings import Settings
-from engine.errors import Cancelled, SprocketError, StorageBlocked
+from engine.errors import Cancelled, MemoryRanOut, SprocketError, StorageBlocked
 from engine.events import ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
-from engine.plan import Plan, plan
+from engine.ladder import PHASES, Lapse, read_lapses
+from engine.plan import Plan, disk_need
 from engine.request import GenerationRequest
 from engine.video.publish import publish, write_atomic
 from engine.video.recipe import build_recipe
@@ -50,6 +52,16 @@ class Workplace:
     """What `engine.open_models()` returned: weights stay loaded from job to job."""
     stopping: threading.Event
     """Set when this process should hand its job back and end."""
+    out_of_memory: threading.Event = field(default_factory=threading.Event)
+    """Set when memory ran out here: jobs go on in another process."""
+
+
+class _Lapsed(Exception):
+    """Memory ran out in an attempt."""
+
+    def __init__(self, lapse: Lapse) -> None:
+        super().__init__(lapse.phase)
+        self.lapse = lapse
 
 
 def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | None = None) -> None:
@@ -65,6 +77,8 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
             drop_workspace(settings, job.id)
         except LeaseLost:
             _lost(place, job)
+        except _Lapsed as error:
+            _ran_out(place, claim, error.lapse)
         except (Cancelled, NotAllowed) as error:  # NotAllowed: the wish to cancel came while the last frame was written
             _stopped(place, claim, beat, error)
         except StorageBlocked as error:
@@ -107,16 +121,19 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
     trouble = storage.problem(settings, disk_need(resolved))
     if trouble:
         raise StorageBlocked(trouble)
-    beat.note(stage=Stage.LOAD.value, steps=resolved.sampled_steps, notes=json.dumps(resolved.notes))
+    way = {"device": resolved.device, "placement": resolved.placement.to_json()}
+    beat.note(stage=Stage.LOAD.value, steps=resolved.sampled_steps, notes=json.dumps(resolved.notes), way=json.dumps(way))
     recipe = build_recipe(resolved, clip_id=job.id, made_from=job.made_from,
                           created=datetime.fromtimestamp(job.created_at, timezone.utc))
     part = settings.parts_dir / part_name(job, claim.token)
     written: ClipWritten | None = None
+    phase = Stage.LOAD.value
     try:
         for event in engine.run(resolved, part=part, workspace=settings.job_dir(job.id) / "work", recipe=recipe,
                                 models=place.models, cancelled=beat.cancelled,
                                 checkpoint_seconds=settings.checkpoint_seconds, preview_seconds=settings.preview_seconds,
                                 inputs=settings.inputs_dir):
+            phase = _phase(event) or phase
             _tell(place, claim, beat, resolved, event)
             if on_event is not None:
                 on_event(event)
@@ -125,6 +142,10 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
         if written is None:
             raise RuntimeError("the engine ended without a clip")
         _publish(place, claim, beat, _clip(job, resolved, recipe, written), written)
+    except MemoryRanOut as error:
+        raise _Lapsed(Lapse(error.phase, error.where, resolved.placement)) from error
+    except MemoryError as error:
+        raise _Lapsed(Lapse(phase, "device" if resolved.device == "cpu" else "ram", resolved.placement)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -133,16 +154,15 @@ def planned(place: Workplace, job: Job) -> Plan:
     """The job's request against the machine as it is now. Raises as `engine.plan.plan` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
-    return plan(request, spec, place.engine.hardware())
+    return plan_here(request, spec, hardware_for(place.engine, request), recent_clips(place.store, request.model),
+                     lapses=read_lapses(job.lapses))
 
 
-def disk_need(resolved: Plan) -> int:
-    """Bytes a job may write, generously: twice a poorly compressed clip, and its saved sampling states."""
-    pixels = resolved.frames * resolved.width * resolved.height
-    latents = 1
-    for side in resolved.latent_shape:
-        latents *= side
-    return 2 * (pixels * 3 // 8) + 3 * (2 * latents * 4) + 2**20
+def _phase(event: Event) -> str | None:
+    """The phase (`engine.ladder.PHASES`) that an event says the job is in."""
+    if isinstance(event, StageStarted):
+        return "text" if event.stage is Stage.ENCODE else event.stage.value
+    return "image" if isinstance(event, StepDone) and event.stage is Stage.ENCODE else None
 
 
 def _tell(place: Workplace, claim: Claim, beat: Heartbeat, resolved: Plan, event: Event) -> None:
@@ -222,6 +242,21 @@ def _stopped(place: Workplace, claim: Claim, beat: Heartbeat, error: SprocketErr
     else:
         log.info("handed back, because the worker is stopping")
         _stored(place, lambda: leases.release(claim, now=time.time(), why="the worker was stopped"))
+
+
+def _ran_out(place: Workplace, claim: Claim, lapse: Lapse) -> None:
+    """The job waits again with one lapse more, or fails where nothing is left to try. This process has to end either way:
+    what it holds cannot be trusted to come free."""
+    log.info("memory ran out %s", PHASES[lapse.phase])
+    try:
+        after = planned(place, replace(claim.job, lapses=(*claim.job.lapses, lapse.to_json())))
+        why = after.notes[-1]
+        _stored(place, lambda: place.store.leases.lower(claim, now=time.time(), lapse=lapse.to_json(), why=why))
+        log.warning("%s", why)
+    except SprocketError as reason:  # nothing lower is left, and it says what would help
+        _failed(place, claim, reason.code, str(reason))
+    place.out_of_memory.set()
+    place.stopping.set()
 
 
 def _failed(place: Workplace, claim: Claim, code: str, message: str) -> None:

@@ -1,23 +1,35 @@
-"""One job in this very process, beside a server or without one: what `sprocket generate` does."""
+"""One job in this very process, beside a server or without one: what `sprocket generate` does.
+
+Should memory run out here, the job goes on in a fresh worker process, one rung lower, while this one tells how it gets on.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from app.errors import NotAllowed
-from app.history.records import Job
+from app.history.leases import Limits
+from app.history.records import Job, JobState
 from app.history.recovery import recover
 from app.history.store import Store
 from app.queue.door import Engine
 from app.queue.executor import Workplace, perform
 from app.queue.process import this_process
+from app.queue.supervisor import ROOT
 from app.settings import Settings
 from engine.errors import StorageBlocked
-from engine.events import Event
+from engine.events import Event, Stage, StageStarted, StepDone
+from engine.ladder import MOST_LAPSES
+
+LOOK_SECONDS = 0.2
+WAITS = (JobState.BLOCKED, JobState.PAUSED)
 
 
 def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
@@ -35,11 +47,15 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
         job = store.jobs.get(job_id)
         raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
     models = engine.open_models()
+    place = Workplace(settings, store, engine, models, threading.Event())
     try:
         with _terminable():
-            perform(Workplace(settings, store, engine, models, threading.Event()), claim, on_event)
+            perform(place, claim, on_event)
     finally:
         models.close()
+    if place.out_of_memory.is_set():
+        with _terminable():
+            _go_on(settings, store, job_id, on_event)
     return store.jobs.get(job_id)
 
 
@@ -54,3 +70,41 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+def _go_on(settings: Settings, store: Store, job_id: str, on_event: Callable[[Event], None] | None) -> None:
+    """Worker processes for this job, one after the other, until it has ended or waits for something else than them."""
+    children = 0
+    while (state := store.jobs.get(job_id).state) not in WAITS and not state.ended and children <= MOST_LAPSES:
+        if state is not JobState.QUEUED:  # a server's worker was quicker
+            time.sleep(LOOK_SECONDS)
+            continue
+        children += 1
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        child = subprocess.Popen([sys.executable, "-m", "app.queue.worker", "--only", job_id, "--parent", str(os.getpid())],
+                                 env=os.environ | settings.to_env() | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL)
+        try:
+            _watch(store, job_id, child, on_event)
+        except KeyboardInterrupt:
+            store.jobs.ask_cancel(job_id, owner=store.jobs.get(job_id).owner, now=time.time())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(settings.cancel_grace_seconds)
+            raise
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            store.leases.reap(now=time.time(), limits=Limits(settings.max_crashes, settings.max_kills))
+
+
+def _watch(store: Store, job_id: str, child: subprocess.Popen[bytes], on_event: Callable[[Event], None] | None) -> None:
+    """Until `child` ends: what the job's row says, as events."""
+    seen: tuple[str | None, int] = (None, 0)
+    while child.poll() is None:
+        job = store.jobs.get(job_id)
+        if on_event is not None and job.stage is not None and (job.stage, job.step) != seen:
+            stage = Stage(job.stage)
+            if job.stage != seen[0]:
+                on_event(StageStarted(stage))
+            if job.step and job.steps:
+                on_event(StepDone(stage, job.step, job.steps, job.eta_seconds))
+            seen = (job.stage, job.step)
+        time.sleep(LOOK_SECONDS)

@@ -23,7 +23,7 @@ from app.history.recovery import recover, write_stale_sidecars
 from app.history.store import Store
 from app.lock import FileLock
 from app.queue.process import ProcessId, identify, oom_kills
-from app.queue.worker import META_KEY, REPORT_SECONDS, UNUSABLE_EXIT
+from app.queue.worker import MEMORY_EXIT, META_KEY, REPORT_SECONDS, UNUSABLE_EXIT
 from app.settings import Settings
 from engine.errors import SprocketError
 
@@ -48,6 +48,8 @@ class Death:
     """By its own doing (a signal it caused, an exit code, its memory); False: something outside killed it."""
     cause: str
     """For people: 'it ran out of memory'."""
+    memory: bool = False
+    """For want of memory, so that its job should go on with less."""
 
 
 def judge(returncode: int, ordered: str | None, oom_before: int | None, oom_after: int | None) -> Death:
@@ -56,10 +58,12 @@ def judge(returncode: int, ordered: str | None, oom_before: int | None, oom_afte
         return Death(True, ordered)
     if returncode == KILLED:
         if oom_before is not None and oom_after is not None and oom_after > oom_before:
-            return Death(True, "the machine ran out of memory")
+            return Death(True, "the machine ran out of memory", memory=True)
         return Death(False, "its process was killed from outside")
     if returncode == 0:
         return Death(False, "its process was asked to end")
+    if returncode == MEMORY_EXIT:
+        return Death(False, "its memory ran out; the job goes on with less in a new process")
     if returncode < 0:
         return Death(True, f"its process crashed ({signal.Signals(-returncode).name})")
     return Death(True, f"its process ended with code {returncode}")
@@ -165,7 +169,7 @@ class Supervisor:
         death = judge(returncode, self._ordered, self._oom, oom_kills())
         log.warning("the worker ended: %s", death.cause)
         store.leases.reap(now=time.time(), limits=Limits(self._settings.max_crashes, self._settings.max_kills),
-                          crashed=child if death.crashed else None, cause=death.cause)
+                          crashed=child if death.crashed else None, cause=death.cause, memory=death.memory)
         now = time.monotonic()
         if not death.crashed and store.leases.last_progress() >= self._started_at:
             self._deaths = 0  # it was doing its work; whoever killed it will have had a reason
@@ -182,7 +186,7 @@ class Supervisor:
                       "started again in ten minutes, or when you restart Sprocket. `sprocket doctor` may know more.")
         elif not self._crashes:
             self._say(None)
-        self._start_after = now + delay
+        self._start_after = now + (0.0 if returncode == MEMORY_EXIT else delay)
 
     def _say(self, message: str | None) -> None:
         """What `status()` tells people about the worker."""

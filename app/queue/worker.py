@@ -27,10 +27,11 @@ from app.history.opening import open_store
 from app.history.records import Job
 from app.history.store import Store
 from app.queue.door import Engine, open_engine
-from app.queue.executor import Workplace, disk_need, perform, planned
+from app.queue.executor import Workplace, perform, planned
 from app.queue.process import ProcessId, die_with_parent, orphaned, this_process, volunteer_for_oom_killer
 from app.settings import Settings
 from engine.errors import SprocketError
+from engine.plan import disk_need
 
 log = logging.getLogger(__name__)
 META_KEY = "worker"
@@ -38,6 +39,8 @@ REPORT_SECONDS = 10.0
 CHORES_SECONDS = 2.0
 UNUSABLE_EXIT = 3
 """Exit code when starting again cannot help: the history is damaged, or of a newer version."""
+MEMORY_EXIT = 4
+"""Exit code when memory ran out: the job was handed back, and goes on in a process that holds nothing yet."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--parent", type=int, help="end when this process does")
+    parser.add_argument("--only", metavar="JOB", help="run this waiting job and end")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker %(levelname)s %(name)s: %(message)s")
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below
@@ -63,10 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return UNUSABLE_EXIT
     try:
-        work(settings, store, open_engine(settings.engine), stopping, parent=options.parent)
+        out_of_memory = work(settings, store, open_engine(settings.engine), stopping, parent=options.parent, only=options.only)
     finally:
         store.close()
-    return 0
+    return MEMORY_EXIT if out_of_memory else 0
 
 
 def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
@@ -80,8 +84,14 @@ def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the server, which then stops its worker in order
 
 
-def work(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, *, parent: int | None = None) -> None:
-    """Runs jobs until `stopping` is set or the parent is gone."""
+def work(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, *, parent: int | None = None,
+         only: str | None = None) -> bool:
+    """Runs jobs until `stopping` is set, the parent is gone or memory ran out; True for the latter.
+
+    `only`: this one job, if it waits.
+    """
+    if only is not None:
+        return _work_once(settings, store, engine, stopping, only)
     who = this_process()
     place = Workplace(settings, store, engine, engine.open_models(), stopping)
     threading.Thread(target=_warm_up, args=(engine,), name="warm-up", daemon=True).start()
@@ -111,6 +121,17 @@ def work(settings: Settings, store: Store, engine: Engine, stopping: threading.E
         place.models.close()
         with contextlib.suppress(SprocketError):
             store.forget(META_KEY)
+    return place.out_of_memory.is_set()
+
+
+def _work_once(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, job_id: str) -> bool:
+    """For `sprocket generate`, whose own process ran out of memory; a server's worker beside it keeps its report."""
+    place = Workplace(settings, store, engine, engine.open_models(), stopping)
+    claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
+    if claim is not None:
+        perform(place, claim)
+    place.models.close()
+    return place.out_of_memory.is_set()
 
 
 def chores(place: Workplace) -> None:

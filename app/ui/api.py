@@ -23,7 +23,7 @@ from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "profile", "quality", "budget", "device")
 MAX_WORDS = 200
 
 
@@ -109,6 +109,10 @@ def add_endpoints(studio: Any) -> None:
         strength: Any = None,
         guidance_kind: Any = None,
         eta: Any = None,
+        profile: Any = None,
+        quality: Any = None,
+        budget: Any = None,
+        device: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 
@@ -133,12 +137,8 @@ def add_endpoints(studio: Any) -> None:
         if page is not None and (isinstance(page, bool) or not isinstance(page, int) or not 1 <= page <= 10**6):
             raise InvalidRequest("page", f"must be a whole number from 1, not {str(page)[:40]!r}.")
         found = studio.clips(ClipQuery(words=words or "", page=page or 1), owner=OWNER)
-        return {
-            "clips": [clip_json(clip) for clip in found.clips],
-            "page": found.page,
-            "pages": found.pages,
-            "total": found.total,
-        }
+        shown = [clip_json(clip) for clip in found.clips]
+        return {"clips": shown, "page": found.page, "pages": found.pages, "total": found.total}
 
     for endpoint in (submit, job, cancel, clips, _models_endpoint(studio)):
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)

@@ -25,7 +25,7 @@ from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
-KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta")
+KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta", "profile", "quality", "budget", "device")
 """Request fields without a component: a remix or a restored clip brings them, and they go into the next request."""
 PLACEHOLDER = "A red ball bounces over a green meadow"
 

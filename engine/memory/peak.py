@@ -35,10 +35,12 @@ class Forecast:
     """Weights that cross to the device in one denoising step."""
     disk_bytes: int
     """Weights on disk, as published."""
+    correction: float = 1.0
+    """Factor by which this machine's own jobs differ from the formulas; `device_bytes` and `stages` hold it already."""
 
     def to_json(self) -> dict[str, Any]:
         return {"device_bytes": self.device_bytes, "stages": dict(self.stages), "ram_bytes": self.ram_bytes,
-                "moved_bytes": self.moved_bytes, "disk_bytes": self.disk_bytes}
+                "moved_bytes": self.moved_bytes, "disk_bytes": self.disk_bytes, "correction": self.correction}
 
 
 def forecast(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, device: str) -> Forecast:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.memory.corrections import measurable, placement_kind
 from engine.plan import Plan
 
 RECIPE_VERSION = 1
@@ -44,7 +45,9 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "request": request,
         "model": {"name": Path(spec.name).name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
-                 "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work)},
+                 "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work),
+                 "quality": plan.quality, "placement": plan.placement.to_json(), "kind": placement_kind(plan.placement),
+                 "forecast_bytes": round(measurable(plan.forecast, plan.device))},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
 

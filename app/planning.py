@@ -1,0 +1,74 @@
+"""A request against this machine: its hardware now, its own finished clips, and what a job already went through.
+
+    request + spec + hardware + history + lapses --plan_here--> Plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from app.history.records import Clip
+from app.history.store import Store
+from app.queue.door import Engine
+from engine.choices import Policy
+from engine.hardware import Hardware
+from engine.ladder import Lapse
+from engine.memory.corrections import Correction, Measured, corrections
+from engine.plan import RECENT, Plan, Timing, plan
+from engine.request import GenerationRequest
+from engine.spec import ModelSpec
+
+
+def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
+    """What the request may use: the device it asks for, else the best one."""
+    return engine.hardware() if request.device is None else engine.hardware(request.device)
+
+
+def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, clips: Sequence[Clip], *,
+              policy: Policy | None = None, lapses: Sequence[Lapse] = ()) -> Plan:
+    """The plan, its memory corrected by `clips` of this model (`Clips.recent`). Raises as `engine.plan.plan`."""
+    known = corrections_of(clips, request.model, hardware.device)
+    return plan(request, spec, hardware, replace(policy or Policy(), corrections=known), lapses=lapses)
+
+
+def corrections_of(clips: Sequence[Clip], model: str, device: str) -> tuple[Correction, ...]:
+    """What these clips say about forecasts of `model` on `device`."""
+    return corrections([one for one in map(measured_of, clips) if one], model, device)
+
+
+def recent_clips(store: Store, model: str) -> tuple[Clip, ...]:
+    """Those that forecasts are made from, newest last."""
+    return store.clips.recent(model, limit=RECENT)
+
+
+def timings_of(clips: Sequence[Clip]) -> list[Timing]:
+    return [timing for timing in map(timing_of, clips) if timing]
+
+
+def timing_of(clip: Clip) -> Timing | None:
+    """What a clip cost, out of its recipe; None where the recipe does not say."""
+    made, seconds = clip.recipe.get("plan"), clip.recipe.get("seconds")
+    if not isinstance(made, dict) or not isinstance(seconds, dict) or not isinstance(made.get("work"), dict):
+        return None
+    return Timing(model=clip.model, device=str(made.get("device")), work=_numbers(made["work"]), seconds=_numbers(seconds),
+                  kind=str(made.get("kind", "")))
+
+
+def measured_of(clip: Clip) -> Measured | None:
+    """The memory a clip took, out of its recipe; None where the recipe does not say."""
+    made = clip.recipe.get("plan")
+    if not isinstance(made, dict):
+        return None
+    sizes = _numbers({"forecast": made.get("forecast_bytes"), "peak": clip.recipe.get("peak_bytes")})
+    if "forecast" not in sizes or "peak" not in sizes:
+        return None
+    return Measured(model=clip.model, device=str(made.get("device")), kind=str(made.get("kind", "")),
+                    forecast_bytes=sizes["forecast"], measured_bytes=sizes["peak"])
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Recipes come back from files, so what is no plausible measurement is left out."""
+    return {str(name): float(value) for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e30}
