@@ -24,13 +24,15 @@ from app.history.records import Clip, Job
 from app.history.recovery import clip_at, drop_workspace, part_name, to_trash
 from app.history.sidecar import clip_file, title, with_real_bytes, write_sidecar
 from app.history.store import Store
+from app.loras import Loras
 from app.queue.door import Engine
 from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.settings import Settings
 from engine.errors import Cancelled, SprocketError, StorageBlocked
 from engine.events import ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
-from engine.plan import Plan, plan
+from engine.lora.planned import plan_with_loras
+from engine.plan import Plan
 from engine.request import GenerationRequest
 from engine.video.publish import publish, write_atomic
 from engine.video.recipe import build_recipe
@@ -109,14 +111,15 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
         raise StorageBlocked(trouble)
     beat.note(stage=Stage.LOAD.value, steps=resolved.sampled_steps, notes=json.dumps(resolved.notes))
     recipe = build_recipe(resolved, clip_id=job.id, made_from=job.made_from,
-                          created=datetime.fromtimestamp(job.created_at, timezone.utc))
+                          created=datetime.fromtimestamp(job.created_at, timezone.utc),
+                          loras=Loras(settings).used(resolved.loras))
     part = settings.parts_dir / part_name(job, claim.token)
     written: ClipWritten | None = None
     try:
         for event in engine.run(resolved, part=part, workspace=settings.job_dir(job.id) / "work", recipe=recipe,
                                 models=place.models, cancelled=beat.cancelled,
                                 checkpoint_seconds=settings.checkpoint_seconds, preview_seconds=settings.preview_seconds,
-                                inputs=settings.inputs_dir):
+                                inputs=settings.inputs_dir, loras=settings.loras_dir):
             _tell(place, claim, beat, resolved, event)
             if on_event is not None:
                 on_event(event)
@@ -130,10 +133,10 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
 
 
 def planned(place: Workplace, job: Job) -> Plan:
-    """The job's request against the machine as it is now. Raises as `engine.plan.plan` and `Engine.spec` do."""
+    """The job's request against the machine as it is now. Raises as `plan_with_loras` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
-    return plan(request, spec, place.engine.hardware())
+    return plan_with_loras(request, spec, place.engine.hardware(), place.settings.loras_dir)
 
 
 def disk_need(resolved: Plan) -> int:

@@ -1,11 +1,11 @@
-"""One job in this very process, beside a server or without one: what `sprocket generate` does."""
+"""One job, or several, in this very process, beside a server or without one: what `sprocket generate` does."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.errors import NotAllowed
 from app.history.records import Job
@@ -27,15 +27,32 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
     Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
     having cancelled the job.
     """
+    [job] = run_all(settings, store, engine, [job_id], on_event)
+    return job
+
+
+def run_all(settings: Settings, store: Store, engine: Engine, job_ids: Sequence[str],
+            on_event: Callable[[Event], None] | None = None) -> tuple[Job, ...]:
+    """`run_one` for several jobs with one loaded model. One that fails, or was cancelled meanwhile, does not stop the next.
+
+    KeyboardInterrupt cancels them all.
+    """
     with contextlib.suppress(StorageBlocked):  # then the job itself says so
         recover(settings, store)
-    claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
-    if claim is None:
-        job = store.jobs.get(job_id)
-        raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
     models = engine.open_models()
+    place = Workplace(settings, store, engine, models, threading.Event())
     try:
-        perform(Workplace(settings, store, engine, models, threading.Event()), claim, on_event)
+        for job_id in job_ids:
+            claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
+            if claim is not None:
+                perform(place, claim, on_event)
+            elif len(job_ids) == 1:
+                raise NotAllowed(f"This job cannot be run here: it is {store.jobs.get(job_id).state.value}.")
+    except KeyboardInterrupt:
+        for job_id in job_ids:
+            with contextlib.suppress(NotAllowed):
+                store.jobs.ask_cancel(job_id, owner=store.jobs.get(job_id).owner, now=time.time())
+        raise
     finally:
         models.close()
-    return store.jobs.get(job_id)
+    return tuple(store.jobs.get(job_id) for job_id in job_ids)

@@ -235,3 +235,21 @@ class Fused:
         out = attn.to_out[0](query)
         text = encoder_hidden_states.shape[1]
         return out[:, text:], out[:, :text]
+
+
+def test_on_the_embedded_model(tmp_path: Path) -> None:
+    """A random LoRA for the weights that ship: the same latents as diffusers, and other ones than without it."""
+    from engine.models.catalogue import pocket_dir
+    from engine.plan import plan
+    from engine.request import GenerationRequest
+    from engine.spec import read_spec
+    from tests.engine.tiny import CPU
+
+    file = save_lora(tmp_path / "x.safetensors", lora_weights(pocket_dir(), rank=2, size=0.05))
+    wish = GenerationRequest(prompt="a red ball bounces over a green meadow", seed=3, steps=1, frames=9,
+                             loras=((added(tmp_path, file), 0.8),))
+    job, models = plan(wish, read_spec(pocket_dir(), "pocket"), CPU), ModelCache()
+    given = of_engine(job, models, tmp_path)
+    assert torch.equal(given, of_diffusers(job, [file], [0.8]))
+    assert not torch.equal(given, of_engine(replace(job, loras=()), models, tmp_path))
+    models.close()
