@@ -1,8 +1,8 @@
 """The `sprocket` command. Thin: every command builds values, calls the studio, prints.
 
-    sprocket generate --prompt TEXT [...]     one clip in this process, no server needed, through the same history
+    sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
     sprocket serve                            the studio in a browser
-    sprocket queue | history | models         list --json, and what else they offer
+    sprocket queue | history | models | loras list --json, and what else they offer
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
     sprocket doctor                           what this machine has, and what is wrong with it
 
@@ -26,13 +26,17 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from app.batches import variants
+from app.cli_batch import clip_json, make_batch
 from app.cli_common import DataDir, Json
 from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_loras import added as _added_loras
+from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
-from app.cli_start import check_start, start_from
+from app.cli_start import Start, check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
 from app.studio import Studio
@@ -48,6 +52,7 @@ history_app = typer.Typer(no_args_is_help=True, help="Clips: list, show, restore
 app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
+app.add_typer(loras_app, name="loras")
 app.command("plan")(plan_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
@@ -99,10 +104,12 @@ def _fail(error: SprocketError, code: int, as_json: bool, **details: Any) -> NoR
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option(help="What the video should show.")],
+    prompt: Annotated[list[str], typer.Option(help="What the video should show; several make several videos.")],
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     model: Annotated[str, typer.Option(help="A name from `sprocket models list`, or a folder.")] = "pocket",
     seed: Annotated[int | None, typer.Option(help="0 to 2^63 - 1; drawn when left out.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="One video for each.")] = None,
+    count: Annotated[int | None, typer.Option(help="So many videos, each with a seed of its own.")] = None,
     frames: Annotated[int | None, typer.Option(help="The model's rule holds, e.g. 8k + 1.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
@@ -121,24 +128,38 @@ def generate(
     quality: Annotated[str | None, typer.Option(help="What may be lost for it: lossless, near-lossless or fast.")] = None,
     budget: Annotated[str | None, typer.Option(help="Memory of the device the job may use, e.g. 8GiB; all that is free.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the GPU where there is one.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA to apply, -4 to 4; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Make one clip in this process, without a server; it is in the same history."""
-    values = {"prompt": prompt, "negative": negative, "model": model, "seed": seed, "frames": frames, "width": width,
-              "height": height, "steps": steps, "guidance": guidance, "scheduler": scheduler, "eta": eta,
-              "guidance_kind": guidance_kind, "fit": fit, "strength": strength, "profile": profile, "quality": quality,
-              "budget": None if budget is None else parse_bytes("budget", budget), "device": device}
-    check_start(values, image, video, extend, at)
-    _check_out(out)
+    """Make a clip, or several with one loaded model, in this process, without a server; they are in the same history."""
+    values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
+              "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
+              "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
+              "device": device}
+    each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
+    _generate(values, each, lora, (image, video, extend, at), out, data_dir, as_json)
+
+
+def _generate(values: dict[str, Any], each: list[tuple[str, int | None]], lora: list[str] | None, start: Start, out: Path | None,
+              data_dir: Path | None, as_json: bool) -> None:
+    """`each`: prompt and seed of every clip; `values`: the rest of their requests."""
+    for prompt, seed in each:
+        check_start(values | {"prompt": prompt, "seed": seed, "loras": stand_ins(lora)}, *start)
+    _check_out(out, len(each))
     started = time.monotonic()
     with _studio(data_dir) as studio:
-        request, made_from = start_from(studio, values, image, video, extend, at)
+        first = {"prompt": each[0][0], "seed": each[0][1], "loras": _added_loras(studio, lora)}
+        request, made_from = start_from(studio, values | first, *start)
+        if len(each) > 1:
+            requests = [dataclasses.replace(request, prompt=prompt, seed=seed) for prompt, seed in each]
+            make_batch(studio, requests, made_from, _Progress(), started, as_json)
+            return
         forecast = studio.forecast(request)
         about = f"about {forecast.seconds:.0f} s, {forecast.basis}" if forecast.seconds else forecast.basis
         job = studio.submit(request, made_from=made_from, reserve=True)
-        _say(f"Job {job.id} with {model}: {about}.")
+        _say(f"Job {job.id} with {request.model}: {about}.")
         job = studio.run_here(job.id, _Progress())
         if job.state is not JobState.DONE or job.clip_id is None:
             kind = CannotFit if job.error_code in (CannotFit.code, MemoryRanOut.code) else SprocketError
@@ -150,10 +171,12 @@ def generate(
     _print_clip(clip, path, time.monotonic() - started, as_json)
 
 
-def _check_out(out: Path | None) -> None:
+def _check_out(out: Path | None, clips: int) -> None:
     """Refuses a target that cannot work before a minute of sampling, not after."""
     if out is None:
         return
+    if clips > 1:
+        raise InvalidRequest("out", f"is {str(out)!r}, one file, and {clips} clips are asked for. Leave it out; their paths are printed.")
     if out.suffix.lower() != ".mp4":
         raise InvalidRequest("out", f"is {str(out)!r}; the clip is an mp4 file. Give it a name that ends in .mp4.")
     if out.is_dir() or not out.parent.is_dir():
@@ -197,10 +220,12 @@ class _Progress:
 
 def _print_clip(clip: Clip, path: Path, wall: float, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"path": str(path), "clip": clip.id, "job": clip.job_id, "recipe": clip.recipe,
-                          "seconds": clip.recipe["seconds"], "wall_seconds": round(wall, 3)}))
+        print(json.dumps(clip_json(clip, path) | {"wall_seconds": round(wall, 3)}))
         return
-    asked = {name: value for name, value in clip.recipe["request"].items() if value not in ("", None) and name != "schema_version"}
+    asked = {name: value for name, value in clip.recipe["request"].items()
+             if value not in ("", None, []) and name not in ("schema_version", "loras")}
+    asked |= {"lora": ", ".join(f"{each['file'] or each['name'][:12]}:{each['weight']:g}" for each in clip.recipe["loras"])
+              } if clip.recipe.get("loras") else {}
     _say("Recipe:")
     for name, value in asked.items():
         _say(f"  {name:<15}{value}")
@@ -274,8 +299,11 @@ def history_restore(
             request = studio.clip_request(source)
             if studio.clip(source).trashed_at is not None:
                 studio.untrash(source)
+        gone = studio.missing_loras(source)
+    if gone:
+        _say(f"Not in this studio, and needed to make this clip again: {', '.join(gone)}. `sprocket loras add FILE` takes a LoRA in.")
     if as_json:
-        print(json.dumps({"request": request.to_json()}))
+        print(json.dumps({"request": request.to_json(), "missing_loras": gone}))
         return
     print("sprocket generate " + " ".join(_as_options(request)))
 
@@ -284,8 +312,9 @@ def _as_options(request: GenerationRequest) -> list[str]:
     import shlex
 
     values = {name: value for name, value in request.to_json().items()
-              if value not in ("", None) and name != "schema_version"}
-    return [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items()]
+              if value not in ("", None) and name not in ("schema_version", "loras")}
+    return [*(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items()),
+            *(f"--lora {name}:{weight!r}" for name, weight in request.loras)]
 
 
 @history_app.command("rebuild")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from app.studio import Studio
 
 ANY_INPUT = f"{'0' * 64}.png"
+Start = tuple[str | None, str | None, str | None, int | None]
+"""What --image, --video, --extend and --at say."""
 
 
 def check_start(values: Mapping[str, Any], image: str | None, video: str | None, extend: str | None, at: int | None) -> GenerationRequest:

@@ -30,7 +30,7 @@ def add_file(settings: Settings, path: Path, field: str | None = None) -> str:
     part = _part(settings)
     with storage_errors(settings.inputs_dir):
         try:
-            _copy(path, part, field or "image")
+            copy_in(path, part, field or "image", DEFAULT_LIMITS.video_bytes)
             return _keep(settings, part, field)  # what was looked at is what is kept, even if the original changes meanwhile
         finally:
             part.unlink(missing_ok=True)
@@ -61,13 +61,14 @@ def _part(settings: Settings) -> Path:
     return settings.inputs_dir / f"{secrets.token_hex(8)}.part"
 
 
-def _copy(path: Path, part: Path, field: str, most: int = DEFAULT_LIMITS.video_bytes) -> None:
+def copy_in(path: Path, part: Path, field: str, most: int) -> None:
+    """`path` into `part`, on the disk when it returns. Raises `InvalidRequest` (`field`) for what is no file of at most `most` bytes."""
     try:
         if not path.is_file():
             raise InvalidRequest(field, f"is {str(path)[:200]!r}; there is no such file. Choose another.")
         if path.stat().st_size > most:  # before the disk is filled with it; what is in it is looked at after
-            raise InvalidRequest(field, f"has {path.stat().st_size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB are read. Cut or "
-                                        "compress it first.")
+            raise InvalidRequest(field, f"has {path.stat().st_size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB are read. "
+                                        + ("Is this a whole model?" if field == "loras" else "Cut or compress it first."))
         source = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise InvalidRequest(field, f"is {str(path)[:200]!r}; it cannot be opened ({error}). Choose another file.") from error

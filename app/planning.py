@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from app.history.records import Clip
@@ -15,8 +16,9 @@ from app.queue.door import Engine
 from engine.choices import Policy
 from engine.hardware import Hardware
 from engine.ladder import Lapse
+from engine.lora.planned import plan_with_loras
 from engine.memory.corrections import Correction, Measured, corrections
-from engine.plan import RECENT, Plan, Timing, plan
+from engine.plan import RECENT, Plan, Timing
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 
@@ -27,10 +29,13 @@ def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
 
 
 def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, clips: Sequence[Clip], *,
-              policy: Policy | None = None, lapses: Sequence[Lapse] = ()) -> Plan:
-    """The plan, its memory corrected by `clips` of this model (`Clips.recent`). Raises as `engine.plan.plan`."""
+              policy: Policy | None = None, lapses: Sequence[Lapse] = (), loras: Path | None = None) -> Plan:
+    """The plan, its memory corrected by `clips` of this model (`Clips.recent`). `loras`: the folder of LoRAs.
+
+    Raises as `plan_with_loras`.
+    """
     known = corrections_of(clips, request.model, hardware.device)
-    return plan(request, spec, hardware, replace(policy or Policy(), corrections=known), lapses=lapses)
+    return plan_with_loras(request, spec, hardware, loras, replace(policy or Policy(), corrections=known), lapses=lapses)
 
 
 def corrections_of(clips: Sequence[Clip], model: str, device: str) -> tuple[Correction, ...]:

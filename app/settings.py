@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     """The same limit for workers that something outside killed (SIGKILL, not for memory) at the same place."""
     max_waiting: int = Field(default=64, ge=1)
     """Most waiting jobs of one owner."""
+    max_batch: int = Field(default=16, ge=1)
+    """Most jobs of one batch."""
     min_free_bytes: int = Field(default=256 * MIB, ge=0)
     """Jobs wait as `blocked` while the disk has less than this free, beyond what the job itself needs."""
     ballast_bytes: int = Field(default=16 * MIB, ge=0)
@@ -107,6 +109,11 @@ class Settings(BaseSettings):
     def inputs_dir(self) -> Path:
         """Images and videos that clips start from, named after their sha256 (`engine.inputs`)."""
         return self.data_dir / "inputs"
+
+    @property
+    def loras_dir(self) -> Path:
+        """LoRAs, named after their sha256 (`engine.lora`), with a record each."""
+        return self.data_dir / "loras"
 
     @property
     def trash_dir(self) -> Path:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import inputs, storage
+from app import batches, inputs, storage
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
 from app.history.leases import Limits
@@ -23,6 +23,7 @@ from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
 from app.hub.shelf import Hub
+from app.loras import Loras
 from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
 from app.queue.door import Engine, open_engine
 from app.queue.process import from_json, surely_dead, this_process
@@ -78,6 +79,8 @@ class Studio:
         self._trouble: tuple[float, str | None] | None = None
         self.hub = Hub(settings, in_use=store.jobs.models_in_use, memory=self._memory_of)
         """Models: downloads, the Models page, `sprocket models`."""
+        self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
+        """LoRAs: add, list, delete, `sprocket loras`."""
 
     def close(self) -> None:
         self.store.close()
@@ -105,6 +108,39 @@ class Studio:
             asked=wish.to_json(), now=now, steps=resolved.sampled_steps, notes=resolved.notes, idem_key=key, made_from=made_from,
             max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)
+
+    def submit_batch(self, requests: Sequence[GenerationRequest | Mapping[str, Any]], *, owner: str = LOCAL, project_id: str | None = None,
+                     idempotency_key: str | None = None, made_from: str | None = None, reserve: bool = False) -> tuple[Job, ...]:
+        """One durable job for each request, all or none: all are planned before any row exists, and written at once.
+
+        They wait one behind the other, so the model stays loaded for all. Raises as `submit`, naming which request it is.
+        """
+        key = _checked_key(idempotency_key)
+        new = batches.new_jobs(requests, self.settings.max_batch, self._planned, lambda: secrets.randbelow(DRAWN_SEEDS))
+        now = time.time()
+        project = self._project(project_id, owner, now)
+        if made_from is not None:
+            self.clip(made_from, owner=owner)
+        return self.store.jobs.add_batch(
+            new, owner=owner, project_id=project.id, now=now, idem_key=key, made_from=made_from, max_attempts=self.settings.max_crashes,
+            max_waiting=self.settings.max_waiting, reserved_by=this_process().to_json() if reserve else None)
+
+    def batch(self, batch_id: str, *, owner: str = LOCAL) -> tuple[Job, ...]:
+        """The jobs of a batch in the order they were asked for. Raises NotFound."""
+        return self.store.jobs.batch(_id(batch_id, "batch"), owner=owner)
+
+    def cancel_batch(self, batch_id: str, *, owner: str = LOCAL) -> tuple[Job, ...]:
+        """Cancels all of a batch that has not ended; what is being saved is finished. Raises NotFound. Cancelling twice is fine."""
+        jobs = self.store.jobs.cancel_batch(_id(batch_id, "batch"), owner=owner, now=time.time())
+        if any(job.state is JobState.CANCELLING for job in jobs) and self._reap():
+            return self.store.jobs.batch(batch_id, owner=owner)
+        return jobs
+
+    def run_all_here(self, job_ids: Sequence[str], on_event: Callable[[Event], None] | None = None) -> tuple[Job, ...]:
+        """`run_here` for several jobs with one loaded model; one that fails does not stop the next."""
+        from app.queue.inline import run_all
+
+        return run_all(self.settings, self.store, self._engine, job_ids, on_event)
 
     def run_here(self, job_id: str, on_event: Callable[[Event], None] | None = None) -> Job:
         """Runs a waiting job in this process and returns it as it then stands. See `app.queue.inline.run_one`."""
@@ -241,6 +277,10 @@ class Studio:
         """The request in a Sprocket mp4 or sidecar from anywhere. Raises InvalidRequest."""
         return _request_of(read_recipe(Path(path)))
 
+    def missing_loras(self, source: str, *, owner: str = LOCAL) -> list[str]:
+        """Of the LoRAs that made a clip (its id, mp4 or sidecar) those that are not here, as people know them."""
+        return self.loras.missing(read_recipe(Path(source)) if Path(source).exists() else self.clip(source, owner=owner).recipe)
+
     # ---- projects
 
     def projects(self, *, owner: str = LOCAL) -> tuple[Project, ...]:
@@ -316,7 +356,8 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model))
+        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model),
+                         loras=self.settings.loras_dir)
         check_tokens(made)
         if made.input:
             input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")

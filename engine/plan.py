@@ -91,6 +91,8 @@ class Plan:
     """Share of the steps that is run; below 1 only where a video is changed."""
     guidance_kind: str = "constant"
     eta: float = 0.0
+    loras: tuple[tuple[str, float], ...] = ()
+    """(name of the file in the folder of LoRAs, weight), in the order they are added up."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -103,7 +105,7 @@ class Plan:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
-                         "work": dict(self.work), "notes": list(self.notes)}
+                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras]}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
@@ -114,7 +116,7 @@ class Plan:
                                  video=self.input if self.mode == "v2v" else None,
                                  fit=None if self.mode == "t2v" else self.fit,
                                  strength=self.strength if self.mode == "v2v" else None,
-                                 guidance_kind=self.guidance_kind, eta=self.eta, profile=self.profile,
+                                 guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
                                  quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None)
 
 
@@ -172,6 +174,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
                *_memory_notes(way, policy), *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
+        loras=request.loras,
     )
 
 

@@ -8,7 +8,6 @@ default"; the plan has no `None` left. Same resolved request + same machine = sa
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -27,6 +26,10 @@ MAX_SEED = 2**63 - 1
 SCHEDULERS = ("dpm", "ddim")
 FITS = ("crop", "pad")
 GUIDANCE_KINDS = ("constant", "cosine", "as-published")
+MAX_LORAS = 8
+MAX_LORA_WEIGHT = 4.0
+LORA_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
+"""A LoRA by what is in it, as an input is."""
 PROFILES = ("fast", "balanced", "tiny")
 QUALITIES = ("lossless", "near-lossless", "fast")
 DEVICES = ("cuda", "cpu")
@@ -74,6 +77,8 @@ class GenerationRequest:
     """'constant', 'cosine' or 'as-published', see `engine.guidance`. None: 'constant'."""
     eta: float | None = None
     """Fresh noise of a ddim step, 0 (none) to 1 (as much as DDPM). None: 0."""
+    loras: tuple[tuple[str, float], ...] = ()
+    """LoRAs of the transformer, at most 8: (`<sha256>.safetensors`, weight); weights -4 to 4, 1 is the strength it was trained at."""
     profile: str | None = None
     """'fast', 'balanced' or 'tiny', see `engine.choices`. None: 'fast'."""
     quality: str | None = None
@@ -110,6 +115,7 @@ class GenerationRequest:
         if self.strength == 0.0:
             raise InvalidRequest("strength", "is 0, which would leave the video as it is. Use more than 0, up to 1.")
         set_field("eta", _real("eta", self.eta, 0.0, 1.0))
+        set_field("loras", _loras(self.loras))
         _one_of("profile", self.profile, PROFILES)
         _one_of("quality", self.quality, QUALITIES)
         _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
@@ -135,7 +141,7 @@ class GenerationRequest:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only. `from_mapping(to_json())` is the identity."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"loras": [list(pair) for pair in self.loras]}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
@@ -187,6 +193,26 @@ def _input(name: str, value: object) -> None:
                                    "Add the file first; adding it gives the name.")
 
 
+def _loras(value: object) -> tuple[tuple[str, float], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_LORAS:
+        many = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
+        raise InvalidRequest("loras", f"must be a list of at most {MAX_LORAS} [name, weight], not {many}.")
+    stack: dict[str, float] = {}
+    for pair in value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise InvalidRequest("loras", f"holds {_shown(pair)}; each must be a pair [name, weight].")
+        name, weight = pair
+        if not (isinstance(name, str) and LORA_NAME.fullmatch(name)):
+            raise InvalidRequest("loras", f"must name LoRAs of this studio, 64 hex digits and .safetensors, not {_shown(name)}. Add the "
+                                          "file first (`sprocket loras add FILE`); adding it gives the name.")
+        if name in stack:
+            raise InvalidRequest("loras", f"names {name[:12]}... twice. Give it once, with the sum of the weights.")
+        stack[name] = _number("loras", weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT, f"the weight of {name[:12]}... ")
+    return tuple(stack.items())
+
+
 def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") -> None:
     if value is None:
         return
@@ -198,10 +224,13 @@ def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") 
 
 
 def _real(name: str, value: object, low: float, high: float) -> float | None:
-    if value is None:
-        return None
+    return None if value is None else _number(name, value, low, high)
+
+
+def _number(name: str, value: object, low: float, high: float, what: str = "") -> float:
+    """`what`: which number of the field, where it holds several."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequest(name, f"must be a number, not {_shown(value)}. Use {low:g} to {high:g}.")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise InvalidRequest(name, f"is {_shown(value)}; allowed is {low:g} to {high:g}.")
+        raise InvalidRequest(name, f"{what}must be a number, not {_shown(value)}. Use {low:g} to {high:g}.")
+    if not low <= value <= high:  # NaN is not, and a whole number too large for a float can be compared with one
+        raise InvalidRequest(name, f"{what}is {_shown(value)}; allowed is {low:g} to {high:g}.")
     return float(value)

@@ -35,6 +35,7 @@ from engine.events import (
 from engine.guidance import guidance_weights
 from engine.inputs import read_input
 from engine.ladder import PHASES
+from engine.lora import read_stack
 from engine.memory.peak import CONTEXT_BYTES
 from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
@@ -51,22 +52,22 @@ CLEAR_PEAK, PROCESS_STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/sta
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
         cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0, preview_seconds: float = 1.0,
-        inputs: Path | None = None) -> Iterator[Event]:
+        inputs: Path | None = None, loras: Path | None = None) -> Iterator[Event]:
     """Make the clip of `plan` in the file `part`; the last event is its one `ClipWritten`.
 
     `workspace`: this job's own folder for checkpoints; one left there by an earlier attempt at the same plan is gone on
     from. `recipe`: `build_recipe(plan)`, written into the file. `cancelled` is asked before every step and chunk.
     `checkpoint_seconds`, `preview_seconds`: least time between two of them; a checkpoint is always written before
-    decoding. `inputs`: the folder with the image or video that `plan` starts from, if any. Closing the generator stops the
-    work.
+    decoding. `inputs`: the folder with the image or video that `plan` starts from, if any; `loras`: the one with its
+    LoRAs. Closing the generator stops the work.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
-    or video that is not there, cannot be read or is too short), `MemoryRanOut` (the forecast was wrong, or the memory went
-    after planning), `CannotFit` (the plan asks for what this version cannot do), `ModelNotFound` (a plan from facts alone).
-    `part` does not exist then; the checkpoints do.
+    or video that is not there, cannot be read or is too short; a LoRA that is not there, damaged or of another model),
+    `MemoryRanOut` (the forecast was wrong, or the memory went after planning), `CannotFit` (the plan asks for what this version
+    cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
-    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs)
+    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras)
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
@@ -98,10 +99,11 @@ class _Job:
     """The state of one run: its clock and its arguments."""
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
-                 cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float, inputs: Path | None) -> None:
+                 cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float, inputs: Path | None,
+                 loras: Path | None) -> None:
         self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
         self.cancelled, self.checkpoint_seconds, self.preview_seconds = cancelled, checkpoint_seconds, preview_seconds
-        self.inputs = inputs
+        self.inputs, self.loras = inputs, loras
         self.seconds = {stage.value: 0.0 for stage in Stage}
         self.phase = Stage.LOAD.value
         """One of `engine.ladder.PHASES`: where memory ran out, if it does."""
@@ -127,14 +129,17 @@ class _Job:
         with self.stage(Stage.LOAD):
             _begin_memory(self.plan)
             model = self.models.get(self.plan)
+            model.loras.use(self.plan.loras, self.loras)
         yield StageStarted(Stage.ENCODE)
         with self.stage(Stage.ENCODE, "text"):
             text = model.encode(self.plan.prompt, self.plan.negative if self.plan.guided else None)
         return model, text
 
     def look(self) -> tuple[Checkpoint | None, np.ndarray | None]:
-        """What an earlier attempt left, and the image or video if it is (still) needed: before minutes of loading weights."""
+        """What an earlier attempt left, and the image or video if it is (still) needed: before minutes of loading weights,
+        and so are LoRAs looked at."""
         plan = self.plan
+        read_stack(plan.loras, self.loras, plan.spec)
         saved = newest_checkpoint(self.workspace, fingerprint(plan), plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
         if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
             return saved, None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from app.errors import NotAllowed
+from app.errors import NotAllowed, NotFound
 from app.history.database import Database
 from app.history.ids import new_id
-from app.history.records import Job, JobEvent, JobState
+from app.history.records import Job, JobEvent, JobState, NewJob
 from app.history.rows import act, event_of, job_of, job_row, log
 from app.history.schema import job_events, jobs
 from app.queue.states import Action
@@ -36,29 +36,58 @@ class Jobs:
         `request` is complete (seed drawn), `asked` is what the caller sent, for telling a repeated call from another one.
         Raises InvalidRequest if the key was used for something else, NotAllowed when too many wait already.
         """
-        sha = _sha({"kind": kind, "request": asked, "made_from": made_from})
+        new = NewJob(dict(request), dict(asked), steps, notes)
+        [job] = self._add((new,), _sha({"kind": kind, "request": asked, "made_from": made_from}), None, owner=owner, project_id=project_id,
+                          now=now, max_attempts=max_attempts, max_waiting=max_waiting, idem_key=idem_key, made_from=made_from,
+                          reserved_by=reserved_by, kind=kind)
+        return job
 
-        def work(c: Connection) -> Job:
+    def add_batch(self, new: Sequence[NewJob], *, owner: str, project_id: str, now: float, max_attempts: int, max_waiting: int,
+                  idem_key: str | None = None, made_from: str | None = None, reserved_by: str | None = None,
+                  kind: str = "generate") -> tuple[Job, ...]:
+        """All of `new` or none, one after the other at the end of the queue; else as `add`."""
+        sha = _sha({"kind": kind, "batch": [each.asked for each in new], "made_from": made_from})
+        return self._add(new, sha, new_id(now), owner=owner, project_id=project_id, now=now, max_attempts=max_attempts,
+                         max_waiting=max_waiting, idem_key=idem_key, made_from=made_from, reserved_by=reserved_by, kind=kind)
+
+    def _add(self, new: Sequence[NewJob], sha: str, batch_id: str | None, *, owner: str, now: float, max_waiting: int,
+             idem_key: str | None, **common: Any) -> tuple[Job, ...]:
+        """The first of a batch carries its `idem_key`."""
+        def work(c: Connection) -> tuple[Job, ...]:
             if idem_key is not None:
                 row = c.execute(select(jobs).where(jobs.c.owner == owner, jobs.c.idem_key == idem_key)).one_or_none()
                 if row is not None:
                     if row.request_sha != sha:
                         raise InvalidRequest("idempotency_key", "was used before for another request. Send a fresh key "
                                                                 "with every new request.")
-                    return job_of(row)
+                    return (job_of(row),) if row.batch_id is None else _batch(c, row.batch_id, owner)
             waiting = c.execute(select(func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(WAITING))).scalar_one()
-            if waiting >= max_waiting:
-                raise NotAllowed(f"{waiting} jobs wait already; the limit is {max_waiting}. Cancel some, or come back when "
-                                 "some are done.")
+            if waiting + len(new) > max_waiting:
+                raise NotAllowed(f"{waiting} jobs wait already; the limit is {max_waiting}"
+                                 + (f", and {len(new)} more were asked for" if len(new) > 1 else "")
+                                 + ". Cancel some, or come back when some are done.")
             last = c.execute(select(func.max(jobs.c.rank))).scalar() or 0.0
-            job_id = new_id(now)
-            c.execute(insert(jobs).values(
-                id=job_id, owner=owner, project_id=project_id, kind=kind, state=JobState.QUEUED.value,
-                request=json.dumps(request), request_sha=sha, idem_key=idem_key, rank=last + 1.0,
-                max_attempts=max_attempts, steps=steps, notes=json.dumps(notes), made_from=made_from, created_at=now,
-                reserved_by=reserved_by))
-            log(c, job_id, now, JobState.QUEUED.value)
-            return job_of(job_row(c, job_id))
+            ids = [new_id(now + number / 1000) for number in range(len(new))]  # ids are in the order of time
+            for number, (job_id, each) in enumerate(zip(ids, new, strict=True)):
+                c.execute(insert(jobs).values(
+                    id=job_id, owner=owner, state=JobState.QUEUED.value, request=json.dumps(each.request), request_sha=sha,
+                    idem_key=idem_key if number == 0 else None, rank=last + 1.0 + number, steps=each.steps,
+                    notes=json.dumps(each.notes), created_at=now, batch_id=batch_id, **common))
+                log(c, job_id, now, JobState.QUEUED.value)
+            return tuple(job_of(job_row(c, job_id)) for job_id in ids)
+        return self._db.write(work)
+
+    def batch(self, batch_id: str, *, owner: str) -> tuple[Job, ...]:
+        """The jobs of a batch in the order they were asked for. Raises NotFound."""
+        return self._db.read(lambda c: _batch(c, batch_id, owner))
+
+    def cancel_batch(self, batch_id: str, *, owner: str, now: float) -> tuple[Job, ...]:
+        """`ask_cancel` for every job of a batch that has not ended and is not being saved, in one step. Raises NotFound."""
+        def work(c: Connection) -> tuple[Job, ...]:
+            for job in _batch(c, batch_id, owner):
+                if not job.state.ended and job.state not in (JobState.CANCELLING, JobState.FINALIZING):
+                    act(c, job_row(c, job.id), Action.ASK_CANCEL, now, cancel_requested_at=now)
+            return _batch(c, batch_id, owner)
         return self._db.write(work)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -74,6 +103,12 @@ class Jobs:
         query = query.order_by(group, case((group == 2, -func.coalesce(jobs.c.finished_at, 0.0)), else_=jobs.c.rank),
                                jobs.c.id).limit(limit)
         return self._db.read(lambda c: tuple(job_of(row) for row in c.execute(query)))
+
+    def loras_in_use(self) -> set[str]:
+        """The LoRAs of every job that runs or waits, whosever it is."""
+        query = select(jobs.c.request).where(jobs.c.state.in_(AT_WORK + WAITING))
+        rows = self._db.read(lambda c: [json.loads(row.request) for row in c.execute(query)])
+        return {name for request in rows for name, _weight in request.get("loras", ())}
 
     def models_in_use(self) -> tuple[str, ...]:
         """The model of every job that runs or waits, whosever it is; as often as there are such jobs."""
@@ -154,6 +189,13 @@ class Jobs:
         if rank is not None:
             query = query.where(jobs.c.rank < rank)
         return self._db.read(lambda c: c.execute(query).scalar_one())
+
+
+def _batch(c: Connection, batch_id: str, owner: str) -> tuple[Job, ...]:
+    rows = c.execute(select(jobs).where(jobs.c.batch_id == batch_id, jobs.c.owner == owner).order_by(jobs.c.id)).all()
+    if not rows:
+        raise NotFound("There is no such batch. It may belong to somebody else, or to another data directory.")
+    return tuple(map(job_of, rows))
 
 
 def _sha(value: Mapping[str, Any]) -> str:

@@ -78,6 +78,20 @@ class Job:
     finished_at: float | None
     lapses: tuple[dict[str, Any], ...] = ()
     """Each time memory ran out: `engine.ladder.Lapse.to_json()`."""
+    batch_id: str | None = None
+    """Shared by the jobs that were asked for together."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that is not there yet."""
+
+    request: dict[str, Any]
+    """`GenerationRequest.to_json()`, seed drawn."""
+    asked: dict[str, Any]
+    """What the caller sent, for telling a repeated call from another one."""
+    steps: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

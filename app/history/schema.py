@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from app.history.records import JobState
 
-HEAD = "0003"
+HEAD = "0004"
 
 metadata = MetaData()
 _STATES = ", ".join(f"'{state.value}'" for state in JobState)
@@ -74,9 +74,11 @@ jobs = Table(
     Column("lease_until", Float),
     Column("holder", Text),
     Column("reserved_by", Text),
+    Column("batch_id", String(32)),
     UniqueConstraint("owner", "idem_key", name="uq_jobs_owner_idem_key"),
     CheckConstraint(f"state IN ({_STATES})", name="ck_jobs_state"),
     Index("ix_jobs_state_rank", "state", "rank"),
+    Index("ix_jobs_batch_id", "batch_id"),
 )
 
 job_events = Table(

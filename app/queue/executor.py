@@ -24,6 +24,7 @@ from app.history.records import Clip, Job
 from app.history.recovery import clip_at, drop_workspace, part_name, to_trash
 from app.history.sidecar import clip_file, title, with_real_bytes, write_sidecar
 from app.history.store import Store
+from app.loras import Loras
 from app.planning import hardware_for, plan_here, recent_clips
 from app.queue.door import Engine
 from app.queue.heartbeat import Heartbeat
@@ -124,7 +125,8 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
     way = {"device": resolved.device, "placement": resolved.placement.to_json()}
     beat.note(stage=Stage.LOAD.value, steps=resolved.sampled_steps, notes=json.dumps(resolved.notes), way=json.dumps(way))
     recipe = build_recipe(resolved, clip_id=job.id, made_from=job.made_from,
-                          created=datetime.fromtimestamp(job.created_at, timezone.utc))
+                          created=datetime.fromtimestamp(job.created_at, timezone.utc),
+                          loras=Loras(settings).used(resolved.loras))
     part = settings.parts_dir / part_name(job, claim.token)
     written: ClipWritten | None = None
     phase = Stage.LOAD.value
@@ -132,7 +134,7 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
         for event in engine.run(resolved, part=part, workspace=settings.job_dir(job.id) / "work", recipe=recipe,
                                 models=place.models, cancelled=beat.cancelled,
                                 checkpoint_seconds=settings.checkpoint_seconds, preview_seconds=settings.preview_seconds,
-                                inputs=settings.inputs_dir):
+                                inputs=settings.inputs_dir, loras=settings.loras_dir):
             phase = _phase(event) or phase
             _tell(place, claim, beat, resolved, event)
             if on_event is not None:
@@ -151,11 +153,11 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
 
 
 def planned(place: Workplace, job: Job) -> Plan:
-    """The job's request against the machine as it is now. Raises as `engine.plan.plan` and `Engine.spec` do."""
+    """The job's request against the machine as it is now. Raises as `plan_here` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
     return plan_here(request, spec, hardware_for(place.engine, request), recent_clips(place.store, request.model),
-                     lapses=read_lapses(job.lapses))
+                     lapses=read_lapses(job.lapses), loras=place.settings.loras_dir)
 
 
 def _phase(event: Event) -> str | None:

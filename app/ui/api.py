@@ -5,6 +5,9 @@
     client.predict("<job id>", api_name="/cancel")            -> the same, after the wish to stop was noted
     client.predict("red", 1, api_name="/clips")               -> {clips: [...], page, pages, total}; both are optional
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
+    client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
+    client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
+    client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
 Values are taken as they come: "25" is not 25, NaN is not a number, and the error says which field, value and limit.
@@ -23,7 +26,7 @@ from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta", "profile", "quality", "budget", "device")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device")
 MAX_WORDS = 200
 
 
@@ -86,7 +89,7 @@ class Pages(gr.Blocks):
 
 
 def add_endpoints(studio: Any) -> None:
-    """Registers the five endpoints; call inside `gr.Blocks`."""
+    """Registers the endpoints; call inside `gr.Blocks`."""
 
     def job_state(job_id: str) -> dict[str, Any]:
         job = studio.job(job_id, owner=OWNER)
@@ -109,6 +112,7 @@ def add_endpoints(studio: Any) -> None:
         strength: Any = None,
         guidance_kind: Any = None,
         eta: Any = None,
+        loras: Any = None,
         profile: Any = None,
         quality: Any = None,
         budget: Any = None,
@@ -116,7 +120,7 @@ def add_endpoints(studio: Any) -> None:
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 
-        `image` and `video` are names of inputs that this studio has, never paths.
+        `image` and `video` are names of inputs that this studio has, never paths; `loras` a list of [name, weight].
         """
         values = locals()
         return studio.submit(given({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
@@ -140,7 +144,9 @@ def add_endpoints(studio: Any) -> None:
         shown = [clip_json(clip) for clip in found.clips]
         return {"clips": shown, "page": found.page, "pages": found.pages, "total": found.total}
 
-    for endpoint in (submit, job, cancel, clips, _models_endpoint(studio)):
+    endpoints: list[Callable[..., Any]] = [submit, job, cancel, clips, _models_endpoint(studio), _loras_endpoint(studio),
+                                           *_batch_endpoints(studio, job_state)]
+    for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
 
 
@@ -150,3 +156,32 @@ def _models_endpoint(studio: Any) -> Callable[[], dict]:
         return {"models": [card.to_json() for card in studio.hub.cards()]}
 
     return models
+
+
+def _batch_endpoints(studio: Any, job_state: Callable[[str], dict[str, Any]]) -> tuple[Callable[..., dict], ...]:
+    def submit_batch(requests: Any = None, idempotency_key: Any = None) -> dict:
+        """Queues one video for each of a list of requests, all or none: {batch, jobs: [id, ...]}, in the order of the list."""
+        each = [given(values) if isinstance(values, Mapping) else values for values in requests] if isinstance(requests, list) else requests
+        jobs = studio.submit_batch(each, owner=OWNER, idempotency_key=idempotency_key)
+        return {"batch": jobs[0].batch_id, "jobs": [job.id for job in jobs]}
+
+    def batch(batch_id: Any = None) -> dict:
+        """The jobs of a batch, each as /job answers."""
+        jobs = studio.batch(_identifier("batch_id", batch_id), owner=OWNER)
+        return {"batch": batch_id, "jobs": [job_state(job.id) for job in jobs]}
+
+    def cancel_batch(batch_id: Any = None) -> dict:
+        """Asks every job of a batch to stop that has not ended; answers like /batch."""
+        studio.cancel_batch(_identifier("batch_id", batch_id), owner=OWNER)
+        return batch(batch_id)
+
+    return submit_batch, batch, cancel_batch
+
+
+def _loras_endpoint(studio: Any) -> Callable[[], dict]:
+    def loras() -> dict:
+        """All LoRAs: {name, file, rank, alpha, targets, trigger, fits: [models], ...}."""
+        models = studio.models()
+        return {"loras": [card.to_json() | {"fits": [spec.name for spec in models if card.fits(spec)]} for card in studio.loras.cards()]}
+
+    return loras

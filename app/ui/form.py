@@ -25,7 +25,7 @@ from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
-KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta", "profile", "quality", "budget", "device")
+KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device")
 """Request fields without a component: a remix or a restored clip brings them, and they go into the next request."""
 PLACEHOLDER = "A red ball bounces over a green meadow"
 
@@ -211,7 +211,7 @@ def read_form(values: Mapping[str, Any], kept: Mapping[str, Any] | None = None) 
 
 def kept_fields(request: GenerationRequest) -> dict[str, Any]:
     """What the form must keep beside its components to say `request`."""
-    return {name: getattr(request, name) for name in KEPT if getattr(request, name) is not None}
+    return {name: getattr(request, name) for name in KEPT if getattr(request, name) not in (None, ())}
 
 
 def kept_words(request: GenerationRequest) -> str:

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from engine.errors import ModelInvalid, OutputRejected
 from engine.models import attention, conditioning, vae_decode, vae_encode
 from engine.models.family import Stepper
+from engine.models.lora import LoraStack
 from engine.models.steps import DdimSteps, DpmSteps
 from engine.models.tokens import limit_tokens
 from engine.spec import ModelSpec
@@ -59,10 +60,12 @@ class CogVideoX:
                 picture = self._new_rotary_table((1, spec.patch_size_t or 1, spec.latent_channels, *grid))
                 self._complex_rotary = attention.speed_up(self.transformer, picture)
         self._no_text: Tensor | None = None
+        self.loras = LoraStack(self.transformer, spec, self.dtype, self.device)
 
     def close(self) -> None:
         """Drop the weights; the object must not be used after."""
-        del self.text_encoder, self.transformer, self.vae
+        self.loras.close()
+        del self.text_encoder, self.transformer, self.vae, self.loras
         self._rotary = self._no_text = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -152,6 +155,7 @@ class CogVideoX:
         transformer = self._on_device("transformer")
         velocity = transformer(hidden_states=batch, encoder_hidden_states=text, timestep=timestep.expand(len(text)), ofs=offset,
                                image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0]
+        self.loras.check()
         return velocity.float()
 
     def _rotary_table(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from engine.models.lora import LoraStack
 
 
 class Stepper(Protocol):
@@ -26,6 +29,9 @@ class Stepper(Protocol):
 
 class VideoModel(Protocol):
     """One loaded checkpoint."""
+
+    loras: LoraStack
+    """The LoRAs that change its predictions."""
 
     def encode(self, prompt: str, negative: str | None) -> Tensor:
         """(1 or 2, tokens, width): the prompt, after the negative prompt where one is given."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,10 +27,11 @@ PACKAGES = ("torch", "diffusers", "transformers", "av")
 
 
 def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | None = None,
-                 created: datetime | None = None) -> dict[str, Any]:
+                 created: datetime | None = None, loras: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The recipe of the clip `plan` makes. Holds no path, user name or host name, so a file may be given away.
 
     `clip_id`, `made_from`: ids of this clip and its parent in the history. `created`: UTC, default now.
+    `loras`: what is known of those in the request: name, weight, file (its name as it was added), rank, alpha, trigger.
     """
     spec = plan.spec
     model = Path(plan.model).name  # of a local folder its name, not where it lies
@@ -44,6 +45,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "digitalSourceType": AI_SOURCE,
         "request": request,
         "model": {"name": Path(spec.name).name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
+        "loras": [dict(lora) for lora in loras],
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
                  "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work),
                  "quality": plan.quality, "placement": plan.placement.to_json(), "kind": placement_kind(plan.placement),

@@ -158,8 +158,9 @@ def test_bad_searches(client: Client, words: Any, page: Any) -> None:
         client.predict(words, page, api_name="/clips")
 
 
-def test_only_five_endpoints_are_named(client: Client) -> None:
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/submit", "/job", "/cancel", "/clips", "/models"}
+def test_only_these_endpoints_are_named(client: Client) -> None:
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        "/submit", "/job", "/cancel", "/clips", "/models", "/submit_batch", "/batch", "/cancel_batch", "/loras"}
 
 
 def test_models_are_listed(client: Client) -> None:
@@ -334,3 +335,33 @@ def _alive(url: str) -> bool:
         return httpx.get(f"{url}/healthz").json()["worker"]
     except httpx.HTTPError:
         return False
+
+
+def test_a_batch_is_asked_for_seen_and_cancelled_as_one(client: Client) -> None:
+    asked = [{"prompt": "one", "seed": 1, "steps": 200, "width": None}, {"prompt": "two", "steps": 200}]
+    made = client.predict(asked, api_name="/submit_batch")
+    seen = client.predict(made["batch"], api_name="/batch")
+    assert [job["id"] for job in seen["jobs"]] == made["jobs"] and len(made["jobs"]) == 2
+    stopped = client.predict(made["batch"], api_name="/cancel_batch")
+    assert all(job["state"] in ("cancelling", "cancelled") for job in stopped["jobs"])
+    for job_id in made["jobs"]:
+        assert wait_for(lambda job_id=job_id: ended(client, job_id), "the end")["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(("sent", "words"), [
+    ([{"prompt": "a"}, {"prompt": ""}], "In request 2 of 2; none was taken"), ([], "1 to 16"), ("abc", "1 to 16"), (None, "1 to 16"),
+    ([5], "must be an object"), ([{"prompt": "a"}] * 17, "not 17 of them"), ([{"prompt": "a", "seed": "7"}], "whole number")])
+def test_a_bad_batch_takes_nothing(site: Site, client: Client, sent: Any, words: str) -> None:
+    before = len(site.studio.jobs(limit=500))
+    with pytest.raises(AppError, match=words):
+        client.predict(sent, api_name="/submit_batch")
+    assert len(site.studio.jobs(limit=500)) == before
+
+
+@pytest.mark.parametrize(("loras", "words"), [
+    ("x", "list of at most 8"), ([["../../etc/passwd", 1]], "must name LoRAs"), ([[f"{'0' * 64}.safetensors", 1]], "not among the LoRAs"),
+    ([[f"{'0' * 64}.safetensors", 99]], "-4 to 4")])
+def test_loras_are_named_by_hash_only(client: Client, loras: Any, words: str) -> None:
+    assert client.predict(api_name="/loras") == {"loras": []}
+    with pytest.raises(AppError, match=words):
+        client.predict(prompt="a", loras=loras, api_name="/submit")
