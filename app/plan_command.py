@@ -20,6 +20,7 @@ from engine.models.catalogue import find
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec, read_spec
+from engine.speed import Speed
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -112,7 +113,7 @@ def plan_command(
     policy = Policy(profile=profile, quality=quality, executable=spec.installed if now is None else now)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
                                 steps=steps, guidance=guidance, image=None if "t2v" in spec.modes else SOME_IMAGE)
-    made = plan(request, spec, hardware, policy)
+    made = plan(request, spec, hardware, policy, Speed() if budget else settings.speed)
     print(json.dumps(report(made)) if as_json else text(made))
 
 

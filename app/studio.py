@@ -307,7 +307,7 @@ class Studio:
     def _planned(self, wish: GenerationRequest) -> Plan:
         spec = self.spec(wish.model)
         _alive, hardware = self._worker()
-        made = plan(wish, spec, hardware or self._engine.hardware())
+        made = plan(wish, spec, hardware or self._engine.hardware(), speed=self.settings.speed)
         check_tokens(made)
         if made.input:
             input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")

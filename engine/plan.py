@@ -18,6 +18,7 @@ from engine.hardware import Hardware
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
+from engine.speed import LOSSY, Speed, choose_kernel, compiling_pays
 
 PLAN_VERSION = 1
 DEFAULT_STRENGTH = 0.8
@@ -25,6 +26,7 @@ DEFAULT_STRENGTH = 0.8
 RECENT = 20
 """Timings a forecast looks at, newest last."""
 DEFAULT = Policy()
+DEFAULT_SPEED = Speed()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +84,12 @@ class Plan:
     """Share of the steps that is run; below 1 only where a video is changed."""
     guidance_kind: str = "constant"
     eta: float = 0.0
+    attention: str = "native"
+    """The attention kernel, see `engine.speed`."""
+    attention_asked: bool = False
+    """True where the installation names this kernel: if it fails, the job does. Else torch's own takes its place."""
+    compile: bool = False
+    """The transformer's blocks are compiled."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -120,10 +128,11 @@ class Timing:
     """`ClipWritten.seconds` of that clip."""
 
 
-def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT) -> Plan:
+def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT, speed: Speed = DEFAULT_SPEED) -> Plan:
     """Resolve `request` for `spec` on `hardware`. A missing seed becomes 0; the studio draws one before it gets here.
 
     `policy`: which of the ways that fit is taken; by default the fastest this version can run, lossless if one fits.
+    `speed`: the attention kernel and compiling, as the installation says.
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
@@ -139,7 +148,14 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
     shape = Shape(frames, height, width, guidance > 1.0)
+    kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
+    if kernel in LOSSY and policy.quality not in (None, "fast"):
+        raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
+                                          f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
     way = choose(spec, shape, dtype, hardware, policy)
+    work = stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0))
+    compiled = compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
+                              feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
         prompt=request.prompt, negative=request.negative, model=request.model,
@@ -149,9 +165,10 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile, quality="near-lossless" if way.quality == "tiles" else way.quality,
-        work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
-        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength)),
+        profile=policy.profile, quality="fast" if kernel in LOSSY else "near-lossless" if way.quality == "tiles" else way.quality,
+        work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
+        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
+               *_mode_notes(request, spec, frames, steps, strength)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
     )
@@ -282,6 +299,17 @@ def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shap
     if (shape.width, shape.height) != (spec.native_width, spec.native_height):
         notes.append(f"{spec.name} was trained at {spec.native_width} x {spec.native_height}; other sizes may look worse.")
     return tuple(notes)
+
+
+def _speed_notes(kernel: str, compiled: bool) -> list[str]:
+    notes = []
+    if kernel in LOSSY:
+        notes.append(f"Attention multiplies in 8 bits ({kernel}), which changes the picture a little.")
+    elif kernel != "native":
+        notes.append(f"Attention kernel: {kernel}.")
+    if compiled:
+        notes.append("The transformer's blocks are compiled first; the first step of a new size takes longer, all others less.")
+    return notes
 
 
 def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps: int, strength: float) -> list[str]:

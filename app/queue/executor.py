@@ -133,7 +133,7 @@ def planned(place: Workplace, job: Job) -> Plan:
     """The job's request against the machine as it is now. Raises as `engine.plan.plan` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
-    return plan(request, spec, place.engine.hardware())
+    return plan(request, spec, place.engine.hardware(), speed=place.settings.speed)
 
 
 def disk_need(resolved: Plan) -> int:

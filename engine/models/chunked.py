@@ -17,9 +17,10 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
+
+from engine.models.attention import attend_of
 
 FEED_FORWARD_TOKENS = 2048
 """Tokens whose inner width is in memory at once: 2 x 4 x 3072 x 2048 x 2 bytes = 100 MB for a 5B model in bf16."""
@@ -88,7 +89,7 @@ def _attention(attn: Any, joint: list[Tensor], text: int, rotary: Any) -> Tensor
         heads.append(vectors)
         del vectors
     del tokens
-    seen = F.scaled_dot_product_attention(*heads)
+    seen = attend_of(attn)(heads[0], heads[1], heads[2])
     heads.clear()
     return attn.to_out[1](attn.to_out[0](seen.transpose(1, 2).flatten(2)))
 

@@ -44,6 +44,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "request": request,
         "model": {"name": Path(spec.name).name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
+                 "attention": plan.attention, "compile": plan.compile,
                  "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work)},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }

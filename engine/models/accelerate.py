@@ -1,0 +1,67 @@
+"""How a loaded transformer computes: the kernel, fused products, fused passes, compiled blocks. One place decides the order.
+
+    processor (bits compared with diffusers') or kernel (tried) -> packed weights (bits compared) -> fused passes on a GPU
+    (tried), or compiled blocks
+
+On the processor everything that is used gives diffusers' very bits. On a GPU results may differ in last roundings, as they do
+between two of torch's own attention kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.models import attention
+from engine.models.compiling import CompiledBlocks
+from engine.models.fused_block import try_fused
+from engine.models.fused_ops import load_triton
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What a plan says about it."""
+
+    kernel: str
+    """Of `engine.speed.KERNELS`."""
+    asked: bool
+    """A person named it: it is used or refused."""
+    compile: bool
+
+
+STOCK = Ways("native", False, False)
+
+
+def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, device: torch.device, staged: bool) -> bool:
+    """Make `transformer` compute as `ways` says; True if it then wants `as_complex` tables instead of diffusers'.
+
+    `rotary`: diffusers' tables of a real clip on `device`, or None for a model without. `staged`: its weights are elsewhere
+    until it works, so nothing can be tried with them. Raises `InvalidRequest` for a kernel that was asked for and fails.
+    """
+    if ways.kernel != "native" or device.type == "cuda":
+        attention.install(transformer, ways.kernel, asked=ways.asked, device=device)
+        turned = rotary is not None and not ways.compile  # compilers do not see through complex numbers
+    elif staged:
+        return False
+    else:
+        turned = rotary is not None and attention.speed_up(transformer, rotary)
+    if staged:
+        return turned
+    attention.pack_if_equal(transformer, 3 + (97 if rotary is None else len(rotary[0])))
+    if ways.compile:
+        CompiledBlocks(transformer)
+    elif device.type == "cuda":
+        _fuse(transformer, None if rotary is None else attention.as_complex(rotary))
+    return turned
+
+
+def _fuse(transformer: Any, table: torch.Tensor | None) -> None:
+    ops = load_triton()
+    problem = ops if isinstance(ops, str) else try_fused(transformer, ops, table)
+    if problem:
+        log.warning("fused passes are not used: %s. diffusers' blocks are used instead; the result is the same.", problem)
