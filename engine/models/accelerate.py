@@ -49,10 +49,10 @@ def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, de
     elif staged:
         return False
     else:
-        turned = rotary is not None and attention.speed_up(transformer, rotary)
+        turned = attention.speed_up(transformer, rotary) and rotary is not None
     if staged:
         return turned
-    attention.pack_if_equal(transformer, 3 + (97 if rotary is None else len(rotary[0])))
+    attention.pack_if_equal(transformer, 3 + (attention.TRIAL_TOKENS if rotary is None else len(rotary[0])))
     if ways.compile:
         CompiledBlocks(transformer)
     elif device.type == "cuda":

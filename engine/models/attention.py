@@ -26,6 +26,8 @@ from engine.models.kernels import Attend, is_lossy, kernel, native, trial
 
 log = logging.getLogger(__name__)
 Rotary = tuple[Tensor, Tensor]
+TRIAL_TOKENS = 97
+"""Video tokens of a trial where no clip's tables say how many."""
 
 
 class JointAttention:
@@ -88,15 +90,16 @@ def attend_of(attn: Any) -> Attend:
 
 
 @torch.inference_mode()
-def speed_up(transformer: Any, rotary: Rotary) -> bool:
+def speed_up(transformer: Any, rotary: Rotary | None) -> bool:
     """Use `JointAttention` in `transformer` if it gives the very same bits on this machine; says whether it does.
 
-    `rotary`: the tables of a real clip. Whether a multiply-add is fused depends on the processor, so it is tried.
+    `rotary`: the tables of a real clip, or None for a model without. Whether a multiply-add is fused depends on the
+    processor, so it is tried.
     """
     stock = transformer.attn_processors
     expected = _tried(transformer, rotary, rotary)
     transformer.set_attn_processor(JointAttention())
-    if _same(_tried(transformer, rotary, as_complex(rotary)), expected):
+    if _same(_tried(transformer, rotary, None if rotary is None else as_complex(rotary)), expected):
         return True
     transformer.set_attn_processor(stock)
     return False
@@ -149,12 +152,12 @@ def install(transformer: Any, name: str, *, asked: bool, device: torch.device | 
     return "native"
 
 
-def _tried(transformer: Any, tables: Rotary, rotary: Tensor | Rotary) -> tuple[Tensor, Tensor]:
+def _tried(transformer: Any, tables: Rotary | None, rotary: Tensor | Rotary | None) -> tuple[Tensor, Tensor]:
     attn = transformer.transformer_blocks[0].attn1
     weight = attn.to_q.weight
     generator = torch.Generator().manual_seed(0)
     text, video = (torch.randn(2, n, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
-                   for n in (3, len(tables[0])))
+                   for n in (3, TRIAL_TOKENS if tables is None else len(tables[0])))
     return attn(video, encoder_hidden_states=text, image_rotary_emb=rotary)
 
 

@@ -6,6 +6,7 @@ stands where torch rounds.
 """
 
 # Triton reads annotations as they are, so there is no `from __future__ import annotations` here.
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -123,10 +124,11 @@ def modulated(text: Tensor, video: Tensor, norm: nn.LayerNorm, text_scale: tuple
     text, video = _rows(text), _rows(video)
     block = triton.next_power_of_2(width)
     affine = norm.weight is not None
-    _modulated_kernel[(tokens, batch)](
-        text, video, out, norm.weight if affine else out, norm.bias if affine else out, *scales, text.stride(0), text.stride(1),
-        video.stride(0), video.stride(1), scales[0].stride(0), length, tokens, width, norm.eps, AFFINE=affine, BLOCK=block,
-        num_warps=_warps(block))
+    with _on(video):
+        _modulated_kernel[(tokens, batch)](
+            text, video, out, norm.weight if affine else out, norm.bias if affine else out, *scales, text.stride(0), text.stride(1),
+            video.stride(0), video.stride(1), scales[0].stride(0), length, tokens, width, norm.eps, AFFINE=affine, BLOCK=block,
+            num_warps=_warps(block))
     return out
 
 
@@ -140,9 +142,10 @@ def gated(text: Tensor, video: Tensor, change: Tensor, text_gate: Tensor, video_
         gates = [gate.contiguous() for gate in gates]
     text, video, change = _rows(text), _rows(video), _rows(change)
     block = triton.next_power_of_2(width)
-    _gated_kernel[(tokens, batch)](text, video, change, out, *gates, text.stride(0), text.stride(1), video.stride(0), video.stride(1),
-                                   change.stride(0), change.stride(1), gates[0].stride(0), length, tokens, width, BLOCK=block,
-                                   num_warps=_warps(block))
+    with _on(video):
+        _gated_kernel[(tokens, batch)](
+            text, video, change, out, *gates, text.stride(0), text.stride(1), video.stride(0), video.stride(1), change.stride(0),
+            change.stride(1), gates[0].stride(0), length, tokens, width, BLOCK=block, num_warps=_warps(block))
     return out[:, :length], out[:, length:]
 
 
@@ -155,10 +158,16 @@ def turned(query: Tensor, key: Tensor, norm_q: Any, norm_k: Any, text: int, rota
     weights = (norm_q.weight, norm_q.bias, norm_k.weight, norm_k.bias) if norm_q is not None else (query,) * 4
     if norm_q is None and rotary is None:
         return
-    _turned_kernel[(triton.cdiv(tokens, TOKENS), batch)](
-        query, key, *weights, table, query.stride(0), query.stride(1), query.stride(2), text, tokens,
-        norm_q.eps if norm_q is not None else 0.0, HEADS=heads, WIDTH=width, ROWS=TOKENS, NORM=norm_q is not None,
-        TURN=rotary is not None, num_warps=4)
+    with _on(query):
+        _turned_kernel[(triton.cdiv(tokens, TOKENS), batch)](
+            query, key, *weights, table, query.stride(0), query.stride(1), query.stride(2), text, tokens,
+            norm_q.eps if norm_q is not None else 0.0, HEADS=heads, WIDTH=width, ROWS=TOKENS, NORM=norm_q is not None,
+            TURN=rotary is not None, num_warps=4)
+
+
+def _on(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, wherever the numbers are."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _rows(tokens: Tensor) -> Tensor:
