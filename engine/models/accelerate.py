@@ -37,31 +37,32 @@ class Ways:
 STOCK = Ways("native", False, False)
 
 
-def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, device: torch.device, staged: bool) -> bool:
+def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, device: torch.device, dtype: torch.dtype,
+            staged: bool) -> bool:
     """Make `transformer` compute as `ways` says; True if it then wants `as_complex` tables instead of diffusers'.
 
-    `rotary`: diffusers' tables of a real clip on `device`, or None for a model without. `staged`: its weights are elsewhere
-    until it works, so nothing can be tried with them. Raises `InvalidRequest` for a kernel that was asked for and fails.
+    `rotary`: diffusers' tables of a real clip on `device`, or None for a model without. `dtype`: of the arithmetic.
+    `staged`: its weights are elsewhere until it works, or stored in 8 bits, so nothing can be tried with them.
+    Raises `InvalidRequest` (attention) for a kernel that was asked for and fails.
     """
     if ways.kernel != "native" or device.type == "cuda":
-        attention.install(transformer, ways.kernel, asked=ways.asked, device=device)
+        attention.install(transformer, ways.kernel, asked=ways.asked, device=device, dtype=dtype)
         turned = rotary is not None and not ways.compile  # compilers do not see through complex numbers
     elif staged:
         return False
     else:
         turned = attention.speed_up(transformer, rotary) and rotary is not None
-    if staged:
-        return turned
-    attention.pack_if_equal(transformer, 3 + (attention.TRIAL_TOKENS if rotary is None else len(rotary[0])))
-    if ways.compile:
+    if not staged:
+        attention.pack_if_equal(transformer, 3 + (attention.TRIAL_TOKENS if rotary is None else len(rotary[0])))
+    if ways.compile and not staged:
         CompiledBlocks(transformer)
     elif device.type == "cuda":
-        _fuse(transformer, None if rotary is None else attention.as_complex(rotary))
+        _fuse(transformer, None if rotary is None else attention.as_complex(rotary), device, dtype)
     return turned
 
 
-def _fuse(transformer: Any, table: torch.Tensor | None) -> None:
+def _fuse(transformer: Any, table: torch.Tensor | None, device: torch.device, dtype: torch.dtype) -> None:
     ops = load_triton()
-    problem = ops if isinstance(ops, str) else try_fused(transformer, ops, table)
+    problem = ops if isinstance(ops, str) else try_fused(transformer, ops, table, device=device, dtype=dtype)
     if problem:
         log.warning("fused passes are not used: %s. diffusers' blocks are used instead; the result is the same.", problem)

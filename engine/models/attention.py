@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.errors import InvalidRequest
 from engine.models.fused_ops import Ops
-from engine.models.fused_qkv import pack, project
+from engine.models.fused_qkv import pack, plain, project
 from engine.models.kernels import Attend, is_lossy, kernel, native, trial
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def pack_if_equal(transformer: Any, tokens: int) -> bool:
     tokens of a real clip.
     """
     attn = transformer.transformer_blocks[0].attn1
-    if not isinstance(attn.processor, JointAttention):
+    if not isinstance(attn.processor, JointAttention) or not plain(attn.to_q):
         return False
     weight = attn.to_q.weight
     joint = torch.randn(2, tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).to(weight.device, weight.dtype)
@@ -127,18 +127,17 @@ def pack_if_equal(transformer: Any, tokens: int) -> bool:
     return False
 
 
-def install(transformer: Any, name: str, *, asked: bool, device: torch.device | None = None) -> str:
+def install(transformer: Any, name: str, *, asked: bool, device: torch.device, dtype: torch.dtype) -> str:
     """Use the kernel `name` in every block; says which is used.
 
     It is tried first. One that fails is refused with `InvalidRequest` (attention) if a person `asked` for it; one that was
-    chosen for them gives way to 'native', and the log says why. `device`: where it will run, if the weights are not there yet.
+    chosen for them gives way to 'native', and the log says why. `device`, `dtype`: where and in what it will run; the
+    weights may be elsewhere, and stored otherwise.
     """
     attn = transformer.transformer_blocks[0].attn1
-    weight = attn.to_q.weight
     try:
         attend = kernel(name)
-        problem = trial(attend, lossy=is_lossy(name), heads=attn.heads, width=weight.shape[0] // attn.heads,
-                        dtype=weight.dtype, device=device or weight.device)
+        problem = trial(attend, lossy=is_lossy(name), heads=attn.heads, width=attn.inner_dim // attn.heads, dtype=dtype, device=device)
     except (ImportError, OSError, AttributeError) as error:  # OSError: a shared library of another CUDA
         problem = f"it cannot be imported ({type(error).__name__}: {str(error)[:160]})"
     if not problem:

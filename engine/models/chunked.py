@@ -31,14 +31,23 @@ def use_chunks(transformer: Any, tokens: int = FEED_FORWARD_TOKENS) -> None:
     """Let every block of `transformer` work in place and `tokens` (at least 1) tokens of the feed-forward at a time."""
     for block in transformer.transformer_blocks:
         block.feed_forward_tokens = tokens
-        block.forward = MethodType(_block, block)
-    transformer.norm_out.forward = MethodType(_norm_out, transformer.norm_out)
+        _replace(block, _block)
+    _replace(transformer.norm_out, _norm_out)
 
 
 def use_whole(transformer: Any) -> None:
-    """Undo `use_chunks`."""
+    """Undo `use_chunks`: what stood there before, fused passes or compiled blocks, stands there again."""
     for module in (*transformer.transformer_blocks, transformer.norm_out):
-        module.__dict__.pop("forward", None)
+        if "before_chunks" in vars(module):
+            module.__dict__.pop("forward", None)
+            if (before := vars(module).pop("before_chunks")) is not None:
+                module.forward = before
+
+
+def _replace(module: Any, forward: Any) -> None:
+    if "before_chunks" not in vars(module):
+        module.before_chunks = vars(module).get("forward")
+    module.forward = MethodType(forward, module)
 
 
 def _block(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor,

@@ -59,7 +59,7 @@ class CogVideoX:
         picture = (1, spec.patch_size_t or 1, spec.latent_channels, self.transformer.config.sample_height,
                    self.transformer.config.sample_width)
         rotary = None if spec.position == "sincos" else self._new_rotary_table(picture)
-        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, staged=staged)
+        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, dtype=self.dtype, staged=staged)
         self._no_text: Tensor | None = None
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """CogVideoX's transformer block over `fused_ops`: what compiling would save, without compiling.
 
 The block's inputs stay as they are (caches compare them with its outputs), and its modules are called as modules wherever
-something hangs on them: hooks, side paths, 8-bit weights and replaced forwards work as with diffusers' block.
+something hangs on them or stands in their place: hooks, side paths, 8-bit weights, caches and replaced forwards work as
+with diffusers' block.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from types import MethodType
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import Tensor
 
 from engine.models.attention import JointAttention
@@ -25,8 +28,12 @@ def use_fused(transformer: Any, ops: Ops) -> None:
     for processor in transformer.attn_processors.values():
         processor.ops = ops
     for block in transformer.transformer_blocks:
-        block.ops = ops
-        block.forward = MethodType(_block, block)
+        _use(block, ops)
+
+
+def _use(block: Any, ops: Ops) -> None:
+    block.ops = ops
+    block.forward = MethodType(_block, block)
 
 
 def use_stock(transformer: Any) -> None:
@@ -39,30 +46,43 @@ def use_stock(transformer: Any) -> None:
 
 
 @torch.inference_mode()
-def try_fused(transformer: Any, ops: Ops, rotary: Tensor | None) -> str:
-    """`use_fused` if the first block then gives what it gave; else it stays as it was. '' or why not.
+def try_fused(transformer: Any, ops: Ops, rotary: Tensor | None, *, device: torch.device, dtype: torch.dtype) -> str:
+    """`use_fused` if a block of this size and kernel then gives what diffusers' gives; else nothing changes. '' or why not.
 
-    `rotary`: complex tables of a real clip, or None.
+    `rotary`: complex tables of a real clip, or None. The block is one of its own with random weights: the transformer's may
+    be elsewhere.
     """
-    block = transformer.transformer_blocks[0]
-    if reason := fits(block.norm1.norm, block.attn1.to_q.weight.shape[0] // block.attn1.heads):
+    block = _trial_block(transformer, device, dtype)
+    if reason := fits(block.norm1.norm, transformer.config.attention_head_dim):
         return reason
-    weight = block.attn1.to_q.weight
-    generator = torch.Generator().manual_seed(0)
-    video = torch.randn(2, TRIAL_TOKENS if rotary is None else len(rotary), weight.shape[1], generator=generator)
-    text = torch.randn(2, 7, weight.shape[1], generator=generator)
+    width, generator = block.attn1.inner_dim, torch.Generator().manual_seed(0)
+    video = torch.randn(2, TRIAL_TOKENS if rotary is None else len(rotary), width, generator=generator)
+    text = torch.randn(2, 7, width, generator=generator)
     time = torch.randn(2, block.norm1.linear.in_features, generator=generator)
-    video, text, time = (x.to(weight.device, weight.dtype) for x in (video, text, time))
+    video, text, time = (x.to(device, dtype) for x in (video, text, time))
     expected = block(video, text, time, image_rotary_emb=rotary)
-    use_fused(transformer, ops)
+    _use(block, ops)
+    block.attn1.processor.ops = ops
     try:
-        given = block(video, text, time, image_rotary_emb=rotary)
-        problem = _difference(given, expected)
+        problem = _difference(block(video, text, time, image_rotary_emb=rotary), expected)
     except ops.failures as error:
         problem = f"it stopped with {type(error).__name__}: {str(error)[:160]}"
-    if problem:
-        use_stock(transformer)
+    if not problem:
+        use_fused(transformer, ops)
     return problem
+
+
+def _trial_block(transformer: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A block like the transformer's, with the same attention kernel."""
+    config, kernel = transformer.config, transformer.transformer_blocks[0].attn1.processor
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(0)
+        block = CogVideoXBlock(
+            dim=config.num_attention_heads * config.attention_head_dim, num_attention_heads=config.num_attention_heads,
+            attention_head_dim=config.attention_head_dim, time_embed_dim=config.time_embed_dim, activation_fn=config.activation_fn,
+            attention_bias=config.attention_bias, norm_elementwise_affine=config.norm_elementwise_affine, norm_eps=config.norm_eps)
+    block.attn1.set_processor(JointAttention(kernel.attend, kernel.name))
+    return block.to(dtype).eval()
 
 
 def _difference(given: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str:
@@ -79,7 +99,7 @@ def _block(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, temb
     ops, text, attn = self.ops, encoder_hidden_states.shape[1], self.attn1
     shift, scale, gate, text_shift, text_scale, text_gate = self.norm1.linear(self.norm1.silu(temb)).chunk(6, dim=1)
     joint = ops.modulated(encoder_hidden_states, hidden_states, self.norm1.norm, (1 + text_scale, text_shift), (1 + scale, shift))
-    if _watched(attn) or not isinstance(attn.processor, JointAttention):
+    if type(attn) is not Attention or _watched(attn) or not isinstance(attn.processor, JointAttention):
         video, words = attn(hidden_states=joint[:, text:], encoder_hidden_states=joint[:, :text], image_rotary_emb=image_rotary_emb,
                             **(attention_kwargs or {}))
         change = torch.cat([words, video], dim=1)

@@ -53,13 +53,17 @@ def step(model: Any, kind: str, rotary: Any) -> Tensor:
                  return_dict=False)[0]
 
 
+def install(model: Any, name: str, *, asked: bool = True) -> str:
+    return attention.install(model, name, asked=asked, device=torch.device("cpu"), dtype=model.dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", list(TRANSFORMERS))
 @pytest.mark.parametrize("name", HERE)
 def test_a_kernel_equals_stock(name: str, kind: str, dtype: torch.dtype) -> None:
     model, rotary = transformer(kind, dtype), tables(kind)
     stock = step(model, kind, rotary)
-    assert attention.install(model, name, asked=True) == name
+    assert install(model, name, asked=True) == name
     assert {p.name for p in model.attn_processors.values()} == {name}  # type: ignore[attr-defined]
     for table in (rotary,) if rotary is None else (rotary, attention.as_complex(rotary)):
         given = step(model, kind, table)
@@ -152,7 +156,7 @@ def eight_bits(query: Tensor, key: Tensor, value: Tensor, tensor_layout: str, is
 def test_eight_bit_attention_passes_its_own_limit_and_no_other(sage: Any) -> None:
     sage.sageattn = eight_bits
     model = transformer()
-    assert attention.install(model, "sage", asked=True) == "sage"
+    assert install(model, "sage", asked=True) == "sage"
     stock = step(transformer(), "rope", tables("rope"))
     given = step(model, "rope", tables("rope"))
     assert 0 < (given - stock).abs().max() <= 0.1 * stock.abs().max()
@@ -170,20 +174,20 @@ def test_a_broken_kernel_never_makes_a_clip(sage: Any, broken: Any, words: str) 
     sage.sageattn = broken
     model = transformer()
     with pytest.raises(InvalidRequest, match=rf"'sage', which fails on this machine: .*{words}"):
-        attention.install(model, "sage", asked=True)
-    assert attention.install(model, "sage", asked=False) == "native"
+        install(model, "sage", asked=True)
+    assert install(model, "sage", asked=False) == "native"
     assert torch.equal(step(model, "rope", tables("rope")), step(transformer(), "rope", tables("rope")))
 
 
 def test_a_package_that_cannot_be_imported_is_a_reason() -> None:
     with pytest.raises(InvalidRequest, match="cannot be imported"):
-        attention.install(transformer(), "flash3", asked=True)
+        install(transformer(), "flash3", asked=True)
 
 
 @pytest.mark.parametrize("name", ["flex", "sdpa-math"])
 def test_chunked_blocks_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer()
-    attention.install(model, name, asked=True)
+    install(model, name, asked=True)
     use_chunks(model)
     calls = []
     for processor in model.attn_processors.values():
@@ -199,7 +203,7 @@ def test_chunked_blocks_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatc
 def test_one_product_for_queries_keys_and_values(kind: str) -> None:
     model, rotary = transformer(kind), tables(kind)
     stock, before = step(model, kind, rotary), model.state_dict()
-    attention.install(model, "native", asked=True)
+    install(model, "native", asked=True)
     assert attention.pack_if_equal(model, 40)
     assert all(fused_qkv.packed(block.attn1) for block in model.transformer_blocks)
     after = model.state_dict()
@@ -209,7 +213,7 @@ def test_one_product_for_queries_keys_and_values(kind: str) -> None:
 
 def test_a_packed_layer_steps_back_for_whatever_stands_on_it() -> None:
     model, kind = transformer(), "rope"
-    attention.install(model, "native", asked=True)
+    install(model, "native", asked=True)
     stock = step(model, kind, tables(kind))
     assert fused_qkv.pack(model) == 3
     first, second, third = (block.attn1 for block in model.transformer_blocks)
@@ -245,7 +249,7 @@ def test_eight_bit_weights_stay_three_layers() -> None:
     quantize_(model, Int8WeightOnlyConfig())
     assert not any(fused_qkv.packed(block.attn1) for block in model.transformer_blocks)
     assert fused_qkv.pack(model) == 0
-    attention.install(model, "native", asked=True)
+    install(model, "native", asked=True)
     assert torch.isfinite(step(model, "rope", tables("rope"))).all()
 
 

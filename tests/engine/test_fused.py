@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from engine.models import accelerate, attention, fused_block
+from engine.models.chunked import use_chunks, use_whole
 from engine.models.compiling import CompiledBlocks
 from engine.models.fused_ops import TORCH, load_triton
-from tests.engine.test_attention import step, tables, transformer
+from tests.engine.test_attention import install, step, tables, transformer
 from tests.engine.tiny import TRANSFORMERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,13 +29,17 @@ def complex_tables(kind: str) -> Any:
     return None if kind == "sincos" else attention.as_complex(tables(kind))
 
 
+def where(model: Any) -> dict[str, Any]:
+    return {"device": torch.device("cpu"), "dtype": model.dtype}
+
+
 @pytest.mark.parametrize("kind", list(TRANSFORMERS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fused_block_is_the_stock_block(kind: str, dtype: torch.dtype) -> None:
     model = transformer(kind, dtype)
     stock = step(model, kind, tables(kind))
-    attention.install(model, "native", asked=True)
-    assert fused_block.try_fused(model, TORCH, complex_tables(kind)) == ""
+    install(model, "native")
+    assert fused_block.try_fused(model, TORCH, complex_tables(kind), **where(model)) == ""
     assert all("forward" in vars(block) for block in model.transformer_blocks)
     assert torch.equal(step(model, kind, complex_tables(kind)), stock)
     attention.pack_if_equal(model, 40)
@@ -45,7 +50,7 @@ def test_the_fused_block_is_the_stock_block(kind: str, dtype: torch.dtype) -> No
 
 def test_what_hangs_on_a_module_still_counts() -> None:
     model, kind = transformer(), "rope"
-    attention.install(model, "native", asked=True)
+    install(model, "native")
 
     def doubled() -> Tensor:
         hooks = [model.transformer_blocks[0].attn1.register_forward_hook(lambda m, a, out: (out[0] * 2, out[1] * 2)),
@@ -61,9 +66,45 @@ def test_what_hangs_on_a_module_still_counts() -> None:
     assert torch.equal(doubled(), expected)
 
 
+def test_a_cache_in_the_place_of_attention_is_asked() -> None:
+    model, kind = transformer(), "rope"
+    install(model, "native")
+    first = model.transformer_blocks[0]
+
+    class Kept(torch.nn.Module):
+        def __init__(self, true: Any) -> None:
+            super().__init__()
+            self.true, self.calls = (true,), 0
+
+        def forward(self, **given: Any) -> tuple[Tensor, Tensor]:
+            self.calls += 1
+            return self.true[0](**given)
+
+    stock = step(model, kind, complex_tables(kind))
+    fused_block.use_fused(model, TORCH)
+    first.attn1 = Kept(first.attn1)
+    assert torch.equal(step(model, kind, complex_tables(kind)), stock)
+    assert first.attn1.calls == 1
+
+
+def test_chunks_come_and_go_over_fused_passes() -> None:
+    model, kind = transformer(), "rope"
+    install(model, "native")
+    stock = step(model, kind, complex_tables(kind))
+    fused_block.use_fused(model, TORCH)
+    fused = [block.forward for block in model.transformer_blocks]
+    for _ in range(2):
+        use_chunks(model)
+    assert (step(model, kind, complex_tables(kind)) - stock).abs().max() <= 1e-5
+    for _ in range(2):
+        use_whole(model)
+    assert [block.forward for block in model.transformer_blocks] == fused
+    assert torch.equal(step(model, kind, complex_tables(kind)), stock)
+
+
 def test_a_fused_pass_that_errs_is_not_used() -> None:
     model = transformer()
-    attention.install(model, "native", asked=True)
+    install(model, "native")
     stock = step(model, "rope", tables("rope"))
 
     def wrong(*given: Any) -> Tensor:
@@ -74,8 +115,8 @@ def test_a_fused_pass_that_errs_is_not_used() -> None:
 
     from dataclasses import replace
 
-    assert "off by" in fused_block.try_fused(model, replace(TORCH, modulated=wrong), complex_tables("rope"))
-    assert "no kernel image" in fused_block.try_fused(model, replace(TORCH, modulated=broken), complex_tables("rope"))
+    assert "off by" in fused_block.try_fused(model, replace(TORCH, modulated=wrong), complex_tables("rope"), **where(model))
+    assert "no kernel image" in fused_block.try_fused(model, replace(TORCH, modulated=broken), complex_tables("rope"), **where(model))
     assert torch.equal(step(model, "rope", tables("rope")), stock)
     assert not any("forward" in vars(block) for block in model.transformer_blocks)
 
@@ -127,8 +168,8 @@ print(json.dumps(worst))
 '''
 
 
-@pytest.mark.skipif(NO_TRITON, reason="triton is not installed here (there is no wheel of it beside torch for processors): its "
-                                      "kernels are tested wherever it is, and their twins in torch above")
+@pytest.mark.skipif(NO_TRITON, reason="triton is not installed (torch's builds for processors come without it): its kernels are "
+                                      "tested wherever it is, in its interpreter, and their twins in torch everywhere")
 def test_triton_kernels_in_its_interpreter() -> None:
     """float32 to its last bits, float16 to one rounding. (The interpreter cuts bfloat16 off where a GPU rounds.)"""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -155,7 +196,7 @@ class Counting:
 def test_blocks_share_one_compilation(kind: str) -> None:
     model = transformer(kind)
     stock = step(model, kind, tables(kind))
-    attention.install(model, "native", asked=True)
+    install(model, "native")
     attention.pack_if_equal(model, 40)
     torch._dynamo.reset()
     counting = Counting()
@@ -201,10 +242,10 @@ def test_an_error_of_the_block_itself_is_the_block_s() -> None:
 @pytest.mark.parametrize("kind", list(TRANSFORMERS))
 def test_prepared_on_the_processor_all_bits_are_stock_s(kind: str) -> None:
     model = transformer(kind)
-    stock, where = step(model, kind, tables(kind)), torch.device("cpu")
-    wants = accelerate.prepare(model, accelerate.STOCK, tables(kind), device=where, staged=False)
+    stock = step(model, kind, tables(kind))
+    wants = accelerate.prepare(model, accelerate.STOCK, tables(kind), staged=False, **where(model))
     assert wants == (kind != "sincos")
     assert torch.equal(step(model, kind, complex_tables(kind) if wants else tables(kind)), stock)
     other = transformer(kind)
-    wants = accelerate.prepare(other, accelerate.Ways("flex", True, False), tables(kind), device=where, staged=True)
+    wants = accelerate.prepare(other, accelerate.Ways("flex", True, False), tables(kind), staged=True, **where(other))
     assert (step(other, kind, complex_tables(kind) if wants else tables(kind)) - stock).abs().max() <= 1e-5
