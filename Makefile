@@ -1,9 +1,9 @@
-# make demo | run | test | check | pocket | bench      (PYTHON=python3.12 to choose an interpreter)
+# make demo | run | test | check | pocket | bench | bench-gpu      (PYTHON=python3.12 to choose an interpreter)
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.10 python3 python,$(if $(shell $(p) -c 'import sys; print(int((3,10) <= sys.version_info[:2] <= (3,12)))' 2>/dev/null | grep 1),$(p))) python3)
 VENV := .venv/bin
 SPROCKET := $(VENV)/sprocket
 
-.PHONY: install demo run test check pocket bench screenshots clean
+.PHONY: install demo run test check pocket bench bench-gpu screenshots clean
 
 install:
 	@$(PYTHON) scripts/install.py
@@ -37,6 +37,10 @@ pocket:
 bench:
 	@$(PYTHON) scripts/install.py --extra test
 	@$(VENV)/python -m bench $(ARGS)
+
+bench-gpu:
+	@$(PYTHON) scripts/install.py --extra test
+	@$(VENV)/python -m bench.gpu $(ARGS)
 
 screenshots:
 	@$(PYTHON) scripts/install.py --extra test

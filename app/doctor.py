@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from app.settings import Settings
-from engine.errors import SprocketError
+from engine.errors import InvalidRequest, SprocketError
 from engine.hardware import detect
 from engine.models.catalogue import installed
+from engine.speed import KERNELS, choose_kernel, why_not
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "gradio", "sqlalchemy", "av", "huggingface_hub")
 GIB = 2**30
@@ -35,7 +36,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order a person wants to read them. Changes nothing on disk but a probe file."""
-    return [*_software(), _hardware(), *_data_dir(settings), _database(settings), _encoder(), *_models(settings)]
+    return [*_software(), _hardware(), _attention(settings), *_data_dir(settings), _database(settings), _encoder(), *_models(settings)]
 
 
 def as_json(findings: list[Finding]) -> dict[str, Any]:
@@ -59,6 +60,21 @@ def _hardware() -> Finding:
     return Finding("device", True, f"{machine.name} ({machine.device}), {machine.total_bytes / GIB:.1f} GiB memory, "
                                    f"{machine.free_bytes / GIB:.1f} GiB free, {machine.cores} cores, "
                                    f"{'bfloat16' if machine.bf16 else 'float32'}")
+
+
+def _attention(settings: Settings) -> Finding:
+    """Which kernel attention would run in, of heads of 64 channels as the published models have, and why not in the others."""
+    machine = detect()
+    compute = "bf16" if machine.bf16 else "fp32"
+    reasons = {name: why_not(name, machine, head=64, compute=compute) for name in KERNELS}
+    here = ", ".join(name for name, reason in reasons.items() if not reason)
+    others = "; ".join(f"not {', '.join(name for name in KERNELS if reasons[name] == reason)}: {reason}"
+                       for reason in dict.fromkeys(reasons.values()) if reason)
+    try:
+        chosen = choose_kernel(settings.attention, machine, head=64, compute=compute)
+    except InvalidRequest as error:
+        return Finding("attention", False, error.message)
+    return Finding("attention", True, f"{chosen} (setting: {settings.attention}); here are {here}{f'; {others}' if others else ''}")
 
 
 def _data_dir(settings: Settings) -> list[Finding]:

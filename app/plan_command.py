@@ -28,6 +28,7 @@ from engine.models.catalogue import find
 from engine.plan import Plan, disk_need, forecast_stages
 from engine.request import DEVICES, MAX_BUDGET, MIN_BUDGET, GenerationRequest
 from engine.spec import ModelSpec, read_spec
+from engine.speed import Speed
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -120,7 +121,7 @@ def plan_command(
     clips = _clips(settings, spec.name)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
                                 steps=steps, guidance=guidance, image=None if "t2v" in spec.modes else SOME_IMAGE)
-    made = plan_here(request, spec, hardware, clips, policy=policy)
+    made = plan_here(request, spec, hardware, clips, settings, policy=policy, speed=Speed() if budget else settings.speed)
     timings, known = timings_of(clips), corrections_of(clips, spec.name, hardware.device)
     choices = alternatives(made, hardware, timings, known) if policy.executable else None
     stages = forecast_stages(made, timings)

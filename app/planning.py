@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from app.history.records import Clip
 from app.history.store import Store
 from app.queue.door import Engine
+from app.settings import Settings
 from engine.choices import Policy
 from engine.hardware import Hardware
 from engine.ladder import Lapse
@@ -21,6 +21,7 @@ from engine.memory.corrections import Correction, Measured, corrections
 from engine.plan import RECENT, Plan, Timing
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
+from engine.speed import Speed
 
 
 def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
@@ -28,14 +29,15 @@ def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
     return engine.hardware() if request.device is None else engine.hardware(request.device)
 
 
-def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, clips: Sequence[Clip], *,
-              policy: Policy | None = None, lapses: Sequence[Lapse] = (), loras: Path | None = None) -> Plan:
-    """The plan, its memory corrected by `clips` of this model (`Clips.recent`). `loras`: the folder of LoRAs.
+def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, clips: Sequence[Clip], settings: Settings, *,
+              policy: Policy | None = None, lapses: Sequence[Lapse] = (), speed: Speed | None = None) -> Plan:
+    """The plan, its memory corrected by `clips` of this model (`Clips.recent`). `speed`: instead of the installation's.
 
     Raises as `plan_with_loras`.
     """
     known = corrections_of(clips, request.model, hardware.device)
-    return plan_with_loras(request, spec, hardware, loras, replace(policy or Policy(), corrections=known), lapses=lapses)
+    policy = replace(policy or Policy(), corrections=known)
+    return plan_with_loras(request, spec, hardware, settings.loras_dir, policy, speed or settings.speed, lapses=lapses)
 
 
 def corrections_of(clips: Sequence[Clip], model: str, device: str) -> tuple[Correction, ...]:

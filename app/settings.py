@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import InvalidRequest
+from engine.speed import Speed
 
 MIB = 1024**2
 
@@ -67,6 +68,10 @@ class Settings(BaseSettings):
     """A file that is given up when the disk is full, so that the history can still say so. 0: none."""
     backups: int = Field(default=3, ge=1)
     """Daily copies of the history that are kept."""
+    attention: str = "auto"
+    """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
+    compile: bool = False
+    """Compile the transformer's blocks for jobs long enough that it pays. Needs a GPU and the package triton."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -77,6 +82,18 @@ class Settings(BaseSettings):
             reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             raise InvalidRequest(name, f"is {str(first['input'])[:80]!r}; it {reason}. It is set by SPROCKET_{name.upper()} or an "
                                        "option of the command line; without them the default holds.") from error
+
+    @field_validator("attention")
+    @classmethod
+    def _known_kernel(cls, value: str) -> str:
+        try:
+            return Speed(attention=value).attention
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(attention=self.attention, compile=self.compile)
 
     @field_validator("data_dir", "models_dir")
     @classmethod

@@ -356,8 +356,7 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model),
-                         loras=self.settings.loras_dir)
+        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
         check_tokens(made)
         if made.input:
             input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")

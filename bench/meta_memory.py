@@ -117,7 +117,7 @@ def transformer_peak(spec: ModelSpec, shape: Shape, *, rows: int, chunked: bool,
             if own_attention:
                 rotary = attention.as_complex(rotary)
                 if not chunked:
-                    model.set_attn_processor(attention.ComplexRotaryAttention())
+                    model.set_attn_processor(attention.JointAttention())
         offset = torch.empty(1) if config.get("ofs_embed_dim") else None
         model(hidden_states=torch.cat([latents] * rows) if rows > 1 else latents, encoder_hidden_states=text,
               timestep=torch.empty(rows), image_rotary_emb=rotary, ofs=offset, return_dict=False)

@@ -49,6 +49,7 @@ def fingerprint(plan: Plan) -> dict[str, Any]:
 
     return {"version": CHECKPOINT_VERSION, "request": plan.request().to_json() | {"model": ""},
             "model": plan.spec.fingerprint, "dtype": plan.dtype, "device": plan.device.split(":")[0],
+            "attention": plan.attention, "compile": plan.compile,
             "torch": torch.__version__, "diffusers": diffusers.__version__}
 
 

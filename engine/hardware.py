@@ -15,6 +15,8 @@ import psutil
 MIB = 2**20
 QUERY = "index,name,memory.total,memory.free,compute_cap"
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+SPEED_PACKAGES = ("triton", "flash_attn", "flash_attn_interface", "sageattention")
+"""Kernels for NVIDIA GPUs that may be installed beside torch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,10 @@ class Hardware:
     """True where bfloat16 arithmetic is native, and so faster than float32."""
     ram_bytes: int | None = None
     """Of a GPU's computer: its own memory free now. None: not known, or the device is the processor."""
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability, e.g. (9, 0). None: not known, or the device is the processor."""
+    packages: tuple[str, ...] = ()
+    """Of `SPEED_PACKAGES`, those that can be imported here. Only looked for beside a GPU."""
 
 
 def detect(kind: str | None = None) -> Hardware:
@@ -94,13 +100,19 @@ def _gpus() -> list[Hardware]:
         return []
     rows = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == QUERY.count(",")]
     seen = _visible(len(rows))
+    packages = tuple(name for name in SPEED_PACKAGES if importlib.util.find_spec(name) is not None)
     gpus = []
     for index, name, total, free, capability in rows:
         if index in seen and total.isdigit() and free.isdigit():
             gpus.append(Hardware(device=f"cuda:{seen.index(index)}", name=name, total_bytes=int(total) * MIB,
                                  free_bytes=int(free) * MIB, cores=_cores(), bf16=float(capability) >= 8.0,
-                                 ram_bytes=_cpu().free_bytes))
+                                 ram_bytes=_cpu().free_bytes, capability=_capability(capability), packages=packages))
     return gpus
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
 
 
 def _visible(count: int) -> list[str]:

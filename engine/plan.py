@@ -21,6 +21,7 @@ from engine.memory.corrections import placement_kind
 from engine.recovery import way_after
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
+from engine.speed import LOSSY, Speed, choose_kernel, compiling_pays
 
 PLAN_VERSION = 1
 DEFAULT_STRENGTH = 0.8
@@ -28,6 +29,7 @@ DEFAULT_STRENGTH = 0.8
 RECENT = 20
 """Timings a forecast looks at, newest last."""
 DEFAULT = Policy()
+DEFAULT_SPEED = Speed()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,12 @@ class Plan:
     eta: float = 0.0
     loras: tuple[tuple[str, float], ...] = ()
     """(name of the file in the folder of LoRAs, weight), in the order they are added up."""
+    attention: str = "native"
+    """The attention kernel, see `engine.speed`."""
+    attention_asked: bool = False
+    """True where the installation names this kernel: if it fails, the job does. Else torch's own takes its place."""
+    compile: bool = False
+    """The transformer's blocks are compiled."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -134,13 +142,13 @@ class Timing:
     """`engine.memory.corrections.placement_kind` of its placement; '' where it is not known."""
 
 
-def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT, *,
+def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT, speed: Speed = DEFAULT_SPEED, *,
          lapses: Sequence[Lapse] = (), way: Way | None = None) -> Plan:
     """Resolve `request` for `spec` on `hardware`. A missing seed becomes 0; the studio draws one before it gets here.
 
     `policy`: which of the ways that fit is taken where the request does not say; by default the fastest this version can
-    run, lossless if one fits. `lapses`: how often this job already ran out of memory; it then goes on one rung lower.
-    `way`: this one, whatever `policy` prefers.
+    run, lossless if one fits. `speed`: the attention kernel and compiling, as the installation says. `lapses`: how often
+    this job already ran out of memory; it then goes on one rung lower. `way`: this one, whatever `policy` prefers.
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
@@ -157,7 +165,14 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
     shape = Shape(frames, height, width, guidance > 1.0)
+    kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
+    if kernel in LOSSY and policy.quality not in (None, "fast"):
+        raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
+                                          f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
+    work = stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0))
+    compiled = compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
+                              feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
         prompt=request.prompt, negative=request.negative, model=request.model,
@@ -167,11 +182,11 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile, quality="near-lossless" if way.quality == "tiles" else way.quality,
+        profile=policy.profile, quality="fast" if kernel in LOSSY else "near-lossless" if way.quality == "tiles" else way.quality,
         allowed=policy.quality or "", budget=request.budget or 0, wanted_device=request.device or "",
-        work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
-        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength),
-               *_memory_notes(way, policy), *told(lapses, way.placement)),
+        work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
+        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
+               *_mode_notes(request, spec, frames, steps, strength), *_memory_notes(way, policy), *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
         loras=request.loras,
@@ -352,6 +367,17 @@ def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shap
     if (shape.width, shape.height) != (spec.native_width, spec.native_height):
         notes.append(f"{spec.name} was trained at {spec.native_width} x {spec.native_height}; other sizes may look worse.")
     return tuple(notes)
+
+
+def _speed_notes(kernel: str, compiled: bool) -> list[str]:
+    notes = []
+    if kernel in LOSSY:
+        notes.append(f"Attention multiplies in 8 bits ({kernel}), which changes the picture a little.")
+    elif kernel != "native":
+        notes.append(f"Attention kernel: {kernel}.")
+    if compiled:
+        notes.append("The transformer's blocks are compiled first; the first step of a new size takes longer, all others less.")
+    return notes
 
 
 def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps: int, strength: float) -> list[str]:

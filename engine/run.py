@@ -244,7 +244,9 @@ def _check_finite(state: SampleState, plan: Plan) -> None:
     if not torch.isfinite(state.latents).all():
         raise OutputRejected(f"step {state.step} of {plan.sampled_steps} gave numbers that are not finite (NaN). Likely cause: "
                              f"damaged weights, or guidance {plan.guidance:g} far above this model's "
-                             f"{plan.spec.recommended_guidance:g}.")
+                             f"{plan.spec.recommended_guidance:g}."
+                             + (f" Or the attention kernel {plan.attention}; SPROCKET_ATTENTION=native avoids it."
+                                if plan.attention != "native" else ""))
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -156,8 +156,8 @@ def planned(place: Workplace, job: Job) -> Plan:
     """The job's request against the machine as it is now. Raises as `plan_here` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
-    return plan_here(request, spec, hardware_for(place.engine, request), recent_clips(place.store, request.model),
-                     lapses=read_lapses(job.lapses), loras=place.settings.loras_dir)
+    return plan_here(request, spec, hardware_for(place.engine, request), recent_clips(place.store, request.model), place.settings,
+                     lapses=read_lapses(job.lapses))
 
 
 def _phase(event: Event) -> str | None:

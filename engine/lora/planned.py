@@ -11,22 +11,23 @@ from engine.ladder import Lapse
 from engine.lora.file import Lora
 from engine.lora.stack import lora_bytes, read_stack
 from engine.memory.placement import NUMBER_BYTES
-from engine.plan import DEFAULT, Plan, Policy, plan
+from engine.plan import DEFAULT, DEFAULT_SPEED, Plan, Policy, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
+from engine.speed import Speed
 
 
 def plan_with_loras(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, folder: Path | None,
-                    policy: Policy = DEFAULT, *, lapses: Sequence[Lapse] = ()) -> Plan:
+                    policy: Policy = DEFAULT, speed: Speed = DEFAULT_SPEED, *, lapses: Sequence[Lapse] = ()) -> Plan:
     """`engine.plan.plan`, with the LoRAs of `request` out of `folder` held on the device beside everything else.
 
     Raises what `plan` raises, and `InvalidRequest` (field 'loras') for one that is not there or was made for another model.
     """
     if not request.loras:
-        return plan(request, spec, hardware, policy, lapses=lapses)
+        return plan(request, spec, hardware, policy, speed, lapses=lapses)
     stack = read_stack(request.loras, folder, spec)
     need = lora_bytes(stack, NUMBER_BYTES["bf16" if hardware.bf16 else "fp32"])
-    made = plan(request, spec, replace(hardware, free_bytes=max(hardware.free_bytes - need, 0)), policy, lapses=lapses)
+    made = plan(request, spec, replace(hardware, free_bytes=max(hardware.free_bytes - need, 0)), policy, speed, lapses=lapses)
     forecast = replace(made.forecast, device_bytes=made.forecast.device_bytes + need,
                        stages={stage: held + need for stage, held in made.forecast.stages.items()},
                        ram_bytes=made.forecast.ram_bytes + (0 if made.device.startswith("cuda") else need))

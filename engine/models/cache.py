@@ -27,14 +27,16 @@ class ModelCache:
 
     def get(self, plan: Plan) -> CogVideoX:
         """The model `plan` asks for, loaded now if the held one is another. Raises `ModelInvalid`."""
-        key = (str(plan.spec.path), plan.spec.fingerprint, plan.dtype, plan.device, plan.residency)
+        key = (str(plan.spec.path), plan.spec.fingerprint, plan.dtype, plan.device, plan.residency, plan.attention, str(plan.compile))
         if self._model is None or key != self._key:
             self.close()  # before loading, or both would be in memory
             for name in CHATTY:
                 logging.getLogger(name).setLevel(logging.ERROR)
+            from engine.models.accelerate import Ways
             from engine.models.cogvideox import CogVideoX  # seconds of imports, and torch
 
-            self._model = CogVideoX(plan.spec, dtype=plan.dtype, device=plan.device, staged=plan.residency == "staged")
+            self._model = CogVideoX(plan.spec, dtype=plan.dtype, device=plan.device, staged=plan.residency == "staged",
+                                    ways=Ways(plan.attention, plan.attention_asked, plan.compile))
             self._key = key
         return self._model
 

@@ -17,9 +17,10 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
+
+from engine.models.attention import attend_of
 
 FEED_FORWARD_TOKENS = 2048
 """Tokens whose inner width is in memory at once: 2 x 4 x 3072 x 2048 x 2 bytes = 100 MB for a 5B model in bf16."""
@@ -30,14 +31,23 @@ def use_chunks(transformer: Any, tokens: int = FEED_FORWARD_TOKENS) -> None:
     """Let every block of `transformer` work in place and `tokens` (at least 1) tokens of the feed-forward at a time."""
     for block in transformer.transformer_blocks:
         block.feed_forward_tokens = tokens
-        block.forward = MethodType(_block, block)
-    transformer.norm_out.forward = MethodType(_norm_out, transformer.norm_out)
+        _replace(block, _block)
+    _replace(transformer.norm_out, _norm_out)
 
 
 def use_whole(transformer: Any) -> None:
-    """Undo `use_chunks`."""
+    """Undo `use_chunks`: what stood there before, fused passes or compiled blocks, stands there again."""
     for module in (*transformer.transformer_blocks, transformer.norm_out):
-        module.__dict__.pop("forward", None)
+        if "before_chunks" in vars(module):
+            module.__dict__.pop("forward", None)
+            if (before := vars(module).pop("before_chunks")) is not None:
+                module.forward = before
+
+
+def _replace(module: Any, forward: Any) -> None:
+    if "before_chunks" not in vars(module):
+        module.before_chunks = vars(module).get("forward")
+    module.forward = MethodType(forward, module)
 
 
 def _block(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor,
@@ -88,7 +98,7 @@ def _attention(attn: Any, joint: list[Tensor], text: int, rotary: Any) -> Tensor
         heads.append(vectors)
         del vectors
     del tokens
-    seen = F.scaled_dot_product_attention(*heads)
+    seen = attend_of(attn)(heads[0], heads[1], heads[2])
     heads.clear()
     return attn.to_out[1](attn.to_out[0](seen.transpose(1, 2).flatten(2)))
 

@@ -22,7 +22,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import ModelInvalid, OutputRejected
-from engine.models import attention, conditioning, vae_decode, vae_encode
+from engine.models import accelerate, attention, conditioning, vae_decode, vae_encode
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
 from engine.models.steps import DdimSteps, DpmSteps
@@ -37,10 +37,12 @@ OFFSET = 2.0
 class CogVideoX:
     """One loaded checkpoint. Owns its weights; `close()` lets them go."""
 
-    def __init__(self, spec: ModelSpec, *, dtype: str, device: str, staged: bool = False) -> None:
+    def __init__(self, spec: ModelSpec, *, dtype: str, device: str, staged: bool = False,
+                 ways: accelerate.Ways = accelerate.STOCK) -> None:
         """Load `spec` in `dtype` on `device`. Raises `ModelInvalid` for missing, misshapen or non-finite weights.
 
-        `staged`: each component is on the device only while it works.
+        `staged`: each component is on the device only while it works. `ways`: how attention and blocks are computed;
+        raises `InvalidRequest` for a kernel that was asked for and fails here.
         """
         self.spec, self.dtype, self.device, self.staged = spec, DTYPES[dtype], torch.device(device), staged
         try:
@@ -55,10 +57,10 @@ class CogVideoX:
         self._complex_rotary = False
         if not staged:  # staged weights are on the wrong device here, and moving them dominates the time anyway
             vae_decode.speed_up(self.vae, spec.latent_channels)
-            if spec.position != "sincos":
-                grid = (self.transformer.config.sample_height, self.transformer.config.sample_width)
-                picture = self._new_rotary_table((1, spec.patch_size_t or 1, spec.latent_channels, *grid))
-                self._complex_rotary = attention.speed_up(self.transformer, picture)
+        picture = (1, spec.patch_size_t or 1, spec.latent_channels, self.transformer.config.sample_height,
+                   self.transformer.config.sample_width)
+        rotary = None if spec.position == "sincos" else self._new_rotary_table(picture)
+        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, dtype=self.dtype, staged=staged)
         self._no_text: Tensor | None = None
         self.loras = LoraStack(self.transformer, spec, self.dtype, self.device)
 

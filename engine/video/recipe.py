@@ -47,6 +47,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "model": {"name": Path(spec.name).name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
         "loras": [dict(lora) for lora in loras],
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
+                 "attention": plan.attention, "compile": plan.compile,
                  "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work),
                  "quality": plan.quality, "placement": plan.placement.to_json(), "kind": placement_kind(plan.placement),
                  "forecast_bytes": round(measurable(plan.forecast, plan.device))},
