@@ -21,6 +21,7 @@ from app.ui.address import VIEWS
 from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
 from app.ui.parts import said
+from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
 
 ASSET_TYPES = {"style.css": "text/css", "logo.svg": "image/svg+xml"}
@@ -38,6 +39,7 @@ def build_app(studio: Any) -> FastAPI:
 
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(media_routes(studio))
+    app.include_router(upload_routes(folder_of(settings)))
 
     @app.get("/studio/{name}")  # gradio has /assets itself
     def asset(name: str) -> Response:
@@ -126,7 +128,7 @@ def _short_address(view: str) -> Callable[[Request], Response]:
 
 def _fresh_uploads(data_dir: Path) -> None:
     """A private, empty folder for what browsers upload. What an earlier server left behind is deleted."""
-    folder = data_dir / "uploads"
+    folder = data_dir / "uploads"  # `uploads.folder_of`
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
