@@ -28,7 +28,8 @@
 
   function send(act, data = {}) {
     const last = waiting.at(-1);
-    if (["go", "source"].includes(act) && last && last.act === act) waiting.pop();
+    if (act === "go" && last && last.act === "go") waiting.pop();
+    if (act === "source" && last && last.act === "source") data.model = waiting.pop().model || data.model;
     waiting.push({ ...data, act, search: location.search });
     next();
   }
@@ -118,7 +119,11 @@
     choose(element) {
       const { purpose, accept } = element.dataset;
       const input = Object.assign(document.createElement("input"), { type: "file", accept });
-      input.addEventListener("change", () => { if (input.files[0]) upload(input.files[0], purpose); });
+      const done = () => input.remove();
+      input.hidden = true;
+      input.addEventListener("change", () => { if (input.files[0]) upload(input.files[0], purpose); done(); });
+      input.addEventListener("cancel", done);
+      document.body.append(input);  // Safari opens none outside the page
       input.click();
     },
     copy(element) {
@@ -308,7 +313,7 @@
     },
     answered,
     // Something that the source panel shows was changed.
-    source() { send("source"); },
+    source(model = "") { send("source", { model }); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;

@@ -8,6 +8,7 @@ checked like any other input.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
 
 MAX_NAME = 200
+SUGGESTED = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +163,9 @@ def example(click: Click) -> Changes:
 def fix(click: Click) -> Changes:
     """The suggestion of an error message was taken."""
     name, value = click.text("field"), click.text("value")
-    if name not in FIELDS or not value.lstrip("-").isdigit() or len(value) > 20:
+    if name not in FIELDS or not SUGGESTED.fullmatch(value):
         return {}
-    shown = value if name == "seed" else int(value)
+    shown = value if name == "seed" else float(value) if "." in value else int(value)
     shown_by_source = panel(click.studio, {**click.values, name: shown}, click.kept)
     return {click.parts.form[name]: gr.update(value=shown), click.parts.forecast: create.forecast_html(None),
             click.parts.source: shown_by_source}

@@ -23,14 +23,13 @@ from app.ui.html.common import button
 from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
-from app.ui.source import panel, settled, waits_for
+from app.ui.source import panel, parent, settled, waits_for
 from app.ui.uploads import MAX_UPLOAD_BYTES, too_large
 from engine.errors import InvalidRequest, SprocketError
 from engine.request import GenerationRequest
 
 SYNC = "window.sprocket.sync(element); watch('value', () => window.sprocket.sync(element));"
 """Every redraw of such a panel tells `studio.js`."""
-TELL_SOURCE = "() => window.sprocket.source()"
 EXAMPLES = {
     "bouncing ball": "a red ball bounces over a green meadow",
     "rising star": "a yellow star rises slowly in the night sky",
@@ -128,8 +127,8 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     chosen = parts.form["model"].input(guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet)
     # What the source panel shows follows in the page's own line of events, so that no late answer undoes a file just dropped.
     shown = [parts.form[name].input for name in ("frames", "steps", "width", "height", "fit", "strength")]
-    chosen.success(None, js=TELL_SOURCE, **quiet)
-    gr.on(shown, None, js=TELL_SOURCE, **quiet)
+    chosen.success(None, js="() => window.sprocket.source('chosen')", **quiet)
+    gr.on(shown, None, js="() => window.sprocket.source()", **quiet)
     made["dice"].click(None, None, [parts.form["seed"]], js="() => window.sprocket.dice()", api_visibility="private")
 
 
@@ -145,9 +144,10 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
     how_many, per_line = values.get("how_many") or 1, values.get("per_line")
     try:
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
-        request = read_form(values, settled(kept, views.spec_of(studio, values.get("model"))))
+        said = settled(kept, views.spec_of(studio, values.get("model")))
+        request = read_form(values, said)
         wanted = requests_of(request, how_many, per_line)
-        jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=made_from or None)
+        jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=parent(made_from, said))
     except SprocketError as error:
         return {parts.forecast: problem(error)}
     batch = {"batch": [job.id for job in jobs]} if len(jobs) > 1 else {}

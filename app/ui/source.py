@@ -33,6 +33,13 @@ def waits_for(kept: Mapping[str, Any]) -> str:
     return needed if needed and not kept.get(needed) else ""
 
 
+def parent(made_from: object, kept: Mapping[str, Any]) -> str | None:
+    """The clip that the next one comes from: the one that is remixed, or extended, as long as it does start from that frame."""
+    if not isinstance(made_from, str) or (kept.get(EXTENDS) and start_of(kept) != "i2v"):
+        return None
+    return made_from or None
+
+
 def model_for(mode: str, specs: Sequence[ModelSpec], *, like: tuple[int, int] | None = None) -> ModelSpec | None:
     """An installed model that can do `mode`; of several the one whose own size (width, height) is nearest to `like`."""
     able = [spec for spec in specs if mode in spec.modes]

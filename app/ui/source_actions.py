@@ -32,8 +32,11 @@ MAX_SAID = 400
 
 
 def source(click: Click) -> Changes:
-    """Something that the panel shows has changed: the model, the size, the fit, the strength."""
-    return {click.parts.source: panel(click.studio, click.values, click.kept)}
+    """Something that the panel shows has changed: the size, the fit, the strength; or the model, which changes what may be asked for."""
+    changes: Changes = {click.parts.source: panel(click.studio, click.values, click.kept)}
+    if click.text("model"):
+        changes[click.parts.forecast] = create.forecast_markup(click.studio, click.values, click.kept)
+    return changes
 
 
 def start(click: Click) -> Changes:

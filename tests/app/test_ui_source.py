@@ -22,7 +22,7 @@ from app.ui.actions import act
 from app.ui.form import FIELDS, START
 from app.ui.html.source import SourceView, extend_html, source_html
 from app.ui.media import media_routes
-from app.ui.source import EXTENDS, model_for, settled, source_view, waits_for
+from app.ui.source import EXTENDS, model_for, parent, settled, source_view, waits_for
 from app.ui.uploads import sweep, upload_routes, uploaded
 from engine.errors import InvalidRequest
 from engine.media.clip import read_frames
@@ -115,6 +115,19 @@ def test_a_start_that_the_model_cannot_do_gives_way() -> None:
     assert settled({START: "v2v", "video": "x"}, STILL) == {START: "i2v", "video": "x"}
     assert [waits_for(kept) for kept in ({START: "i2v"}, {START: "v2v"}, {START: "v2v", "video": "x"}, {})] == ["image", "video", "", ""]
     assert settled("nonsense", None)[START] == "t2v"
+
+
+def test_a_clip_is_a_child_only_of_the_frame_it_starts_from() -> None:
+    going_on = {START: "i2v", "image": "x", EXTENDS: "Frame 3 of your clip"}
+    assert parent("c" * 32, going_on) == "c" * 32 and parent("c" * 32, {}) == "c" * 32  # extended; remixed
+    assert parent("c" * 32, {**going_on, START: "t2v"}) is None and parent("", going_on) is None and parent(None, {}) is None
+
+
+def test_a_suggestion_may_have_decimals(studio: FakeStudio) -> None:
+    assert click(studio, "fix", field="strength", value="0.084")["form.strength"]["value"] == 0.084
+    assert click(studio, "fix", field="frames", value="9")["form.frames"]["value"] == 9
+    for bad in ("1e9", "", ".5", "1.", "nan", "9" * 30, "0.1234567"):
+        assert "form.strength" not in click(studio, "fix", field="strength", value=bad)
 
 
 def test_the_nearest_model_is_taken() -> None:
