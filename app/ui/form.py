@@ -253,7 +253,7 @@ FIELDS: Mapping[str, Field] = {
             maximum=1,
             step=0.01,
             buttons=[],
-            info="how far the video may change",
+            info="how far it may change",
             elem_id="field-strength",
             elem_classes="for-video",
             **show_strength(None, None),

@@ -326,6 +326,21 @@ def test_what_was_given_to_another_start_stays(studio: FakeStudio, photo: Path) 
     assert gone["kept"] == {START: "i2v"} and "Drop an image here" in gone["source"] and "Choose the image" in gone["forecast"]
 
 
+def test_a_remix_and_a_restored_clip_bring_their_video_back(studio: FakeStudio) -> None:
+    first = studio.add_clip("a red ball bounces")
+    video = studio.add_input(studio.clip_path(first.id, owner="local"))
+    asked = first.recipe["request"] | {"video": video, "strength": 0.5, "fit": "pad"}
+    made = studio._change(first.id, recipe={**first.recipe, "request": asked})
+    for name, parent_id in (("remix", made.id), ("restore", "")):
+        back = click(studio, name, clip=made.id)
+        assert back["kept"] == {START: "v2v", "video": video} and back["made_from"] == parent_id
+        assert f"{video}.webp?" in back["source"] and "fit=pad" in back["source"] and "6 of 12 steps" in back["source"]
+        assert (back["form.strength"]["value"], back["form.fit"]["value"]) == (0.5, "pad")
+    (studio.folder / "inputs" / video).unlink()
+    gone = click(studio, "restore", clip=made.id)
+    assert "not among the inputs of this studio" in gone["source"] and "Drop a video here" in gone["source"]
+
+
 def test_extending_goes_to_a_model_that_takes_an_image(studio: FakeStudio) -> None:
     clip = studio.add_clip("a red ball bounces")
     none = click(studio, "extend", clip=clip.id, at="3")
