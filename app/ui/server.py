@@ -30,9 +30,10 @@ SHUTDOWN_SECONDS = 5
 
 
 def build_app(studio: Any) -> FastAPI:
-    """The whole site over one studio. Starts no worker; creates the upload folder below the data folder, emptied."""
+    """The whole site over one studio. Starts no worker; creates the folders for uploads below the data folder, emptied."""
     settings = studio.settings
-    _fresh_uploads(settings.data_dir)
+    os.environ["GRADIO_TEMP_DIR"] = str(_fresh(settings.data_dir / "uploads"))
+    _fresh(folder_of(settings))
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 
     from app.ui.layout import ASSETS, build_ui, head, theme
@@ -126,9 +127,8 @@ def _short_address(view: str) -> Callable[[Request], Response]:
     return redirect
 
 
-def _fresh_uploads(data_dir: Path) -> None:
-    """A private, empty folder for what browsers upload. What an earlier server left behind is deleted."""
-    folder = data_dir / "uploads"  # `uploads.folder_of`
+def _fresh(folder: Path) -> Path:
+    """A private, empty folder for what browsers send. What an earlier server left behind is deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder

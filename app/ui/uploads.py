@@ -93,5 +93,5 @@ def _refused(status: int, message: str) -> Response:
 
 
 def folder_of(settings: Any) -> Path:
-    """Where uploads lie; `server.build_app` empties it at each start."""
-    return Path(settings.data_dir) / "uploads"
+    """Where files wait to be looked at; `server.build_app` empties it at each start. Not gradio's own folder, which gradio serves."""
+    return Path(settings.data_dir) / "incoming"

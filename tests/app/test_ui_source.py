@@ -47,7 +47,7 @@ PARTS = Names(form={name: f"form.{name}" for name in (*FIELDS, "model")}, output
 @pytest.fixture
 def studio(tmp_path: Path) -> FakeStudio:
     made = FakeStudio(tmp_path / "studio")
-    (made.folder / "uploads").mkdir()
+    (made.folder / "incoming").mkdir()
     return made
 
 
@@ -66,7 +66,7 @@ def photo(tmp_path: Path) -> Path:
 def send(studio: FakeStudio, data: bytes) -> str:
     """As `uploads` leaves it."""
     token = os.urandom(16).hex()
-    (studio.folder / "uploads" / token).write_bytes(data)
+    (studio.folder / "incoming" / token).write_bytes(data)
     return token
 
 
@@ -223,7 +223,7 @@ def test_a_picture_is_taken_in_and_the_model_follows(studio: FakeStudio, photo: 
     changed = click(studio, "take", upload=send(studio, photo.read_bytes()), purpose="any")
     assert changed["form.model"]["value"] == "still" and "still is chosen" in changed["notice"]
     assert changed["kept"][START] == "i2v" and changed["kept"]["image"].endswith(".jpg") and "60 × 80" in changed["source"]
-    assert list((studio.folder / "uploads").iterdir()) == []
+    assert list((studio.folder / "incoming").iterdir()) == []
     assert "not here any more" in click(studio, "take", upload=token)["source"]
 
 
@@ -300,7 +300,7 @@ def test_refused_files_say_why_and_leave_nothing(studio: FakeStudio, start: str,
     changed = click(studio, "take", {START: start}, {"model": model}, upload=send(studio, data()), purpose=purpose)
     told = changed.get("source", "") + changed.get("notice", "")
     assert re.search(says, told) and "<script>" not in told and "kept" not in changed
-    assert list((studio.folder / "uploads").iterdir()) == []
+    assert list((studio.folder / "incoming").iterdir()) == []
     assert not (studio.folder / "inputs").exists() or list((studio.folder / "inputs").iterdir()) == []
 
 
@@ -365,5 +365,7 @@ def test_the_real_server_takes_a_file_by_http(studio: FakeStudio, photo: Path) -
 
     with serving(studio) as site:
         answer = httpx.post(f"{site.url}/media/uploads", content=photo.read_bytes())
-        assert answer.status_code == 200 and uploaded(studio.folder / "uploads", answer.json()["upload"]) is not None
+        assert answer.status_code == 200 and uploaded(studio.folder / "incoming", answer.json()["upload"]) is not None
+        path = uploaded(studio.folder / "incoming", answer.json()["upload"])
+        assert httpx.get(f"{site.url}/gradio_api/file={path}").status_code in (403, 404)
         assert httpx.post(f"{site.url}/media/uploads", content=b"x", headers={"origin": "http://evil.example"}).status_code == 403

@@ -132,7 +132,7 @@ def test_refused_files_say_why_and_the_page_goes_on(site: Site, open_page: Calla
     source(page, "t2v")
     expect(page.get_by_role("alert")).to_have_count(0)
     assert page.evaluate("window.hacked") is None
-    assert list((site.studio.folder / "uploads").glob("?" * 32)) == []
+    assert list((site.studio.folder / "incoming").glob("?" * 32)) == []
 
 
 def test_a_clip_goes_on_from_a_frame(site: Site, open_page: Callable[..., Page]) -> None:
