@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import batches, inputs, storage
+from app import batches, input_view, inputs, storage
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
 from app.history.leases import Limits
@@ -232,6 +232,14 @@ class Studio:
         """One frame of a clip as an image to start from; `frame` from 0, None: the last. Raises NotFound, InvalidRequest."""
         clip = self.clip(clip_id, owner=owner)
         return inputs.add_frame(self.settings, self.clip_path(clip.id, owner=owner), clip, frame)
+
+    def input_facts(self, name: str) -> input_view.InputFacts:
+        """What an input is. Raises InvalidRequest when it is not (any more) here."""
+        return input_view.facts(self.settings, name)
+
+    def input_preview(self, name: str, *, width: int, height: int, fit: str, frames: int = 1, fps: float = 8.0) -> bytes:
+        """WebP: the input as it will be fitted, see `app.input_view.preview`. Raises InvalidRequest."""
+        return input_view.preview(self.settings, name, width=width, height=height, fit=fit, frames=frames, fps=fps)
 
     # ---- clips
 

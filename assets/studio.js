@@ -29,6 +29,7 @@
   function send(act, data = {}) {
     const last = waiting.at(-1);
     if (act === "go" && last && last.act === "go") waiting.pop();
+    if (act === "source" && last && last.act === "source") data.model = waiting.pop().model || data.model;
     waiting.push({ ...data, act, search: location.search });
     next();
   }
@@ -59,6 +60,11 @@
 
   function free() {
     if (busy === "generate") document.documentElement.classList.remove("sending");
+    if (!sending && ![...waiting].some(({ act }) => act === "take")) {
+      document.documentElement.classList.remove("uploading");
+      const line = document.querySelector("#source .source-progress");
+      if (line) line.textContent = "";
+    }
     busy = null;
     next();
   }
@@ -109,6 +115,17 @@
       localStorage.setItem(THEME, on ? "dark" : "light");
       dark(on);
     },
+    // A file for the source panel, or a clip whose settings are wanted.
+    choose(element) {
+      const { purpose, accept } = element.dataset;
+      const input = Object.assign(document.createElement("input"), { type: "file", accept });
+      const done = () => input.remove();
+      input.hidden = true;
+      input.addEventListener("change", () => { if (input.files[0]) upload(input.files[0], purpose); done(); });
+      input.addEventListener("cancel", done);
+      document.body.append(input);  // Safari opens none outside the page
+      input.click();
+    },
     copy(element) {
       const text = element.closest("details").querySelector("pre").textContent;
       navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
@@ -154,6 +171,7 @@
     event.preventDefault();
     const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
     const { act, ...data } = form.dataset;
+    if (data.view) visit("/?view=" + data.view);
     if (act === "search") {
       visit("/?" + new URLSearchParams(fields));
       return send("go");
@@ -161,6 +179,62 @@
     if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
+    if (act === "extend") focusPrompt();
+  }
+
+  // Bytes first, beside the line of events, then one event that says what they are for. One file at a time: a newer one replaces it.
+  let sending = null;
+  function upload(file, purpose) {
+    const { most, large } = document.querySelector("#restore-row [data-most]").dataset;
+    if (sending) sending.abort();
+    if (file.size > Number(most)) return send("untaken", { say: large });
+    const say = (words) => {
+      const line = document.querySelector("#source .source-progress");
+      if (line) line.textContent = words;
+    };
+    const request = sending = new XMLHttpRequest();
+    const over = (act, data) => {
+      if (sending !== request) return;
+      sending = null;
+      send(act, data);
+    };
+    document.documentElement.classList.add("uploading");
+    say("Taking in " + file.name.slice(0, 60) + "…");
+    request.upload.addEventListener("progress", ({ loaded, total }) => {
+      if (sending === request && loaded < total) say(`Taking in ${file.name.slice(0, 60)}… ${Math.floor(100 * loaded / total)} %`);
+    });
+    request.addEventListener("load", () => {
+      let answer = {};
+      try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
+      if (answer.upload) return over("take", { upload: answer.upload, purpose });
+      over("untaken", { say: answer.error || "The file was not taken in (answer " + request.status + "). Try again." });
+    });
+    request.addEventListener("error", () => over("untaken", { say: "The file did not arrive: the studio does not answer. Is it still running?" }));
+    request.open("POST", "/media/uploads");
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.send(file);
+  }
+
+  // Extend: the video shows the frame that the slider names, and a paused video tells the slider.
+  const scene = (element) => {
+    const whole = element.closest(".stage, .clip");
+    return { video: whole && whole.querySelector("video.result"), form: whole && whole.querySelector(".extend form") };
+  };
+
+  function scrub(slider) {
+    const { video, form } = scene(slider);
+    slider.closest("label").querySelector("output").textContent = slider.value;
+    if (!video) return;
+    video.pause();
+    video.currentTime = (Number(slider.value) + 0.5) / Number(form.dataset.fps);
+  }
+
+  function frameOf(video) {
+    const { form } = scene(video);
+    if (!form || !video.paused || !form.parentElement.open) return;
+    const slider = form.elements.at;
+    slider.value = Math.floor(video.currentTime * Number(form.dataset.fps) + 0.01);
+    form.querySelector("output").textContent = slider.value;
   }
 
   // A question before something is gone. Built here and not in a panel: a redraw must not change what is being asked.
@@ -204,19 +278,14 @@
     });
   }
 
-  // A clip dropped anywhere on Create goes to the restore box.
+  // A file dropped anywhere on Create: on the source panel to start from, elsewhere for whatever it is good for.
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
-    if (!file || viewOf(location.search) !== "create" || event.target.closest("#restore-row")) return;
-    const input = document.querySelector("#restore-row input[type=file]");
+    if (!file || viewOf(location.search) !== "create") return;
     event.preventDefault();
     event.stopPropagation();
-    if (!input) return;
-    const files = new DataTransfer();
-    files.items.add(file);
-    input.files = files.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    upload(file, event.target.closest(".dropzone, .source-body") ? "input" : "any");
   }
 
   // A card plays while it is pointed at or focused. The video is added and removed only when that changes: replacing it under
@@ -243,6 +312,8 @@
       next();
     },
     answered,
+    // Something that the source panel shows was changed.
+    source(model = "") { send("source", { model }); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;
@@ -273,6 +344,8 @@
   document.addEventListener("click", onClick);
   document.addEventListener("click", onGenerate, true);
   document.addEventListener("input", (event) => { if (busy === "opening" && event.target.closest("#form")) typed.set(event.target, event.target.value); }, true);
+  document.addEventListener("input", (event) => { if (event.target.matches(".extend input[type=range]")) scrub(event.target); });
+  for (const name of ["pause", "seeked"]) document.addEventListener(name, (event) => { if (event.target.matches("video.result")) frameOf(event.target); }, true);
   document.addEventListener("submit", onSubmit);
   document.addEventListener("change", (event) => {
     const form = event.target.closest("form.filters");

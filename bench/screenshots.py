@@ -128,7 +128,35 @@ def take_pictures(browser: Browser, url: str, studio: Studio, out: Path) -> None
         page = open_page(browser, url, path, size, light)
         save(page, out / name)
         page.context.close()
+    start_pictures(browser, url, studio, out, newest.id)
     queue_picture(browser, url, studio, out)
+
+
+def start_pictures(browser: Browser, url: str, studio: Studio, out: Path, clip: str) -> None:
+    """A video to change; where a model here takes an image, also the way on from a frame of a clip."""
+    for name, size, light in (("create-video.png", DESK, "light"), ("create-video-phone.png", PHONE, "dark")):
+        page = open_page(browser, url, "/?view=create", size, light)
+        page.fill("#field-prompt textarea", "a blue ball bounces over a green meadow")
+        page.locator("#source [data-mode=v2v]").click()
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Drop a video here").click()
+        chooser.value.set_files(studio.clip_path(clip))
+        fitted(page)
+        save(page, out / name)
+        page.context.close()
+    if any("i2v" in spec.modes for spec in studio.models()):
+        page = open_page(browser, url, f"/?view=gallery&clip={clip}", DESK, "dark")
+        page.get_by_text("Extend…").click()
+        page.get_by_role("button", name="Extend from this frame").click()
+        fitted(page)
+        save(page, out / "create-image.png")
+        page.context.close()
+
+
+def fitted(page: Page) -> None:
+    """Waits until the picture of what is started from is there."""
+    page.wait_for_function("() => { const i = document.querySelector('#source .fitted img'); return i && i.complete && i.naturalWidth }")
+    page.wait_for_timeout(800)
 
 
 def queue_picture(browser: Browser, url: str, studio: Studio, out: Path) -> None:

@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from app import input_view, inputs
 from app.errors import NotAllowed, NotFound
 from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.settings import Settings
 from engine.errors import InvalidRequest, ModelNotFound
+from engine.plan import check_mode
 from engine.request import GenerationRequest
 
 STEPS_PER_SECOND = 4.0
@@ -41,7 +44,11 @@ SPEC = SimpleNamespace(
     recommended_steps=12,
     recommended_guidance=6.0,
     scheduler="dpm",
+    max_width=256,
+    max_height=256,
+    modes=("t2v", "v2v"),
 )
+STILL = SimpleNamespace(**{**vars(SPEC), "name": "still", "modes": ("i2v",)})
 COLOURS = {
     "red": "#e5483d",
     "yellow": "#f5c542",
@@ -91,6 +98,8 @@ class FakeStudio:
         self.folder, self.speed = folder, speed
         folder.mkdir(parents=True, exist_ok=True)
         self.settings = SimpleNamespace(data_dir=folder)
+        self.kept_in = Settings(data_dir=folder)
+        self.specs: tuple[Any, ...] = (SPEC,)
         self._jobs: dict[str, Job] = {}
         self._clips: dict[str, Clip] = {}
         self._projects = {"p1": Project("p1", "My videos", time.time())}
@@ -150,7 +159,7 @@ class FakeStudio:
         return job
 
     def _checked(self, wish: GenerationRequest) -> GenerationRequest:
-        self.spec(wish.model)
+        check_mode(wish, self.spec(wish.model))
         frames = wish.frames or 25
         if (frames - 1) % 8:
             nearest = round((frames - 1) / 8) * 8 + 1
@@ -386,12 +395,26 @@ class FakeStudio:
         return self._projects[project_id]
 
     def models(self) -> tuple[Any, ...]:
-        return (SPEC,)
+        return self.specs
 
     def spec(self, model: str) -> Any:
-        if model != "pocket":
-            raise ModelNotFound(f"model: {model[:60]!r} is not on this machine. Installed: pocket.")
-        return SPEC
+        found = next((spec for spec in self.specs if spec.name == model), None)
+        if found is None:
+            raise ModelNotFound(f"model: {str(model)[:60]!r} is not on this machine. Installed: pocket.")
+        return found
+
+    # --- what clips start from: the real thing, on the fake's folder
+    def add_input(self, path: Path, *, field: str | None = None) -> str:
+        return inputs.add_file(self.kept_in, path, field)
+
+    def add_frame(self, clip_id: str, frame: int | None = None, *, owner: str) -> str:
+        return inputs.add_frame(self.kept_in, self.clip_path(clip_id, owner=owner), self.clip(clip_id, owner=owner), frame)
+
+    def input_facts(self, name: str) -> Any:
+        return input_view.facts(self.kept_in, name)
+
+    def input_preview(self, name: str, **shape: Any) -> bytes:
+        return input_view.preview(self.kept_in, name, **shape)
 
     def forecast(self, request: GenerationRequest, *, owner: str) -> Forecast:
         wish = self._checked(request)

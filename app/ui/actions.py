@@ -8,9 +8,10 @@ checked like any other input.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -21,10 +22,13 @@ from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
 from app.ui.model_actions import MODEL_ACTIONS
-from app.ui.parts import OWNER, Changes, Parts, remembered
+from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
+from app.ui.source import panel
+from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
 
 MAX_NAME = 200
+SUGGESTED = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class Click:
     job: str
     """The job on the screen."""
     memory: Any
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """What the form keeps beside its components."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What the form's components say."""
 
     def text(self, name: str) -> str:
         value = self.said.get(name)
@@ -63,7 +71,10 @@ def go(click: Click) -> Changes:
         changes[parts.models] = views.models(studio)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
-        changes |= {parts.stage: views.stage(studio, job, status), parts.job: job.id if job else ""}
+        here = job.id if job else ""
+        tiles, token = views.batch(views.batch_jobs(studio, click.memory, here), here)
+        changes |= {parts.stage: views.stage(studio, job, status), parts.job: here, parts.batch: tiles}
+        changes[parts.seen] |= {"batch": token, "stage": views.stage_token(job, status)}
     return changes
 
 
@@ -135,8 +146,8 @@ def again(click: Click) -> Changes:
 
 
 def unremix(click: Click) -> Changes:
-    """Neither a remix nor from the same image or video any more."""
-    return {click.parts.notice: notice_html(""), click.parts.made_from: "", click.parts.kept: {}}
+    """No remix any more. What it starts from stays; it has its own button."""
+    return {click.parts.notice: notice_html(""), click.parts.made_from: ""}
 
 
 def hush(click: Click) -> Changes:
@@ -152,10 +163,12 @@ def example(click: Click) -> Changes:
 def fix(click: Click) -> Changes:
     """The suggestion of an error message was taken."""
     name, value = click.text("field"), click.text("value")
-    if name not in FIELDS or not value.lstrip("-").isdigit() or len(value) > 20:
+    if name not in FIELDS or not SUGGESTED.fullmatch(value):
         return {}
-    shown = value if name == "seed" else int(value)
-    return {click.parts.form[name]: gr.update(value=shown), click.parts.forecast: create.forecast_html(None)}
+    shown = value if name == "seed" else float(value) if "." in value else int(value)
+    shown_by_source = panel(click.studio, {**click.values, name: shown}, click.kept)
+    return {click.parts.form[name]: gr.update(value=shown), click.parts.forecast: create.forecast_html(None),
+            click.parts.source: shown_by_source}
 
 
 def favourite(click: Click) -> Changes:
@@ -200,13 +213,12 @@ def dismiss(click: Click) -> Changes:
 
 def at_create(click: Click) -> Click:
     """The same click, as if made on Create, with the screen left as it is."""
-    return Click(click.studio, click.parts, click.said, Address(view="create", job=click.job), click.job, click.memory)
+    return replace(click, at=Address(view="create", job=click.job))
 
 
 def _with_project(click: Click, project_id: str) -> Changes:
-    memory = {"project": project_id, "job": remembered(click.memory, "job")}
-    changed = Click(click.studio, click.parts, click.said, click.at, click.job, memory)
-    return refresh(changed) | {click.parts.memory: memory}
+    memory = {"project": project_id, "job": remembered(click.memory, "job"), "batch": list(remembered_batch(click.memory))}
+    return refresh(replace(click, memory=memory)) | {click.parts.memory: memory}
 
 
 def _name(click: Click) -> str:
@@ -242,11 +254,13 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         project_rename,
         dismiss,
         *MODEL_ACTIONS,
+        *SOURCE_ACTIONS,
     )
 }
 
 
-def act(data: Any, at: Any, job: Any, memory: Any, *, studio: Any, parts: Parts) -> Changes:
+def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, *, studio: Any, parts: Parts,
+        values: Mapping[str, Any] | None = None) -> Changes:
     """One event of the relay. The browser's own address counts; the stored one is for events that carry none."""
     said = data if isinstance(data, Mapping) else {}
     handler = ACTIONS.get(str(said.get("act")))
@@ -254,5 +268,6 @@ def act(data: Any, at: Any, job: Any, memory: Any, *, studio: Any, parts: Parts)
         return {}
     search = said.get("search")
     place = Address.parse(search if isinstance(search, str) else at)
-    changes = handler(Click(studio, parts, said, place, job if isinstance(job, str) else "", memory))
+    beside = kept if isinstance(kept, Mapping) else {}
+    changes = handler(Click(studio, parts, said, place, job if isinstance(job, str) else "", memory, beside, values or {}))
     return changes | {parts.seen: changes.get(parts.seen, {}) | {"acted": str(time.monotonic())}}

@@ -1,6 +1,6 @@
 """The Create page: the form, Generate, the forecast, restore from a file.
 
-form -> Generate -> studio.submit -> job id -> the screen (views.stage), redrawn by watch.poll
+form -> Generate -> batch.submit_all -> job ids -> the screen (views.stage), redrawn by watch.poll
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import functools
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,10 +17,14 @@ from gradio.components import Component
 from app.history.records import Job
 from app.ui import views
 from app.ui.address import Address
-from app.ui.form import FIELDS, kept_fields, kept_words, model_field, read_form, show_model, show_request
+from app.ui.batch import MOST_SEEDS, requests_of, submit_all
+from app.ui.form import FIELDS, WAYS, kept_fields, kept_words, model_field, read_form, show_model, show_request
 from app.ui.html.common import button
+from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
-from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, tell_end
+from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
+from app.ui.source import panel, parent, settled, waits_for
+from app.ui.uploads import MAX_UPLOAD_BYTES, too_large
 from engine.errors import InvalidRequest, SprocketError
 from engine.request import GenerationRequest
 
@@ -39,12 +42,17 @@ EXAMPLES = {
 
 
 def build_form(studio: Any) -> dict[str, Component]:
-    """The left column. Returns the components by request field, and `generate`, `dice`, `notice`, `forecast`, `file`."""
+    """The left column. Returns the components by request field, and `generate`, `dice`, `notice`, `forecast`, `source`, ..."""
     specs = studio.models()
     spec = next((s for s in specs if s.name == "pocket"), specs[0] if specs else None)
     made: dict[str, Component] = {"notice": gr.HTML("", elem_id="notice", apply_default_css=False)}
     made["prompt"] = FIELDS["prompt"].build(spec)
     gr.HTML(_chips(), elem_id="examples", apply_default_css=False)
+    first = panel(studio, {"model": spec.name if spec else None}, {})
+    made["source"] = gr.HTML(first, elem_id="source", apply_default_css=False, js_on_load=SYNC)
+    with gr.Row(elem_id="source-settings"):
+        made["fit"] = FIELDS["fit"].build(spec)
+        made["strength"] = FIELDS["strength"].build(spec)
     made["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", size="lg")
     made["forecast"] = gr.HTML(forecast_html(None), elem_id="forecast", apply_default_css=False, js_on_load=SYNC)
     with gr.Group(elem_classes="settings"):
@@ -54,24 +62,33 @@ def build_form(studio: Any) -> dict[str, Component]:
         with gr.Row():
             made["steps"] = FIELDS["steps"].build(spec)
             made["guidance"] = FIELDS["guidance"].build(spec)
-        with gr.Row(elem_classes="seed-row"):
-            made["seed"] = FIELDS["seed"].build(spec)
-            made["dice"] = gr.Button("Roll dice", elem_id="dice", size="sm", min_width=60)
+        with gr.Row():
+            with gr.Row(elem_classes="seed-row"):
+                made["seed"] = FIELDS["seed"].build(spec)
+                made["dice"] = gr.Button("Roll dice", elem_id="dice", size="sm", min_width=60)
+            made["how_many"] = gr.Slider(
+                label="How many", minimum=1, maximum=MOST_SEEDS, step=1, value=1, info="other seeds", elem_id="how-many", buttons=[]
+            )
+        if "profile" in WAYS:
+            made["profile"] = WAYS["profile"].build(spec)
     with gr.Accordion("More settings", open=False, elem_id="more"):
         made["negative"] = FIELDS["negative"].build(spec)
         with gr.Row():
             made["width"] = FIELDS["width"].build(spec)
             made["height"] = FIELDS["height"].build(spec)
+        made["per_line"] = gr.Checkbox(label="One video for each line of the prompt", value=False, elem_id="per-line")
         made["scheduler"] = FIELDS["scheduler"].build(spec)
-    with gr.Row(elem_id="restore-row"):
-        made["file"] = gr.UploadButton("Restore settings from a clip…", file_types=[".mp4", ".json"], elem_id="restore", size="sm")
-        gr.HTML('<p class="quiet">or drop a Sprocket mp4 anywhere here</p>', elem_id="restore-hint", apply_default_css=False)
+        made["guidance_kind"] = FIELDS["guidance_kind"].build(spec)
+        made["eta"] = FIELDS["eta"].build(spec)
+        made |= {name: field.build(spec) for name, field in WAYS.items() if name != "profile"}
+    gr.HTML(_restore(), elem_id="restore-row", apply_default_css=False)
     return made
 
 
-def build_stage() -> Component:
-    """The right column."""
-    return gr.HTML(stage_html(None), elem_id="stage", apply_default_css=False, js_on_load=SYNC)
+def build_stage() -> tuple[Component, Component]:
+    """The right column: the screen, and below it the other videos of a batch."""
+    stage = gr.HTML(stage_html(None), elem_id="stage", apply_default_css=False, js_on_load=SYNC)
+    return stage, gr.HTML("", elem_id="batch", apply_default_css=False)
 
 
 def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
@@ -82,19 +99,20 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         guarded(named(bind(generate))),
         [parts.made_from, parts.kept, parts.ticket, parts.memory],
         parts.outputs(),
-        inputs_kwargs=dict(parts.form),
+        inputs_kwargs=parts.said(),
         trigger_mode="once",
         **quiet,
     )
     tell_end(generated, "generate")
     # `prompt` on blur only: a forecast does not depend on it, save for its length.
-    changing = [parts.form[name].change for name in ("frames", "steps", "guidance", "width", "height", "scheduler")]
+    costly = ("frames", "steps", "guidance", "width", "height", "scheduler", "eta", "strength", *WAYS)
+    changing = [*(parts.form[name].change for name in costly), *(each.change for each in parts.many.values())]
     gr.on(
         [*changing, parts.form["seed"].blur],
         guarded(named(bind(forecast))),
         [parts.kept],
         [parts.forecast],
-        inputs_kwargs=dict(parts.form),
+        inputs_kwargs=parts.said(),
         trigger_mode="always_last",
         **quiet,
     )
@@ -102,13 +120,16 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         guarded(named(bind(forecast_words))),
         [parts.kept],
         [parts.forecast],
-        inputs_kwargs=dict(parts.form),
+        inputs_kwargs=parts.said(),
         trigger_mode="always_last",
         **quiet,
     )
-    parts.form["model"].input(guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet)
+    chosen = parts.form["model"].input(guarded(named(bind(choose_model))), [parts.form["model"]], list(parts.form.values()), **quiet)
+    # What the source panel shows follows in the page's own line of events, so that no late answer undoes a file just dropped.
+    shown = [parts.form[name].input for name in ("frames", "steps", "width", "height", "fit", "strength")]
+    chosen.success(None, js="() => window.sprocket.source('chosen')", **quiet)
+    gr.on(shown, None, js="() => window.sprocket.source()", **quiet)
     made["dice"].click(None, None, [parts.form["seed"]], js="() => window.sprocket.dice()", api_visibility="private")
-    parts.file.upload(guarded(named(bind(restore_file))), [parts.file], parts.outputs(), **quiet)
 
 
 def named(handler: functools.partial) -> Any:
@@ -120,33 +141,35 @@ def named(handler: functools.partial) -> Any:
 
 def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """Generate was pressed: queue the job and show it, or say what is wrong where the forecast stands."""
+    how_many, per_line = values.get("how_many") or 1, values.get("per_line")
     try:
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
-        job = studio.submit(
-            read_form(values, kept),
-            owner=OWNER,
-            project_id=project,
-            idempotency_key=ticket or None,
-            made_from=made_from or None,
-        )
+        said = settled(kept, views.spec_of(studio, values.get("model")))
+        request = read_form(values, said)
+        wanted = requests_of(request, how_many, per_line)
+        jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=parent(made_from, said))
     except SprocketError as error:
         return {parts.forecast: problem(error)}
-    shown = show_job(studio, parts, job, memory)
+    batch = {"batch": [job.id for job in jobs]} if len(jobs) > 1 else {}
+    shown = show_job(studio, parts, jobs[0], {"project": remembered(memory, "project"), **batch})
     return shown | {parts.forecast: forecast_markup(studio, values, kept, ahead=False)}  # an earlier problem is solved
 
 
 def show_job(studio: Any, parts: Parts, job: Job, memory: Any) -> Changes:
     """The Create page with `job` on its screen, in the address and in the browser's memory."""
     here, status = Address(view="create", job=job.id), studio.status()
+    tiles, token = views.batch(views.batch_jobs(studio, memory, job.id), job.id)
+    batch = list(remembered_batch(memory)) if tiles else []
     return {
+        parts.batch: tiles,
         parts.stage: views.stage(studio, job, status),
         parts.header: views.header(studio, here, remembered(memory, "project"), status),
-        parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(here, status)},
+        parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(here, status), "batch": token},
         parts.job: job.id,
         parts.at: here.href(),
         parts.timer: gr.Timer(active=True),
         parts.ticket: uuid.uuid4().hex,
-        parts.memory: {"project": remembered(memory, "project"), "job": job.id},
+        parts.memory: {"project": remembered(memory, "project"), "job": job.id, "batch": batch},
     }
 
 
@@ -172,19 +195,23 @@ def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *,
 
     `ahead`: also how many jobs would run before; not right after a submit, where the job itself would be counted.
     """
+    said = settled(kept, views.spec_of(studio, values.get("model")))
+    if waits_for(said):
+        return forecast_html(None, waits_for=waits_for(said))
     try:
-        request = read_form({**values, "prompt": values.get("prompt") or "a video"}, kept)
-        return forecast_line(studio, request, ahead=ahead)
+        request = read_form({**values, "prompt": values.get("prompt") or "a video"}, said)
+        count = len(requests_of(request, values.get("how_many") or 1, values.get("per_line")))
+        return forecast_line(studio, request, ahead=ahead, count=count)
     except SprocketError as error:
         return problem(error)
 
 
-def forecast_line(studio: Any, request: GenerationRequest, *, ahead: bool = True) -> str:
-    """The forecast for a request; raises what the plan raises."""
+def forecast_line(studio: Any, request: GenerationRequest, *, ahead: bool = True, count: int = 1) -> str:
+    """The forecast for `count` such requests; raises what the plan raises."""
     spec = views.spec_of(studio, request.model)
     length = (request.frames or spec.native_frames) / spec.fps if spec else None
     found = studio.forecast(request, owner=OWNER)
-    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length)
+    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length, count=count)
 
 
 def choose_model(model: Any, *, studio: Any, parts: Parts) -> Changes:
@@ -192,16 +219,18 @@ def choose_model(model: Any, *, studio: Any, parts: Parts) -> Changes:
     return {parts.form[name]: update for name, update in show_model(studio.spec(model)).items()}
 
 
-def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, made_from: str = "") -> Changes:
-    """The form says `request`; the line above it says why."""
+def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, made_from: str = "",
+         beside: Mapping[str, Any] | None = None) -> Changes:
+    """The form says `request`; the line above it says why. `beside`: what else the form keeps."""
     spec = views.spec_of(studio, request.model)
     if spec is None:
         notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
+    kept = {**kept_fields(request), **(beside or {})}
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
-    notice += kept_words(request)
-    label = "Not a remix" if made_from else "Dismiss" if request.mode == "t2v" else "Without it"
-    act = "unremix" if made_from or request.mode != "t2v" else "hush"
-    changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept_fields(request)}
+    notice += "" if beside else kept_words(request)
+    label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
+    changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
+                parts.source: panel(studio, request.to_json(), kept)}
     try:
         changes[parts.forecast] = forecast_line(studio, request)
     except SprocketError as error:
@@ -209,20 +238,14 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     return changes
 
 
-def restore_file(path: Any, *, studio: Any, parts: Parts) -> Changes:
-    """A clip was dropped: its settings into the form. The upload is deleted at once."""
-    file = Path(str(path))
-    cleared: Changes = {parts.file: None}
-    try:
-        request = studio.request_from_file(file)
-    except InvalidRequest as error:
-        return {parts.notice: notice_html(f"Could not restore: {error}", act="unremix", label="Dismiss"), **cleared}
-    finally:
-        file.unlink(missing_ok=True)
-    return {**fill(studio, parts, request, "Settings restored from your clip."), **cleared}
-
-
 def _chips() -> str:
     chips = "".join(button(name, "example", kind="chip-btn", name=name) for name in EXAMPLES)
     label = '<span class="quiet" id="examples-label">Try</span>'
     return f'<div class="examples">{label}<div role="group" aria-labelledby="examples-label">{chips}</div></div>'
+
+
+def _restore() -> str:
+    """Where a clip's settings come back. The data attributes are for every upload of the page, see `studio.js`."""
+    way = button("Restore settings from a clip…", "choose", kind="small", purpose="restore", accept=ACCEPT["any"], most=MAX_UPLOAD_BYTES,
+                 large=too_large(MAX_UPLOAD_BYTES))
+    return f'<div class="restore-line">{way}<p class="quiet">or drop a Sprocket mp4, an image or a video anywhere here</p></div>'

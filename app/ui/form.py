@@ -4,7 +4,7 @@
     read_form(values)         ->  GenerationRequest          what the person asked for
     show_request(request)     ->  {field: update}            restore, remix, edit
     show_model(spec)          ->  {field: update}            another model was chosen: its own recommendations
-    kept_fields(request)      ->  {field: value}             what has no component: it stays with the form
+    kept_fields(request)      ->  {field: value}             what has no component: it stays with the form (`source.py`)
 
 Components are asked for by field name everywhere (`inputs_kwargs`), never by position. A component's own checks are a
 comfort; what counts is `GenerationRequest` and the plan.
@@ -13,20 +13,24 @@ comfort; what counts is `GenerationRequest` and the plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from engine import request as limits
 from engine.errors import InvalidRequest
-from engine.request import MAX_GUIDANCE, MAX_PROMPT_CHARS, MAX_STEPS, GenerationRequest
+from engine.plan import DEFAULT_STRENGTH
+from engine.request import FITS, GUIDANCE_KINDS, MAX_GUIDANCE, MAX_PROMPT_CHARS, MAX_STEPS, GenerationRequest
 from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
-KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device")
-"""Request fields without a component: a remix or a restored clip brings them, and they go into the next request."""
+START = "start"
+"""Beside the kept fields: what the person chose to start from, of 't2v', 'i2v' and 'v2v'."""
+INPUT_OF = {"t2v": "", "i2v": "image", "v2v": "video"}
+"""The request field that each start needs."""
 PLACEHOLDER = "A red ball bounces over a green meadow"
 
 
@@ -67,6 +71,20 @@ def read_number(_name: str, value: Any) -> Any:
 
 def read_choice(_name: str, value: Any) -> Any:
     return None if value in (None, "", MODELS_OWN) else value
+
+
+def read_unless(usual: Any) -> Callable[[str, Any], Any]:
+    """What the component shows when nothing was said is not said."""
+    return lambda _name, value: None if value in (None, "") or (value == usual and not isinstance(value, bool)) else value
+
+
+def show_or(usual: Any) -> Callable[[Any, ModelSpec | None], dict[str, Any]]:
+    return lambda value, _spec: {"value": usual if value is None else value}
+
+
+def show_strength(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
+    value = DEFAULT_STRENGTH if value is None else value
+    return {"value": value, "minimum": min(0.05, value)}
 
 
 def show_plain(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
@@ -192,8 +210,84 @@ FIELDS: Mapping[str, Field] = {
         read_choice,
         show_scheduler,
     ),
+    "guidance_kind": Field(
+        lambda _: gr.Radio(
+            list(GUIDANCE_KINDS),
+            value=GUIDANCE_KINDS[0],
+            label="Guidance over the steps",
+            info="as-published swings, as others' code does",
+            elem_id="field-guidance-kind",
+        ),
+        read_unless(GUIDANCE_KINDS[0]),
+        show_or(GUIDANCE_KINDS[0]),
+    ),
+    "eta": Field(
+        lambda _: gr.Slider(
+            label="Eta",
+            minimum=0,
+            maximum=1,
+            step=0.01,
+            value=0,
+            buttons=[],
+            info="fresh noise in each ddim step",
+            elem_id="field-eta",
+        ),
+        read_unless(0),
+        show_or(0),
+    ),
+    "fit": Field(
+        lambda _: gr.Radio(
+            [("Crop", FITS[0]), ("Pad with bars", FITS[1])],
+            value=FITS[0],
+            label="Fit",
+            info="never stretched",
+            elem_id="field-fit",
+            elem_classes="for-input",
+        ),
+        read_unless(FITS[0]),
+        show_or(FITS[0]),
+    ),
+    "strength": Field(
+        lambda _: gr.Slider(
+            label="Strength",
+            maximum=1,
+            step=0.01,
+            buttons=[],
+            info="how far it may change",
+            elem_id="field-strength",
+            elem_classes="for-video",
+            **show_strength(None, None),
+        ),
+        read_unless(DEFAULT_STRENGTH),
+        show_strength,
+    ),
 }
-"""All fields but `model`, whose choices depend on the machine."""
+"""All fields but `model`, whose choices depend on the machine, and those that are `KEPT`."""
+KNOWN = frozenset(f.name for f in fields(GenerationRequest))
+
+
+def choice_field(label: str, choices: Sequence[str], info: str, elem_id: str) -> Field:
+    """One of a few words, of which the first is what holds when nothing is said."""
+    shown = [(word.replace("-", " ").capitalize(), word) for word in choices]
+    return Field(
+        lambda _: gr.Radio(shown, value=choices[0], label=label, info=info, elem_id=elem_id), read_unless(choices[0]), show_or(choices[0])
+    )
+
+
+WAYS: Mapping[str, Field] = {
+    name: choice_field(label, words, info, f"field-{name}")
+    for name, label, words, info in (
+        ("profile", "Memory", getattr(limits, "PROFILES", ()), "how weights are kept"),
+        ("cache", "Reuse between steps", getattr(limits, "CACHES", ()), "faster; all but off change the picture"),
+    )
+    if name in KNOWN and words
+}
+"""How a clip is made rather than what it shows; only what requests know."""
+FIELDS = {**FIELDS, **WAYS}
+KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
+"""Request fields without a component: the source panel, a remix or a restored clip brings them, and they go into the next request."""
+STAYS = ("prompt", "negative", "seed", "scheduler", "guidance_kind", "eta", "fit", "strength", *WAYS)
+"""Fields that are the person's and not the model's: another model leaves them as they are."""
 
 
 def model_field(names: Sequence[str], chosen: str | None) -> Component:
@@ -202,29 +296,44 @@ def model_field(names: Sequence[str], chosen: str | None) -> Component:
 
 
 def read_form(values: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> GenerationRequest:
-    """What the components say, and what is `kept` beside them, as a request. Raises `InvalidRequest`."""
+    """What the components say, and what is `kept` beside them, as a request. Raises `InvalidRequest`.
+
+    Of the inputs only the one that `kept[START]` means is asked for; fit and strength count only where they have something to act on.
+    """
     if not values.get("model"):
         raise InvalidRequest("model", "none is chosen. Install one, see `sprocket models list`.")
-    fields = {name: field.read(name, values.get(name)) for name, field in FIELDS.items()}
-    return GenerationRequest.from_mapping({**fields, **(kept or {}), "model": values["model"]})
+    read = {name: field.read(name, values.get(name)) for name, field in FIELDS.items()}
+    request = {**read, **asked_of(kept or {}), "model": values["model"]}
+    if request.get("image") is None and request.get("video") is None:
+        request["fit"] = None
+    if request.get("video") is None:
+        request["strength"] = None
+    return GenerationRequest.from_mapping(request)
+
+
+def start_of(kept: Mapping[str, Any]) -> str:
+    """'t2v', 'i2v' or 'v2v': what was chosen, else what there is to start from."""
+    said = kept.get(START)
+    return said if said in INPUT_OF else "i2v" if kept.get("image") else "v2v" if kept.get("video") else "t2v"
+
+
+def asked_of(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The request fields in `kept`: an input that another start would use is left out."""
+    start = start_of(kept)
+    inputs = {"image", "video"} - {INPUT_OF[start]}
+    return {name: value for name, value in kept.items() if name in KEPT and name not in inputs}
 
 
 def kept_fields(request: GenerationRequest) -> dict[str, Any]:
     """What the form must keep beside its components to say `request`."""
-    return {name: getattr(request, name) for name in KEPT if getattr(request, name) not in (None, ())}
+    said = {name: getattr(request, name) for name in KEPT if getattr(request, name) not in (None, (), "")}
+    return said if request.mode == "t2v" else {**said, START: request.mode}
 
 
 def kept_words(request: GenerationRequest) -> str:
-    """The same for people, after the line that says where the settings are from; '' when there is nothing to say."""
-    said = []
-    if request.mode == "i2v":
-        said.append("It starts from the same image.")
-    if request.mode == "v2v":
-        strength = "" if request.strength is None else f", with strength {request.strength:g}"
-        said.append(f"It changes the same video{strength}.")
-    if request.guidance_kind not in (None, "constant"):
-        said.append(f"Its guidance is {request.guidance_kind}.")
-    return "".join(f" {sentence}" for sentence in said)
+    """What of `request` is not to be seen at once, for people, after the line that says where the settings are from."""
+    said = {"i2v": " It starts from the same image.", "v2v": " It changes the same video."}.get(request.mode, "")
+    return said if request.guidance_kind in (None, "constant") else f"{said} Its guidance is {request.guidance_kind}."
 
 
 def show_request(request: GenerationRequest, spec: ModelSpec | None) -> dict[str, Any]:
@@ -234,9 +343,5 @@ def show_request(request: GenerationRequest, spec: ModelSpec | None) -> dict[str
 
 
 def show_model(spec: ModelSpec) -> dict[str, Any]:
-    """Updates by field after another model was chosen: its recommendations; prompt, negative and seed stay."""
-    return {
-        name: gr.update(**field.show(None, spec))
-        for name, field in FIELDS.items()
-        if name not in ("prompt", "negative", "seed", "scheduler")
-    }
+    """Updates by field after another model was chosen: its recommendations; prompt, seed and the like stay."""
+    return {name: gr.update(**field.show(None, spec)) for name, field in FIELDS.items() if name not in STAYS}

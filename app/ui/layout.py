@@ -128,11 +128,11 @@ def build_ui(studio: Any) -> gr.Blocks:
                 with gr.Column(elem_id="form", scale=5, min_width=320):
                     made = create.build_form(studio)
                 with gr.Column(elem_id="screen-column", scale=7, min_width=320):
-                    stage = create.build_stage()
+                    stage, batch = create.build_stage()
             queue = gr.HTML("", elem_id="view-queue", elem_classes="view", apply_default_css=False)
             gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
             models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
-        parts = _parts(made, header, stage, queue, gallery, models)
+        parts = _parts(made, header, stage, batch, queue, gallery, models)
         create.wire(studio, parts, made)
         _wire(studio, parts, demo, relay, refusal)
         add_endpoints(studio)
@@ -140,7 +140,7 @@ def build_ui(studio: Any) -> gr.Blocks:
     return demo
 
 
-def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: Any, models: Any) -> Parts:
+def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, queue: Any, gallery: Any, models: Any) -> Parts:
     form = {name: component for name, component in made.items() if name in create.FIELDS or name == "model"}
     return Parts(
         header=header,
@@ -151,7 +151,9 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, queue: Any, gallery: A
         gallery=gallery,
         models=models,
         form=form,
-        file=made["file"],
+        many={name: made[name] for name in ("how_many", "per_line")},
+        source=made["source"],
+        batch=batch,
         timer=gr.Timer(watch.POLL_SECONDS, active=False),
         job=gr.State(""),
         seen=gr.State({}),
@@ -167,20 +169,21 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     """Events of the frame: the relay of clicks, the opening of a page, the poll. `studio.js` lets them run one at a time."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-    def on_act(at: Any, job: Any, memory: Any, event: gr.EventData) -> Any:
-        return actions.act(event._data, at, job, memory, studio=studio, parts=parts)
+    def on_act(at: Any, job: Any, memory: Any, kept: Any, event: gr.EventData, **values: Any) -> Any:
+        return actions.act(event._data, at, job, memory, kept, studio=studio, parts=parts, values=values)
 
     def on_load(memory: Any, request: gr.Request) -> Any:
         return watch.attach(memory, request, studio=studio, parts=parts)
 
     outputs = [*parts.outputs(), refusal]
-    acted = relay.click(telling(on_act, refusal), [parts.at, parts.job, parts.memory], outputs, trigger_mode="multiple", **quiet)
+    asked = [parts.at, parts.job, parts.memory, parts.kept]
+    acted = relay.click(telling(on_act, refusal), asked, outputs, inputs_kwargs=parts.said(), trigger_mode="multiple", **quiet)
     loaded = demo.load(telling(on_load, refusal), [parts.memory], outputs, **quiet)
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
     polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
         [parts.job, parts.seen, parts.at, parts.memory],
-        [parts.stage, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
+        [parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
         trigger_mode="multiple",
         **quiet,
     )

@@ -4,6 +4,7 @@ GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seek
 GET /media/clips/{clip}.json               the recipe
 GET /media/posters/{clip}.webp
 GET /media/previews/{job}.webp             changes while the job runs
+GET /media/inputs/{name}.webp?width&height&fit&frames&fps   an image or video to start from, as it will be fitted
 """
 
 from __future__ import annotations
@@ -51,6 +52,14 @@ def media_routes(studio: Any) -> APIRouter:
     @router.get("/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
         return _file(_find(lambda: studio.preview_path(job_id, owner=OWNER)), "image/webp", NEVER)
+
+    @router.get("/inputs/{name}.webp")
+    def fitted(name: str, width: int, height: int, fit: str = "crop", frames: int = 1, fps: float = 8.0) -> Response:
+        try:
+            data = studio.input_preview(name, width=width, height=height, fit=fit, frames=frames, fps=fps)
+        except SprocketError:
+            return _nothing()
+        return Response(data, media_type="image/webp", headers=SAFE | FOREVER)
 
     return router
 

@@ -11,6 +11,7 @@ from app.ui import views
 from app.ui.form import show_model
 from app.ui.html.status import notice_html
 from app.ui.parts import Changes
+from app.ui.source import panel
 from engine.errors import SprocketError
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def model_use(click: Click) -> Changes:
     try:
         spec = click.studio.spec(name)
     except SprocketError as error:
-        return {parts.notice: notice_html(str(error), act="unremix", label="Dismiss")}
+        return {parts.notice: notice_html(str(error), act="hush", label="Dismiss")}
     changes: Changes = {parts.form[field]: update for field, update in show_model(spec).items()}
+    changes[parts.source] = panel(click.studio, {"model": name, "fit": click.values.get("fit")}, click.kept)
     return changes | {parts.form["model"]: gr.update(choices=views.model_names(click.studio), value=name),
-                      parts.notice: notice_html(f"{name} is chosen, with its own size and steps.", act="unremix", label="Dismiss")}
+                      parts.notice: notice_html(f"{name} is chosen, with its own size and steps.", act="hush", label="Dismiss")}
 
 
 def _done(click: Click, wish: Callable[[Any], object]) -> Changes:

@@ -18,6 +18,8 @@ from engine.errors import SprocketError
 OWNER = "local"
 """One owner per installation; ids of anyone else are 'not found'."""
 
+MOST_REMEMBERED = 32
+
 log = logging.getLogger(__name__)
 
 
@@ -34,8 +36,12 @@ class Parts:
     models: Component
     form: Mapping[str, Component]
     """Request field -> component."""
-    file: gr.File
-    """Where a clip is dropped to restore its settings."""
+    many: Mapping[str, Component]
+    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
+    source: Component
+    """What the clip starts from."""
+    batch: Component
+    """The videos of one press, below the screen."""
     timer: gr.Timer
     job: gr.State
     """Id of the job on the Create page's screen, '' for none."""
@@ -46,11 +52,15 @@ class Parts:
     made_from: gr.State
     """Clip that is being remixed, '' for none."""
     kept: gr.State
-    """Request fields that have no component (`form.KEPT`) but belong to what the form says."""
+    """Request fields that have no component (`form.KEPT`) but belong to what the form says, and what is started from (`form.START`)."""
     ticket: gr.State
     """Idempotency key of the next press of Generate."""
     memory: gr.BrowserState
-    """{'project': id, 'job': id}: kept by the browser, untrusted."""
+    """{'project': id, 'job': id, 'batch': [job id, ...]}: kept by the browser, untrusted."""
+
+    def said(self) -> dict[str, Component]:
+        """All that a person can set, by name, for `inputs_kwargs`."""
+        return {**self.form, **self.many}
 
     def outputs(self) -> list[Component]:
         return [
@@ -62,7 +72,8 @@ class Parts:
             self.gallery,
             self.models,
             *self.form.values(),
-            self.file,
+            self.source,
+            self.batch,
             self.timer,
             self.job,
             self.seen,
@@ -81,6 +92,12 @@ def remembered(memory: object, name: str) -> str:
     """One entry of the browser's memory; '' unless it is a plausible id."""
     value = memory.get(name) if isinstance(memory, dict) else None
     return value if isinstance(value, str) and len(value) <= 64 else ""
+
+
+def remembered_batch(memory: object) -> tuple[str, ...]:
+    """The jobs of the last press of Generate, as the browser remembers them: plausible ids only."""
+    ids = memory.get("batch") if isinstance(memory, dict) else None
+    return tuple(each for each in ids[:MOST_REMEMBERED] if isinstance(each, str) and len(each) <= 64) if isinstance(ids, list) else ()
 
 
 def said(error: SprocketError) -> str:

@@ -21,6 +21,7 @@ from app.ui.address import VIEWS
 from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
 from app.ui.parts import said
+from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
 
 ASSET_TYPES = {"style.css": "text/css", "logo.svg": "image/svg+xml"}
@@ -29,15 +30,17 @@ SHUTDOWN_SECONDS = 5
 
 
 def build_app(studio: Any) -> FastAPI:
-    """The whole site over one studio. Starts no worker; creates the upload folder below the data folder, emptied."""
+    """The whole site over one studio. Starts no worker; creates the folders for uploads below the data folder, emptied."""
     settings = studio.settings
-    _fresh_uploads(settings.data_dir)
+    os.environ["GRADIO_TEMP_DIR"] = str(_fresh(settings.data_dir / "uploads"))
+    _fresh(folder_of(settings))
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 
     from app.ui.layout import ASSETS, build_ui, head, theme
 
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(media_routes(studio))
+    app.include_router(upload_routes(folder_of(settings)))
 
     @app.get("/studio/{name}")  # gradio has /assets itself
     def asset(name: str) -> Response:
@@ -124,9 +127,8 @@ def _short_address(view: str) -> Callable[[Request], Response]:
     return redirect
 
 
-def _fresh_uploads(data_dir: Path) -> None:
-    """A private, empty folder for what browsers upload. What an earlier server left behind is deleted."""
-    folder = data_dir / "uploads"
+def _fresh(folder: Path) -> Path:
+    """A private, empty folder for what browsers send. What an earlier server left behind is deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder

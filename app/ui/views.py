@@ -7,13 +7,14 @@ from typing import Any
 from app.errors import NotFound
 from app.history.records import ClipPage, Job, JobState, Project
 from app.ui.address import Address
+from app.ui.html.batch import batch_html, batch_token
 from app.ui.html.common import empty, link
 from app.ui.html.frame import header_html
 from app.ui.html.gallery import clip_html, gallery_html
 from app.ui.html.models import models_html
 from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
-from app.ui.parts import OWNER
+from app.ui.parts import OWNER, remembered_batch
 from engine.errors import SprocketError
 from engine.spec import ModelSpec
 
@@ -55,6 +56,8 @@ def find_job(studio: Any, job_id: str) -> Job | None:
 
 def spec_of(studio: Any, model: object) -> ModelSpec | None:
     """The model's facts, or None when it is not on this machine."""
+    if not isinstance(model, str):
+        return None
     try:
         return studio.spec(model)
     except SprocketError:
@@ -90,6 +93,17 @@ def stage_token(job: Job | None, status: Any) -> str:
         return "none"
     waits = f"{status.queued}:{status.running}:{status.worker_alive}" if job.state is JobState.QUEUED else ""
     return f"{job.id}:{job.status_seq}:{job.preview_seq}:{waits}:{status.blocked_reason}"
+
+
+def batch_jobs(studio: Any, memory: object, job_id: str) -> tuple[Job, ...]:
+    """The jobs of the batch that the job on the screen belongs to, as far as they are still here."""
+    ids = remembered_batch(memory)
+    return tuple(job for each in ids if (job := find_job(studio, each))) if job_id in ids else ()
+
+
+def batch(jobs: tuple[Job, ...], job_id: str) -> tuple[str, str]:
+    """(markup, token) of the tiles below the screen."""
+    return batch_html(jobs, job_id), batch_token(jobs, job_id)
 
 
 def queue(status: Any, jobs: tuple[Job, ...]) -> str:

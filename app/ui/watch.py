@@ -17,9 +17,10 @@ import gradio as gr
 from app.history.records import Job
 from app.ui import create, views
 from app.ui.address import Address
-from app.ui.form import show_request
+from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
 from app.ui.parts import OWNER, Changes, Parts, remembered
+from app.ui.source import panel
 from engine.errors import InvalidRequest
 from engine.request import GenerationRequest
 
@@ -33,14 +34,16 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
     at = Address.of(dict(request.query_params)) if request is not None else Address()
     job, status = job_to_show(studio, at, memory), studio.status()
     stage = views.stage(studio, job, status)
+    tiles, token = views.batch(views.batch_jobs(studio, memory, job.id if job else ""), job.id if job else "")
     if at.job and job is None:
         stage = stage.replace("Nothing is running", "That job is not here")
     changes: Changes = {
         parts.header: views.header(studio, at, remembered(memory, "project"), status),
         parts.stage: stage,
+        parts.batch: tiles,
         parts.job: job.id if job else "",
         parts.at: at.href(),
-        parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(at, status)},
+        parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(at, status), "batch": token},
         parts.ticket: uuid.uuid4().hex,
         parts.timer: gr.Timer(active=True),
         parts.forecast: first_forecast(studio),
@@ -67,7 +70,9 @@ def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
     except InvalidRequest:
         return {}
     updates = show_request(request, views.spec_of(studio, request.model))
-    return {parts.form[name]: update for name, update in updates.items()}
+    kept = kept_fields(request)
+    return {**{parts.form[name]: update for name, update in updates.items()}, parts.kept: kept,
+            parts.source: panel(studio, request.to_json(), kept)}
 
 
 def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
@@ -103,6 +108,10 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
     job = views.find_job(studio, job_id if isinstance(job_id, str) else "")
     if job is not None and changed("stage", views.stage_token(job, status)):
         changes[parts.stage] = views.stage(studio, job, status)
+    if job is not None and place.view == "create":
+        tiles, token = views.batch(views.batch_jobs(studio, memory, job.id), job.id)
+        if changed("batch", token):
+            changes[parts.batch] = tiles
     if place.view == "queue":
         jobs = views.queue_jobs(studio)
         if changed("queue", queue_token(jobs, status.worker_alive)):

@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 
 from app.ui.actions import ACTIONS, act
-from app.ui.form import FIELDS, KEPT, MODELS_OWN, kept_fields, kept_words, read_form, show_model, show_request
+from app.ui.form import (
+    FIELDS,
+    KEPT,
+    MODELS_OWN,
+    START,
+    STAYS,
+    choice_field,
+    kept_fields,
+    kept_words,
+    read_form,
+    show_model,
+    show_request,
+    start_of,
+)
 from engine.errors import InvalidRequest
 from engine.request import MAX_SEED, GenerationRequest
 from tests.fakes import SPEC
@@ -33,14 +46,42 @@ def test_what_is_shown_is_what_is_read() -> None:
 def test_what_has_no_component_stays_with_the_form() -> None:
     video = dataclasses.replace(FULL, video=f"{'a' * 64}.mp4", strength=0.6, fit="pad", guidance_kind="cosine", eta=0.5)
     assert read_form(values_of(show_request(video, SPEC)), kept_fields(video)) == video
-    assert kept_words(video) == " It changes the same video, with strength 0.6. Its guidance is cosine."
+    assert kept_words(video) == " It changes the same video. Its guidance is cosine."
     assert kept_words(dataclasses.replace(FULL, image=f"{'a' * 64}.png")) == " It starts from the same image."
     assert (kept_fields(FULL), kept_words(FULL)) == ({}, "")
+
+
+def test_only_what_is_started_from_is_asked_for() -> None:
+    image, video = f"{'a' * 64}.png", f"{'b' * 64}.mp4"
+    shown = values_of(show_request(FULL, SPEC)) | {"fit": "pad", "strength": 0.5}
+    both = {"image": image, "video": video}
+    words = read_form(shown, both | {START: "t2v"})
+    assert (words.image, words.video, words.fit, words.strength) == (None, None, None, None)
+    still = read_form(shown, both | {START: "i2v"})
+    assert (still.image, still.video, still.fit, still.strength) == (image, None, "pad", None)
+    moving = read_form(shown, both | {START: "v2v"})
+    assert (moving.image, moving.video, moving.fit, moving.strength) == (None, video, "pad", 0.5)
+    kept = ({}, {"image": image}, {"video": video}, {START: "x", "video": video})
+    assert [start_of(each) for each in kept] == ["t2v", "i2v", "v2v", "v2v"]
+
+
+def test_a_way_of_making_is_three_words_and_its_first_is_not_said() -> None:
+    field = choice_field("Memory", ("fast", "balanced", "tiny"), "", "field-profile")
+    assert field.build(None).choices == [("Fast", "fast"), ("Balanced", "balanced"), ("Tiny", "tiny")]  # type: ignore[attr-defined]
+    assert [field.read("profile", word) for word in ("fast", "tiny", None)] == [None, "tiny", None]
+    assert field.show(None, None) == {"value": "fast"} and field.show("tiny", None) == {"value": "tiny"}
+
+
+def test_a_slider_makes_room_for_a_small_strength() -> None:
+    video = dataclasses.replace(FULL, video=f"{'a' * 64}.mp4", strength=0.01)
+    assert show_request(video, SPEC)["strength"]["minimum"] == 0.01
+    assert read_form(values_of(show_request(video, SPEC)), kept_fields(video)).strength == 0.01
 
 
 def test_a_bare_request_shows_the_models_own_values() -> None:
     read = read_form(values_of(show_request(GenerationRequest(prompt="x"), SPEC)))
     assert (read.seed, read.frames, read.width, read.height, read.steps, read.guidance, read.scheduler) == (None, 9, 64, 48, 12, 4.0, None)
+    assert (read.guidance_kind, read.eta, read.fit, read.strength) == (None, None, None, None)
 
 
 def test_sliders_make_room_for_what_is_restored() -> None:
@@ -50,7 +91,7 @@ def test_sliders_make_room_for_what_is_restored() -> None:
 
 
 def test_another_model_leaves_the_words_alone() -> None:
-    assert {"prompt", "negative", "seed"}.isdisjoint(show_model(SPEC))
+    assert set(STAYS).isdisjoint(show_model(SPEC)) and set(STAYS) <= set(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +117,8 @@ def test_another_model_leaves_the_words_alone() -> None:
         ({"height": float("nan")}, "height"),
         ({"scheduler": "euler"}, "scheduler"),
         ({"model": None}, "model"),
+        ({"guidance_kind": "wave"}, "guidance_kind"),
+        ({"eta": float("nan")}, "eta"),
     ],
 )
 def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> None:
@@ -103,4 +146,4 @@ def test_every_act_in_the_markup_is_known() -> None:
     text = "".join(path.read_text() for path in (root / "html").glob("*.py")) + (root / "create.py").read_text()
     used = set(re.findall(r'data-act="(\w+)"', text)) | set(re.findall(r'button\(\s*(?:"[^"]*"|\w+|f"[^"]*"),\s*"(\w+)"', text))
     used |= set(re.findall(r'button\(\s*"[^"]*" if [^,]*, "(\w+)"', text))
-    assert used - {"theme", "copy", "search"} <= set(ACTIONS)
+    assert used - {"theme", "copy", "search", "choose"} <= set(ACTIONS)

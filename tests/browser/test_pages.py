@@ -39,12 +39,13 @@ def quiet_studio(site: Site) -> Iterator[None]:
         site.studio._clips = clips
 
 
-def test_build_app_empties_the_upload_folder(tmp_path: Path) -> None:
-    old = tmp_path / "uploads" / "left" / "behind.mp4"
-    old.parent.mkdir(parents=True)
-    old.touch()
+def test_build_app_empties_the_upload_folders(tmp_path: Path) -> None:
+    left = [tmp_path / "uploads" / "left" / "behind.mp4", tmp_path / "incoming" / ("0" * 32)]
+    for old in left:
+        old.parent.mkdir(parents=True)
+        old.touch()
     build_app(FakeStudio(tmp_path))
-    assert not old.exists()
+    assert not any(old.exists() for old in left) and (tmp_path / "incoming").is_dir()
 
 
 def test_the_queue_can_be_changed(site: Site, open_page: Callable[..., Page]) -> None:

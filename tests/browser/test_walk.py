@@ -138,7 +138,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     picture("8-restored")
 
 
-def drop(page: Page, file: Path) -> None:
+def drop(page: Page, file: Path, where: str = "#field-prompt") -> None:
     """A file let go over the form, as a person does it."""
     data = page.evaluate_handle(
         """([name, bytes]) => {
@@ -148,4 +148,4 @@ def drop(page: Page, file: Path) -> None:
         }""",
         [file.name, list(file.read_bytes())],
     )
-    page.dispatch_event("#field-prompt", "drop", {"dataTransfer": data})
+    page.dispatch_event(where, "drop", {"dataTransfer": data})

@@ -117,6 +117,8 @@ def facts(job_or_request: Job | dict, fps: float | None = None) -> str:
         parts.append(f"{values['steps']} steps")
     if values.get("seed") is not None:
         parts.append(f"seed {values['seed']}")
+    if values.get("image") or values.get("video"):
+        parts.append("from an image" if values.get("image") else "from a video")
     return esc(" · ".join(parts))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from app.history.records import Clip, ClipPage, Project
 from app.ui.address import Address
 from app.ui.html.common import ago, button, clip_url, duration, empty, esc, link, poster_url, short, size
+from app.ui.html.source import extend_html
 
 
 def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], models: Sequence[str]) -> str:
@@ -36,6 +37,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
         actions = (
             button("Remix", "remix", kind="primary", clip=clip.id, view="create")
             + button("Same but new seed", "again", clip=clip.id, view="create")
+            + ("" if clip.missing else extend_html(clip))
             + button(
                 "Restore settings",
                 "restore",
@@ -158,6 +160,7 @@ def _facts(clip: Clip, project: str) -> str:
         ("Steps", request.get("steps")),
         ("Guidance", request.get("guidance")),
         ("Scheduler", request.get("scheduler")),
+        ("Starts from", _start(request)),
         ("Steer away from", request.get("negative")),
         ("Project", project),
         ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),
@@ -166,6 +169,15 @@ def _facts(clip: Clip, project: str) -> str:
     ]
     shown = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, ""))
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _start(request: dict) -> str:
+    """What the clip was made from besides words."""
+    if request.get("image"):
+        return "an image, " + ("with bars" if request.get("fit") == "pad" else "filling the frame")
+    if request.get("video"):
+        return f"a video, strength {request.get('strength')}"
+    return ""
 
 
 def _took(seconds: object) -> str:

@@ -28,6 +28,7 @@ from app.ui.html.common import (
     short,
     size,
 )
+from app.ui.html.source import extend_html
 
 STAGES = (
     ("load", "Load"),
@@ -100,12 +101,19 @@ def stage_html(
     return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title)
 
 
-def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None) -> str:
-    """The line under the button, before anything runs: time, memory and where the figures come from."""
+def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None, count: int = 1, waits_for: str = "") -> str:
+    """The line under the button, before anything runs: time, memory and where the figures come from.
+
+    `count`: how many such videos are asked for at once. `waits_for`: what must be chosen before anything can be said.
+    """
+    if waits_for:
+        words = f"Choose the {waits_for} to start from"
+        return f'<div class="forecast" role="status"><p><b>{esc(words)}</b>, then this line says what the video will take.</p></div>'
     if forecast is None:
         return '<p class="forecast" role="status">&nbsp;</p>'
-    time = f"about {duration(forecast.seconds)}" if forecast.seconds is not None else "time not known yet"
+    time = f"about {duration(forecast.seconds * count)}" if forecast.seconds is not None else "time not known yet"
     film = f"{seconds_of_video:.1f} s of video" if seconds_of_video else "Your video"
+    film = f"{count} times {film}" if count > 1 else film
     ahead = f", after {forecast.queued_ahead} waiting" if forecast.queued_ahead else ""
     notes = "".join(f"<li>{esc(note)}</li>" for note in forecast.notes)
     more = f"<details><summary>How it will run</summary><ul>{notes}</ul></details>" if notes else ""
@@ -121,11 +129,12 @@ def problem_html(message: str, *, field: str | None = None, suggestion: object =
     return f'<div class="forecast problem" role="alert"><p>{esc(message)}</p>{fix}</div>'
 
 
-def notice_html(text: str, *, act: str = "", label: str = "") -> str:
-    """A quiet line above the prompt: what the form was filled with. Empty text hides it."""
+def notice_html(text: str, *, act: str = "", label: str = "", href: str = "", link_label: str = "") -> str:
+    """A quiet line above the prompt: what the form was filled with. Empty text hides it. `href`: where to go on from here."""
     if not text:
         return ""
-    return f'<div class="notice" role="status"><span>{esc(text)}</span>{button(label, act, kind="link") if act else ""}</div>'
+    way = link(link_label, href, kind="inline") if href else ""
+    return f'<div class="notice" role="status"><span>{esc(text)} {way}</span>{button(label, act, kind="link") if act else ""}</div>'
 
 
 def _frame(kind: str, shape: float, screen: str, strip: str, caption: str, actions: str, *, job: str = "", title: str = "") -> str:
@@ -237,6 +246,7 @@ def _done_actions(clip: Clip) -> str:
     return (
         button("Remix", "remix", kind="strong", clip=clip.id)
         + button("Same but new seed", "again", clip=clip.id)
+        + extend_html(clip)
         + link("Download", clip_url(clip.id) + "?download=1", download=True)
         + link("Open in gallery", f"/?view=gallery&clip={clip.id}", kind="btn link")
     )
