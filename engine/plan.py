@@ -276,7 +276,9 @@ def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shap
         notes.append("The feed-forward works in chunks to save memory; the result is the same.")
     if placement.passes == 2:
         notes.append("The two halves of guidance run one after the other to save memory.")
-    if placement.decode != "whole":
+    if placement.decode == "banded":
+        notes.append("Frames are decoded band by band to save memory; the result is that of decoding them whole.")
+    if not placement.exact:
         notes.append(f"Frames are decoded in tiles of {placement.tile[1]} x {placement.tile[0]} pixels to save memory; "
                      "seams and colours may differ a little from an exact decode.")
     if (shape.width, shape.height) != (spec.native_width, spec.native_height):
