@@ -138,7 +138,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
-    shape = Shape(frames, height, width, guidance > 1.0)
+    shape = Shape(frames, height, width, guidance > 1.0, {"i2v": 1, "v2v": frames}.get(request.mode, 0))
     way = choose(spec, shape, dtype, hardware, policy)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
@@ -150,7 +150,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
         profile=policy.profile, quality="near-lossless" if way.quality == "tiles" else way.quality,
-        work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
+        work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames=shape.given),
         notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),

@@ -48,7 +48,7 @@ def _decoding(spec: ModelSpec, shape: Shape, compute: str, placement: Placement,
     if how == "banded":
         return _apart(banded_bytes(net, frames, high, wide, number), 0, latents, device)
     tile = (placement.tile[0] // unit, placement.tile[1] // unit)
-    sizes = [(h, w) for h in _cuts(high, tile[0], OVERLAP[0]) for w in _cuts(wide, tile[1], OVERLAP[1])]
+    sizes = [(h, w) for h in cuts(high, tile[0], OVERLAP[0]) for w in cuts(wide, tile[1], OVERLAP[1])]
     pixels = 3 * sum(h * w for h, w in sizes) * unit**2
     if how == "by-tile":
         largest = max((banded_bytes(net, frames, h, w, number) for h, w in set(sizes)), key=lambda banded: banded.together)
@@ -69,13 +69,13 @@ def _apart(banded: Banded, finished: int, latents: int, device: str) -> tuple[in
 def tile_area(spec: ModelSpec, shape: Shape, tile: tuple[int, int]) -> float:
     """Pixels decoded in tiles of `tile` pixels over the clip's own: 1.0 and more, for the overlaps."""
     unit = spec.spatial_scale
-    sides = [sum(_cuts(side // unit, cut // unit, share)) * unit / side
+    sides = [sum(cuts(side // unit, cut // unit, share)) * unit / side
              for side, cut, share in zip((shape.height, shape.width), tile, OVERLAP, strict=True)]
     return sides[0] * sides[1]
 
 
-def _cuts(side: int, tile: int, share: float) -> list[int]:
-    """Lengths of the tiles along one side, in latents."""
+def cuts(side: int, tile: int, share: float) -> list[int]:
+    """Lengths of the tiles along one side, in latents (or pixels)."""
     return [min(tile, side - begin) for begin in range(0, side, int(tile * (1 - share)))] if side > tile else [side]
 
 
@@ -102,7 +102,7 @@ def _streamed(net: Net, frames: int, high: int, wide: int, lean: bool) -> int:
     for latent in chunks(frames):
         kept, pixels = 0, 0
         for block, enlarged in blocks(net, latent, high, wide):
-            highest = max(highest, old + kept + _inside(net, block, lean))
+            highest = max(highest, old + kept + inside_block(net, block, lean))
             kept += _kept(net, block, lean)
             if enlarged:
                 highest = max(highest, old + kept + _enlarging(block, enlarged, lean))
@@ -113,7 +113,7 @@ def _streamed(net: Net, frames: int, high: int, wide: int, lean: bool) -> int:
     return highest
 
 
-def _inside(net: Net, block: Block, lean: bool) -> int:
+def inside_block(net: Net, block: Block, lean: bool) -> int:
     """Numbers alive at the worst moment of a residual block, with its input."""
     into, out = block.before * block.area * block.frames, block.after * block.area * block.frames
     norm = 0 if lean else max(into + 5 * into, into + 6 * out) + 2 * net.latent * block.area * block.frames
