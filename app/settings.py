@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     """The same limit for workers that something outside killed (SIGKILL, not for memory) at the same place."""
     max_waiting: int = Field(default=64, ge=1)
     """Most waiting jobs of one owner."""
-    max_batch: int = Field(default=16, ge=1)
+    max_batch: int = Field(default=32, ge=1)
     """Most jobs of one batch."""
     min_free_bytes: int = Field(default=256 * MIB, ge=0)
     """Jobs wait as `blocked` while the disk has less than this free, beyond what the job itself needs."""

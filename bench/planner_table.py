@@ -65,7 +65,7 @@ def table() -> str:
             lines.append(f"| {row.model} | {row.gib} | does not fit | | | | | | | |")
             continue
         made, way = row.plan, row.plan.placement
-        decode = "whole" if way.decode == "whole" else f"tiles {way.tile[1]} x {way.tile[0]}"
+        decode = way.decode if way.exact else f"tiles {way.tile[1]} x {way.tile[0]}"
         now = "does not fit" if row.now is None else f"{row.now.residency}, {row.now.forecast.device_bytes / GIB:.1f} GiB"
         lines.append(f"| {row.model}, {made.frames} x {made.height} x {made.width} | {row.gib} | {way.text_encoder.residency} | "
                      f"{way.transformer.precision} {way.transformer.residency} | {way.feed_forward} | {decode} | {made.quality} | "

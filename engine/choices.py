@@ -3,7 +3,7 @@
     ModelSpec + Shape + Hardware + Policy --choose--> Way        or CannotFit, with what would do
 
 Quality, strictest first:
-    lossless         weights in the precision of the arithmetic, exact decoding
+    lossless         weights in the precision of the arithmetic, exact decoding (whole or in bands)
     near-lossless    also INT8 weights (0.4 % off in the latents of a tiny model) and decoding in tiles
     fast             also FP8 weights (1 to 3 % off)
 Without a wish the best quality that fits is taken, and of the lossy ways only tiles are; a plan says so in its notes.
@@ -17,7 +17,7 @@ Times are nominal (a GPU of 100 TFLOP/s behind 20 GB/s): they order the ways, th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from engine.errors import CannotFit, InvalidRequest
@@ -42,6 +42,9 @@ STEPS = 50
 """Steps the order of ways is worked out for."""
 SLOWER = {"int8": 1.08, "fp8": 1.05, "chunked": 1.01, "two passes": 1.02, "streamed": 1.01}
 """Factors on a step: widening weights, smaller products, waiting for the first block."""
+DECODING = {"whole": 0.9, "banded": 1.0, "tiled": 0.9, "by-tile": 1.05}
+"""Factors on decoding: the lean decoder saves some, bands copy some and wait for frames kept elsewhere, and frames that come at the
+end are written after the decoding, not beside it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,10 +109,6 @@ def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, .
         reasons.append("work through the feed-forward in chunks")
     if placement.passes == 2:
         reasons.append("run the two halves of guidance one after the other")
-    if placement.decode == "by-tile":
-        reasons.append("decode one tile to its end before the next")
-    if placement.decoder == "lean" and device.startswith("cuda"):
-        reasons.append("count on the lean decoder on a GPU")
     return tuple(reasons)
 
 
@@ -167,8 +166,7 @@ def _executable(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware)
     # Memory of the processor is where staged weights wait, so staging saves none there.
     for residency in ("resident", "staged") if on_gpu else ("resident",):
         for decode, tile in _decodes(spec, shape):
-            if decode != "by-tile" and tile in ((shape.height, shape.width), tile_size(spec)):
-                yield everywhere(compute, residency, tile, tiled=decode == "tiled", decoder="stock" if on_gpu else "lean")
+            yield replace(everywhere(compute, residency, tile, tiled=False, decoder="lean"), decode=decode)
 
 
 def _all(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
@@ -185,15 +183,16 @@ def _all(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Ite
     steps = ((1, "whole"), (1, "chunked"), (2, "chunked"))
     for text, transformer, vae, (passes, forward), (decode, tile) in product(
             texts, transformers, vaes, steps if shape.guided else steps[:2], _decodes(spec, shape)):
-        if decode != "tiled":  # by-tile makes the same picture with less memory
-            yield Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
+        yield Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
 
 
 def _decodes(spec: ModelSpec, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
-    """Whole, and tiles of half, a quarter and an eighth of the native size where those are smaller than the clip."""
+    """Whole, in bands, and in tiles of half, a quarter and an eighth of the native size where those are smaller than the clip."""
+    whole = (shape.height, shape.width)
     tiles = [tile_size(spec, part) for part in (2, 4, 8)]
     smaller = [tile for tile in dict.fromkeys(tiles) if tile[0] < shape.height or tile[1] < shape.width]
-    return [("whole", (shape.height, shape.width)), *((how, tile) for tile in smaller for how in ("tiled", "by-tile"))]
+    # All tiles at a time hold the caches of all of them, whatever their size: one size is enough.
+    return [("whole", whole), ("banded", whole), *(("tiled", tile) for tile in smaller[:1]), *(("by-tile", tile) for tile in smaller)]
 
 
 def tile_size(spec: ModelSpec, part: int = 2) -> tuple[int, int]:
@@ -211,7 +210,7 @@ def _quality(placement: Placement, compute: str) -> str:
     precisions = {home.precision for home in placement.homes.values()} - {compute}
     if "fp8" in precisions:
         return "fast"
-    return "near-lossless" if precisions else "lossless" if placement.decode == "whole" else "tiles"
+    return "near-lossless" if precisions else "lossless" if placement.exact else "tiles"
 
 
 def _seconds(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, work: dict[str, float]) -> float:
@@ -228,9 +227,8 @@ def _seconds(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, 
             total += step * STEPS
         if home.residency == "staged" or (home.residency == "streamed" and part == "text_encoder"):
             total += arrive * (2 if home.residency == "streamed" and shape.guided else 1)
-    overlap = tile_area(spec, shape, placement.tile) if placement.decode != "whole" else 1.0
-    lean = 0.9 if placement.decoder == "lean" else 1.0
-    return total + work["decode"] * overlap * lean / FLOPS
+    overlap = 1.0 if placement.exact else tile_area(spec, shape, placement.tile)
+    return total + work["decode"] * overlap * DECODING[placement.decode] / FLOPS
 
 
 def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, found: list[Way]) -> str:
@@ -253,7 +251,7 @@ def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
 def _what_fits(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> str:
     """The longest, then the largest smaller clip that would fit, as advice."""
     def fits(frames: int, height: int, width: int) -> bool:
-        smaller = Shape(frames, height, width, shape.guided)
+        smaller = Shape(frames, height, width, shape.guided, min(frames, shape.given))
         return any(fits_in(way, hardware) for way in _weighed(spec, smaller, compute, hardware, policy)
                    if way.quality in _allowed(policy)[-1])
 

@@ -164,13 +164,13 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
-    shape = Shape(frames, height, width, guidance > 1.0)
+    shape = Shape(frames, height, width, guidance > 1.0, {"i2v": 1, "v2v": frames}.get(request.mode, 0))
     kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
     if kernel in LOSSY and policy.quality not in (None, "fast"):
         raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
                                           f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
-    work = stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0))
+    work = stage_work(spec, shape, sampled_steps(steps, strength), given_frames=shape.given)
     compiled = compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
                               feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)
@@ -361,7 +361,9 @@ def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shap
         notes.append("The feed-forward works in chunks to save memory; the result is the same.")
     if placement.passes == 2:
         notes.append("The two halves of guidance run one after the other to save memory.")
-    if placement.decode != "whole":
+    if placement.decode == "banded":
+        notes.append("Frames are decoded band by band to save memory; the result is that of decoding them whole.")
+    if not placement.exact:
         notes.append(f"Frames are decoded in tiles of {placement.tile[1]} x {placement.tile[0]} pixels to save memory; "
                      "seams and colours may differ a little from an exact decode.")
     if (shape.width, shape.height) != (spec.native_width, spec.native_height):

@@ -215,12 +215,14 @@ class _Job:
         yield StageStarted(Stage.DECODE)
         with ClipWriter(self.part, width=plan.width, height=plan.height, fps=plan.fps, frames=plan.frames,
                         recipe=self.recipe) as writer:
-            chunks, done = model.decode(state.latents[:, plan.latent_padding:], plan.tile), 0
+            chunks, done = model.decode(state.latents[:, plan.latent_padding:], plan.tile, plan.placement.decode), 0
             while done < plan.frames:
                 with self.stage(Stage.DECODE):
                     frames = next(chunks, None)
                     if frames is None:
                         break
+                    if not len(frames):  # tiles are worked on; a moment to be cancelled
+                        continue
                     writer.write(frames.numpy())
                 done += len(frames)
                 each = self.seconds[Stage.DECODE.value] / done

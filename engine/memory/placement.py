@@ -38,12 +38,18 @@ class Placement:
     feed_forward: str
     """'whole': diffusers' blocks; 'chunked': `engine.models.chunked`."""
     decode: str
-    """'whole': exact, a few frames at a time; 'tiled': approximate, all tiles a few frames at a time; 'by-tile': the same
-    picture as 'tiled', every tile to its end before the next."""
+    """'whole': exact, a few frames at a time; 'banded': exact too, and each layer band by band; 'tiled': approximate, all tiles a
+    few frames at a time; 'by-tile': the same picture as 'tiled', every tile to its end before the next."""
     tile: tuple[int, int]
-    """Pixels (height, width) decoded at once; the clip's own size where `decode` is 'whole'."""
+    """Pixels (height, width) decoded at once; the clip's own size where `decode` is 'whole' or 'banded'."""
     decoder: str
-    """'stock': diffusers' modules; 'lean': as `engine.models.vae_decode.speed_up` changes them, with half the memory."""
+    """Of 'whole' and 'tiled'. 'stock': diffusers' modules; 'lean': as `engine.models.vae_decode.speed_up` changes them, with half
+    the memory."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the decoder sees the whole frame."""
+        return self.decode in ("whole", "banded")
 
     @property
     def homes(self) -> dict[str, Home]:

@@ -16,12 +16,14 @@ from engine.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A clip's size in pixels and frames, and whether guidance doubles the batch."""
+    """A clip's size in pixels and frames, whether guidance doubles the batch, and what it starts from."""
 
     frames: int
     height: int
     width: int
     guided: bool
+    given: int = 0
+    """Frames of the image (1) or video that is encoded first; 0 for words alone."""
 
 
 def latent_frames(spec: ModelSpec, frames: int) -> tuple[int, int]:

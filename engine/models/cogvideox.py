@@ -22,7 +22,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import ModelInvalid, OutputRejected
-from engine.models import accelerate, attention, conditioning, vae_decode, vae_encode
+from engine.models import accelerate, attention, band_decode, conditioning, tile_decode, vae_decode, vae_encode
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
 from engine.models.steps import DdimSteps, DpmSteps
@@ -55,8 +55,7 @@ class CogVideoX:
         self.vae = self._load(AutoencoderKLCogVideoX, "vae")
         self._rotary: tuple[tuple[int, ...], Tensor | attention.Rotary] | None = None
         self._complex_rotary = False
-        if not staged:  # staged weights are on the wrong device here, and moving them dominates the time anyway
-            vae_decode.speed_up(self.vae, spec.latent_channels)
+        self._lean_tried = False
         picture = (1, spec.patch_size_t or 1, spec.latent_channels, self.transformer.config.sample_height,
                    self.transformer.config.sample_width)
         rotary = None if spec.position == "sincos" else self._new_rotary_table(picture)
@@ -193,16 +192,32 @@ class CogVideoX:
         return DdimSteps(scheduler, steps, count, self.device, eta)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
-        """Chunks (frames, height, width, 3) uint8 on the CPU. `latents` without padding frames."""
+    def decode(self, latents: Tensor, tile: tuple[int, int], how: str = "whole") -> Iterator[Tensor]:
+        """Chunks (frames, height, width, 3) uint8 on the CPU. `latents` without padding frames.
+
+        `how`: as in `Placement.decode`; 'by-tile' gives chunks of no frames until all tiles are done.
+        """
         scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
-        for chunk in vae_decode.decode_chunks(self._on_device("vae"), scaled, tile):
+        vae = self._on_device("vae")
+        if how in ("whole", "tiled") and not self._lean_tried:  # here, as it needs the weights on the device
+            vae_decode.speed_up(vae, self.spec.latent_channels)
+            self._lean_tried = True
+        for chunk in decoded(vae, scaled, tile, how):
             if not torch.isfinite(chunk).all():
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")
             # The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
             unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
             yield (unit * 255).round().to(torch.uint8).cpu()
+
+
+def decoded(vae: Any, latents: Tensor, tile: tuple[int, int], how: str) -> Iterator[Tensor]:
+    """Chunks (1, 3, frames, height, width) of `latents` (1, channels, frames, height, width), decoded as `how` says."""
+    if how == "banded":
+        return band_decode.decode_banded(vae, latents)
+    if how == "by-tile":
+        return tile_decode.decode_by_tile(vae, latents, tile)
+    return vae_decode.decode_chunks(vae, latents, tile)
 
 
 def _crop(size: tuple[int, int], native: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

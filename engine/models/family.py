@@ -51,5 +51,5 @@ class VideoModel(Protocol):
 
     def scheduler(self, name: str, steps: int, *, run: int | None, eta: float) -> Stepper: ...
 
-    def decode(self, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
-        """Chunks (frames, height, width, 3) uint8, in order, as they are done."""
+    def decode(self, latents: Tensor, tile: tuple[int, int], how: str) -> Iterator[Tensor]:
+        """Chunks (frames, height, width, 3) uint8, in order, as they are done; some may be empty. `how`: `Placement.decode`."""

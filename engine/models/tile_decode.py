@@ -1,8 +1,9 @@
 """Decoding in tiles with the memory of one tile: each tile through all of time before the next begins.
 
-The picture is bit for bit `vae.tiled_decode`'s, and so that of `vae_decode.decode_chunks` with the same tile. That one works
-on all tiles a few frames at a time, so frames come early, but it keeps the convolution caches of every tile: 5.1 GiB for
-49 x 480 x 720 in bf16. Here the frames come at the end and the caches are one tile's.
+The picture is `vae.tiled_decode`'s, and so that of `vae_decode.decode_chunks` with the same tile. That one works on all tiles
+a few frames at a time, so frames come early, but it keeps the convolution caches of every tile: 5.1 GiB for 49 x 480 x 720 in
+bf16. Here the frames come at the end; a tile is decoded by `engine.models.band_decode`, and what is finished lies in the computer's
+own memory.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.memory.bands import BAND_BYTES
+from engine.models.band_decode import Room, decode_banded, host_room
 from engine.models.vae_decode import chunk_bounds
 
 
-def decode_by_tile(vae: Any, latents: Tensor, tile: tuple[int, int]) -> Iterator[Tensor]:
-    """Chunks (1, 3, frames, height, width) in -1..1 of `latents` (1, channels, frames, height, width), unscaled.
+def decode_by_tile(vae: Any, latents: Tensor, tile: tuple[int, int], *, limit: int = BAND_BYTES,
+                   room: Room = host_room) -> Iterator[Tensor]:
+    """Chunks (1, 3, frames, height, width) in -1..1 of `latents` (1, channels, frames, height, width), unscaled, on the CPU.
 
-    `tile`: pixels (height, width), smaller than the clip in at least one of them.
+    First, while tiles are worked on, chunks of no frames, so that the caller can stop. `tile`: pixels (height, width), smaller than
+    the clip in at least one of them. `limit`, `room`: see `decode_banded`.
     """
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     shares = (vae.tile_overlap_factor_height, vae.tile_overlap_factor_width)
@@ -27,33 +32,24 @@ def decode_by_tile(vae: Any, latents: Tensor, tile: tuple[int, int]) -> Iterator
     step = [int(side * (1 - share)) for side, share in zip(size, shares, strict=True)]
     blend = [int(side * scale * share) for side, share in zip(size, shares, strict=True)]
     keep = [side * scale - over for side, over in zip(size, blend, strict=True)]
-    bounds = chunk_bounds(latents.shape[2], vae.num_latent_frames_batch_size)
-    rows = [[_decode_one(vae, latents[:, :, :, top:top + size[0], left:left + size[1]], bounds)
-             for left in range(0, latents.shape[4], step[1])] for top in range(0, latents.shape[3], step[0])]
-    begin = 0
-    for length in _lengths(latents.shape[2], rows[0][0].shape[2], bounds):
-        part = [[tile_frames[:, :, begin:begin + length].clone() for tile_frames in row] for row in rows]
+    nothing = latents.new_empty(1, vae.config.out_channels, 0, latents.shape[3] * scale, latents.shape[4] * scale)
+    rows: list[list[list[Tensor]]] = []
+    for top in range(0, latents.shape[3], step[0]):
+        rows.append([])
+        for left in range(0, latents.shape[4], step[1]):
+            rows[-1].append([])
+            cut = latents[:, :, :, top:top + size[0], left:left + size[1]]
+            for chunk in decode_banded(vae, cut, limit=limit, room=room):
+                rows[-1][-1].append(room(chunk).copy_(chunk))
+                del chunk  # not together with the next one
+                yield nothing
+    for index in range(len(chunk_bounds(latents.shape[2], vae.num_latent_frames_batch_size))):
+        part = [[made[index] for made in row] for row in rows]
         yield torch.cat([torch.cat([_blended(vae, part, i, j, blend)[:, :, :, :keep[0], :keep[1]] for j in range(len(row))], dim=4)
                          for i, row in enumerate(part)], dim=3)
-        begin += length
-
-
-def _decode_one(vae: Any, latents: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
-    """All frames of one tile."""
-    made, cache = [], None
-    for begin, end in bounds:
-        part = latents[:, :, begin:end]
-        if vae.post_quant_conv is not None:
-            part = vae.post_quant_conv(part)
-        frames, cache = vae.decoder(part, conv_cache=cache)
-        made.append(frames)
-    return torch.cat(made, dim=2)
-
-
-def _lengths(latent_frames: int, frames: int, bounds: list[tuple[int, int]]) -> list[int]:
-    """Frames of each chunk: the first has what the others leave."""
-    later = [(end - begin) * (frames // latent_frames if len(bounds) == 1 else 4) for begin, end in bounds[1:]]
-    return [frames - sum(later), *later]
+        for row in rows:
+            for made in row:
+                made[index] = nothing
 
 
 def _blended(vae: Any, part: list[list[Tensor]], i: int, j: int, blend: list[int]) -> Tensor:

@@ -23,6 +23,8 @@ from diffusers.models.upsampling import CogVideoXUpsample3D
 from torch import Tensor
 
 Cache = dict[str, Any]
+ROUNDING = 0.02
+"""Share of the largest value by which two decodes in bf16, or in fp32 with TF32 products, may differ through rounding."""
 
 
 def chunk_bounds(latent_frames: int, size: int = 2) -> list[tuple[int, int]]:
@@ -96,20 +98,30 @@ class Tiles:
 
 @torch.inference_mode()
 def speed_up(vae: Any, channels: int) -> bool:
-    """Make the decoder of `vae` faster, if that gives the very same bits on this machine; says whether it does.
+    """Make the decoder of `vae` faster and leaner, if that gives the same picture on this machine; says whether it does.
 
-    Which kernel a convolution runs in depends on the processor and on torch, so equality is tried, not assumed.
+    The same means the very same bits on a processor. Which kernel a convolution runs in depends on the processor and on torch, so
+    equality is tried, not assumed. On a GPU kernels are chosen by size and speed and differ in their last bits anyway; there the
+    difference must be one of rounding.
     """
     weight = next(vae.parameters())
     noise = torch.randn(1, channels, 5, 4, 6, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
     whole = (8 * 4, 8 * 6)
     expected = torch.cat(list(decode_chunks(vae, noise, whole)), dim=2)
     _patch(vae.decoder)
-    if torch.equal(torch.cat(list(decode_chunks(vae, noise, whole)), dim=2), expected):
+    if same_picture(torch.cat(list(decode_chunks(vae, noise, whole)), dim=2), expected):
         return True
     for module in vae.decoder.modules():
         module.__dict__.pop("forward", None)
     return False
+
+
+def same_picture(given: Tensor, expected: Tensor) -> bool:
+    """Whether two decodes are equal: to the last bit on a processor, but for rounding elsewhere."""
+    if given.device.type == "cpu":
+        return torch.equal(given, expected)
+    furthest = (given.float() - expected.float()).abs().max()
+    return bool(furthest <= ROUNDING * expected.float().abs().max())
 
 
 def _patch(decoder: Any) -> None:

@@ -37,14 +37,15 @@ def test_what_is_chosen_fits(name: str, gib: int, quality: str | None) -> None:
 
 
 def test_lossy_choices_are_made_only_where_they_are_allowed_and_said() -> None:
-    for gib in (4, 8, 12, 24, 80):
+    for gib in (3, 4, 8, 12, 24, 80):
         job = made("cogvideox-5b", gib)
         assert {home.precision for home in job.placement.homes.values()} == {"bf16"}
-        assert (job.quality == "lossless") == (job.placement.decode == "whole")
-        assert (job.placement.decode != "whole") == any("tiles" in note for note in job.notes)
+        assert (job.quality == "lossless") == job.placement.exact == (gib >= 4)
+        assert job.placement.exact != any("tiles" in note for note in job.notes)
+        assert (job.placement.decode == "banded") == any("band by band" in note for note in job.notes)
     with pytest.raises(CannotFit, match="With quality near-lossless it would fit"):
-        made("cogvideox-5b", 4, replace(LATER, quality="lossless"))
-    assert made("cogvideox-5b", 12, replace(LATER, quality="lossless")).quality == "lossless"
+        made("cogvideox-5b", 3, replace(LATER, quality="lossless"))
+    assert made("cogvideox-5b", 4, replace(LATER, quality="lossless")).quality == "lossless"
     small = made("cogvideox-5b", 80, replace(LATER, quality="near-lossless", profile="tiny"))
     assert small.placement.transformer.precision == "int8"
     assert small.quality == "near-lossless"

@@ -1,4 +1,4 @@
-"""Chunked blocks give what stock blocks give, and decoding tile by tile what diffusers' tiled decode gives."""
+"""Chunked blocks give what stock blocks give."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
 from engine.models.attention import as_complex
 from engine.models.chunked import use_chunks, use_whole
-from engine.models.tile_decode import decode_by_tile
-from engine.models.vae_decode import decode_chunks
 from tests.engine.tiny import TRANSFORMERS
 
 
@@ -39,19 +37,3 @@ def test_chunked_blocks(kind: str, dtype: torch.dtype) -> None:
         assert (step(as_complex(rotary)) - stock).abs().max() <= 1e-5
     use_whole(model)
     assert torch.equal(step(rotary), stock)
-
-
-@pytest.mark.parametrize("latent_frames", [1, 2, 3, 4, 5])
-@torch.inference_mode()
-def test_by_tile_is_the_tiled_decode(latent_frames: int) -> None:
-    torch.manual_seed(0)
-    vae = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
-                                 sample_height=96, sample_width=160).eval()
-    latents = torch.randn(1, 4, latent_frames, 12, 20)
-    tile = (48, 80)
-    vae.enable_tiling(*tile)
-    expected = vae.decode(latents).sample
-    chunks = list(decode_by_tile(vae, latents, tile))
-    assert torch.equal(torch.cat(chunks, dim=2), expected)
-    others = list(decode_chunks(vae, latents, tile))
-    assert [chunk.shape for chunk in chunks] == [chunk.shape for chunk in others]

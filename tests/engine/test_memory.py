@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from bench.meta_memory import LIMIT, Meter, decoder_peak, placed, text_peak, transformer_peak
+from bench.meta_memory import LIMIT, Meter, decoder_peak, encoder_peak, placed, text_peak, transformer_peak
 from engine.facts import published
 from engine.memory import Home, Shape, everywhere, forecast
-from engine.memory.decoder import decode_bytes
+from engine.memory.decoder import decode_bytes, decode_ram_bytes
+from engine.memory.encoder import encode_frames_bytes
 from engine.memory.placement import Placement
 from engine.memory.text import encode_bytes
 from engine.memory.transformer import sample_bytes
@@ -49,15 +50,65 @@ def test_decoding_whole(name: str, decoder: str) -> None:
     assert decode_bytes(spec, shape, "bf16", placed(shape, decoder=decoder)) == pytest.approx(counted, rel=LIMIT)
 
 
-@pytest.mark.parametrize("how", ["tiled", "by-tile"])
-def test_decoding_in_tiles(how: str) -> None:
-    from engine.models.tile_decode import decode_by_tile
+def test_decoding_in_tiles() -> None:
     from engine.models.vae_decode import decode_chunks
 
     spec, shape, tile = published("CogVideoX-5b"), Shape(17, 480, 720, True), (240, 360)
-    function = decode_chunks if how == "tiled" else decode_by_tile
-    counted = decoder_peak(spec, shape, lambda vae, z: function(vae, z, tile), lean=True)
-    assert decode_bytes(spec, shape, "bf16", placed(shape, decoder="lean", decode=how, tile=tile)) == pytest.approx(counted, rel=LIMIT)
+    counted = decoder_peak(spec, shape, lambda vae, z: decode_chunks(vae, z, tile), lean=True)
+    assert decode_bytes(spec, shape, "bf16", placed(shape, decoder="lean", decode="tiled", tile=tile)) == pytest.approx(counted, rel=LIMIT)
+
+
+@pytest.mark.parametrize(("name", "frames", "device"), [("CogVideoX-5b", 9, "cuda:0"), ("CogVideoX-5b", 25, "cuda:0"),
+                                                        ("CogVideoX-5b", 25, "cpu"), ("CogVideoX1.5-5B", 25, "cuda:0")])
+def test_decoding_in_bands(name: str, frames: int, device: str) -> None:
+    from engine.models.band_decode import decode_banded, host_room
+
+    spec, shape = published(name), replace(SHAPES[name], frames=frames)  # three chunks: the first, one like all others, the last
+    counted = decoder_peak(spec, shape, lambda vae, z, room=host_room: decode_banded(vae, z, room=room), beside=device == "cuda:0")
+    assert decode_bytes(spec, shape, "bf16", placed(shape, decode="banded"), device) == pytest.approx(counted, rel=LIMIT)
+    if name == "CogVideoX-5b" and device == "cuda:0":
+        assert counted <= 3.0 * GIB
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_decoding_tile_by_tile(device: str) -> None:
+    from engine.models.tile_decode import decode_by_tile
+
+    spec, shape, tile = published("CogVideoX-5b"), Shape(25, 480, 360, True), (240, 360)
+    counted = decoder_peak(spec, shape, lambda vae, z, *room: decode_by_tile(vae, z, tile, **({"room": room[0]} if room else {})),
+                           beside=device == "cuda:0")
+    assert decode_bytes(spec, shape, "bf16", placed(shape, decode="by-tile", tile=tile), device) == pytest.approx(counted, rel=LIMIT)
+    if device == "cuda:0":
+        assert counted <= 1.0 * GIB
+
+
+def test_what_rests_beside_a_gpu_is_memory_of_the_computer() -> None:
+    spec, shape = published("CogVideoX-5b"), SHAPES["CogVideoX-5b"]
+    whole, banded = (forecast(spec, shape, "bf16", placed(shape, decode=how), "cuda:0") for how in ("whole", "banded"))
+    assert banded.ram_bytes - whole.ram_bytes == decode_ram_bytes(spec, shape, "bf16", placed(shape, decode="banded"), "cuda:0") > 2.6 * GIB
+    assert decode_ram_bytes(spec, shape, "bf16", placed(shape, decode="banded"), "cpu") == 0
+
+
+@pytest.mark.parametrize(("name", "given", "tile"), [("CogVideoX-5b-I2V", 1, None), ("CogVideoX-5b", 17, None),
+                                                     ("CogVideoX-5b", 17, (240, 360))])
+def test_encoding_what_a_clip_starts_from(name: str, given: int, tile: tuple[int, int] | None) -> None:
+    spec, shape = published(name), Shape(49, 480, 720, True, given)
+    way = placed(shape) if tile is None else placed(shape, decode="by-tile", tile=tile)
+    counted = encoder_peak(spec, shape, tile or (480, 720))
+    assert encode_frames_bytes(spec, shape, "bf16", way) == pytest.approx(counted, rel=LIMIT)
+
+
+def test_the_forecast_has_room_for_what_a_clip_starts_from() -> None:
+    spec, shape = published("CogVideoX-5b"), SHAPES["CogVideoX-5b"]
+    way = everywhere("bf16", "staged", (480, 720), tiled=False, decoder="lean")
+    words, video = (forecast(spec, replace(shape, given=given), "bf16", way, "cuda:0") for given in (0, 49))
+    assert video.ram_bytes - words.ram_bytes == 49 * 480 * 720 * 3
+    assert video.stages["encode"] == words.stages["encode"]  # staged, T5's weights are more than the VAE's memory
+    small = replace(way, text_encoder=Home("bf16", "streamed"))
+    needs = [forecast(spec, replace(shape, given=given), "bf16", small, "cuda:0").stages["encode"] for given in (0, 1, 49)]
+    assert needs[0] < needs[1] < needs[2]
+    assert needs[2] == encode_frames_bytes(spec, replace(shape, given=49), "bf16", small) + stored_bytes(
+        spec.layout["vae"], small.vae, "bf16")
 
 
 def test_the_text_encoder() -> None:

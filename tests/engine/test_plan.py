@@ -87,16 +87,26 @@ def test_newer_models_pad_and_are_bounded(tiny: Callable[..., Path]) -> None:
         ask(replace(spec, train_timesteps=20), CPU, steps=21)
 
 
-def test_less_memory_means_stages_then_tiles_then_a_refusal_with_numbers() -> None:
-    whole = ask()
-    assert whole.tile == (480, 720)
-    assert (whole.residency, whole.quality) == ("resident", "lossless")
-    staged = ask(hardware=replace(GPU, free_bytes=whole.predicted_bytes))
-    assert (staged.residency, staged.tile, staged.quality) == ("staged", (480, 720), "lossless")
-    tight = ask(hardware=replace(GPU, free_bytes=staged.predicted_bytes))
-    assert (tight.residency, tight.quality) == ("staged", "near-lossless")
-    assert tight.tile == tile_size(SPEC) == (240, 360)
-    assert whole.predicted_bytes > staged.predicted_bytes > tight.predicted_bytes
+def ladder(hardware: Any, **fields: Any) -> list[Plan]:
+    """The plans for less and less memory, each the first that does not need what the one before it needs."""
+    found = [ask(hardware=hardware, **fields)]
+    while True:
+        try:
+            found.append(ask(hardware=replace(hardware, free_bytes=found[-1].predicted_bytes), **fields))
+        except CannotFit:
+            return found
+
+
+def test_less_memory_means_bands_or_stages_then_tiles_then_a_refusal_with_numbers() -> None:
+    plans = ladder(GPU)
+    assert [(job.residency, job.placement.decode) for job in plans] == [("resident", "whole"), ("resident", "banded"), ("staged", "whole")]
+    assert {(job.tile, job.quality) for job in plans} == {((480, 720), "lossless")}
+    plans = ladder(replace(CPU, free_bytes=200 * 10**9, total_bytes=200 * 10**9), width=1440, height=960)
+    assert [job.placement.decode for job in plans] == ["whole", "banded", "tiled", "by-tile"]
+    assert [job.quality for job in plans] == ["lossless", "lossless", "near-lossless", "near-lossless"]
+    assert plans[2].tile == plans[3].tile == tile_size(SPEC) == (240, 360)
+    needs = [job.predicted_bytes for job in plans]
+    assert needs == sorted(needs, reverse=True)
     with pytest.raises(CannotFit, match=r"49 frames of 720 x 480 with big need about \d+\.\d GB.*4\.0 GB free of 80\.0 GB.*weights alone"):
         ask(hardware=replace(GPU, free_bytes=4 * 10**9))
     on_cpu = replace(CPU, free_bytes=64 * 10**9, total_bytes=64 * 10**9)

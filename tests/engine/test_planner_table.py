@@ -27,6 +27,7 @@ def test_the_document_is_up_to_date() -> None:
 @cache
 def counted(stage: str, name: str, shape: Shape, choice: tuple[object, ...]) -> int:
     """Live bytes of one stage beside its weights; few layers and chunks, which have the peak of all."""
+    from engine.models.band_decode import decode_banded
     from engine.models.vae_decode import decode_chunks
 
     spec = published(name)
@@ -34,11 +35,13 @@ def counted(stage: str, name: str, shape: Shape, choice: tuple[object, ...]) -> 
         return text_peak(spec)
     if stage == "sample":
         return transformer_peak(spec, shape, rows=2, chunked=choice == ("chunked",), layers=2)
-    how, tile, frames = choice
-    assert isinstance(tile, tuple) and isinstance(frames, int)
-    peak = decoder_peak(spec, Shape(17, *tile, True), lambda vae, z: decode_chunks(vae, z, tile), lean=True)
-    # Tile by tile: one tile as a clip of its own, and all frames of all tiles, which overlap by half at most.
-    return peak if how == "whole" else peak + 2 * 3 * 2 * frames * shape.height * shape.width
+    how, tile = choice
+    assert isinstance(tile, tuple)
+    if how == "whole":
+        return decoder_peak(spec, Shape(17, *tile, True), lambda vae, z: decode_chunks(vae, z, tile), lean=True)
+    # Tile by tile: one tile as a clip of its own; what is finished rests beside the GPU.
+    assert how in ("banded", "by-tile")
+    return decoder_peak(spec, Shape(25, *tile, True), lambda vae, z, room: decode_banded(vae, z, room=room), beside=True)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -50,7 +53,7 @@ def test_every_choice_is_feasible(name: str) -> None:
         assert row.plan is not None, f"{name} must fit in {row.gib} GiB"
         job, way = row.plan, row.plan.placement
         shape = Shape(job.frames, job.height, job.width, True)
-        choices = {"encode": (), "sample": (way.feed_forward,), "decode": (way.decode, way.tile, job.frames)}
+        choices = {"encode": (), "sample": (way.feed_forward,), "decode": (way.decode, way.tile)}
         resident = sum(working_bytes(layout(spec, part), home, job.dtype) for part, home in way.homes.items()
                        if home.residency == "resident")
         for stage, part in STAGES.items():

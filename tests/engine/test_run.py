@@ -171,7 +171,7 @@ class Tampered:
 def decode_of(frames: np.ndarray) -> Callable[..., Iterator[Any]]:
     import torch
 
-    return lambda latents, tile: iter([torch.from_numpy(frames)])
+    return lambda latents, tile, how: iter([torch.from_numpy(frames)])
 
 
 def test_broken_output_fails_with_a_cause(tmp_path: Path, tiny_plan: Callable[..., Plan],
