@@ -17,13 +17,14 @@ Times are nominal (a GPU of 100 TFLOP/s behind 20 GB/s): they order the ways, th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from engine.errors import CannotFit, InvalidRequest
 from engine.hardware import Hardware
-from engine.memory import Forecast, Home, Placement, Shape, everywhere, forecast, stage_work
+from engine.memory import Forecast, Home, Placement, Shape, forecast, stage_work
 from engine.memory.decoder import tile_area
+from engine.memory.placement import NUMBER_BYTES
 from engine.memory.weights import layout, stored_bytes
 from engine.spec import ModelSpec
 
@@ -89,21 +90,15 @@ def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, poli
 def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, ...]:
     """What this version cannot do of `placement`, in words; empty where it can run it."""
     reasons = []
-    homes = placement.homes
-    for part, home in homes.items():
-        name = part.replace("_", " ")
-        if home.residency == "streamed":
-            reasons.append(f"stream the {name} block by block")
-        elif home.residency == "staged" and home.source == "disk":
-            reasons.append(f"read the {name} from disk while it works")
-        if home.precision != compute:
-            reasons.append(f"keep the {name}'s weights in {home.precision.upper()}")
-    if len({home.residency for home in homes.values()} - {"streamed"}) > 1:
-        reasons.append("keep some components on the GPU and stage others")
-    if placement.feed_forward == "chunked":
-        reasons.append("work through the feed-forward in chunks")
-    if placement.passes == 2:
-        reasons.append("run the two halves of guidance one after the other")
+    for part, home in placement.homes.items():
+        eight = home.precision not in NUMBER_BYTES
+        if part == "vae" and eight:
+            reasons.append(f"keep the vae's weights in {home.precision.upper()} (they are convolutions, and small)")
+        if part == "text_encoder" and home.precision == "fp16":
+            reasons.append("run the text encoder in FP16 (its numbers overflow there; bf16 and fp32 hold them)")
+        if eight and home.residency == "streamed" and home.source == "disk":
+            name = part.replace("_", " ")
+            reasons.append(f"stream the {name} in {home.precision.upper()} from disk (its files hold wider numbers)")
     if placement.decode == "by-tile":
         reasons.append("decode one tile to its end before the next")
     if placement.decoder == "lean" and device.startswith("cuda"):
@@ -142,46 +137,41 @@ def _fits(way: Way, hardware: Hardware) -> bool:
 
 def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Way]:
     """Every way worth looking at."""
-    made = _executable(spec, shape, compute, hardware) if policy.executable else _all(spec, shape, compute, hardware)
     work = stage_work(spec, shape, STEPS)
-    for placement in made:
+    for placement in _placements(spec, shape, compute, hardware, policy):
         yield Way(placement, forecast(spec, shape, compute, placement, hardware.device),
                   _seconds(spec, shape, compute, placement, work), _quality(placement, compute))
 
 
-def _executable(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
-    """What the engine does today: one residency for all, all in the precision of the arithmetic."""
+def _placements(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Placement]:
+    """Each component by itself: precision, and place; with each of these, how the transformer and the decoder work."""
     on_gpu = hardware.device.startswith("cuda")
-    # Memory of the processor is where staged weights wait, so staging saves none there.
-    for residency in ("resident", "staged") if on_gpu else ("resident",):
-        for decode, tile in _decodes(spec, shape):
-            if decode != "by-tile" and tile in ((shape.height, shape.width), tile_size(spec)):
-                yield everywhere(compute, residency, tile, tiled=decode == "tiled", decoder="stock" if on_gpu else "lean")
-
-
-def _all(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
-    """Those and what is being built: each component by itself."""
-    yield from _executable(spec, shape, compute, hardware)
-    on_gpu = hardware.device.startswith("cuda")
+    # Memory of the processor is where staged weights wait, so staging from there saves none on it.
     sources = ("ram", "disk") if on_gpu and hardware.ram_bytes is not None else ("ram",) if on_gpu else ("disk",)
-    away = [(residency, source) for residency in ("staged", "streamed") for source in sources]
-    places = [("resident", "ram"), *away]
-    texts = [Home(precision, *place) for precision in (compute, "int8") for place in places]
-    transformers = [Home(precision, *place) for precision in (compute, "int8", "fp8") for place in places]
+    places = [("resident", "ram"), *((residency, source) for residency in ("staged", "streamed") for source in sources)]
+    narrow = set(_allowed(policy)[-1])  # qualities that could be taken at all
+    eight = [precision for precision, quality in (("int8", "near-lossless"), ("fp8", "fast")) if quality in narrow]
+    texts = [Home(precision, *place) for precision in (compute, *eight[:1]) for place in places]
+    transformers = [Home(precision, *place) for precision in (compute, *eight) for place in places]
     # The decoder is small: it stays, or comes when it is its turn.
     vaes = [Home(compute, "resident"), Home(compute, "staged", sources[0])]
     steps = ((1, "whole"), (1, "chunked"), (2, "chunked"))
-    for text, transformer, vae, (passes, forward), (decode, tile) in product(
-            texts, transformers, vaes, steps if shape.guided else steps[:2], _decodes(spec, shape)):
-        if decode != "tiled":  # by-tile makes the same picture with less memory
-            yield Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
+    for text, transformer, vae, (passes, forward), (decode, tile, decoder) in product(
+            texts, transformers, vaes, steps if shape.guided else steps[:2], _decodes(spec, shape, on_gpu, policy)):
+        placement = Placement(text, transformer, vae, passes, forward, decode, tile, decoder)
+        if not policy.executable or not unsupported(placement, compute, hardware.device):
+            yield placement
 
 
-def _decodes(spec: ModelSpec, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
-    """Whole, and tiles of half, a quarter and an eighth of the native size where those are smaller than the clip."""
+def _decodes(spec: ModelSpec, shape: Shape, on_gpu: bool, policy: Policy) -> list[tuple[str, tuple[int, int], str]]:
+    """(how, tile, decoder): whole, and tiles of half, a quarter and an eighth of the native size where those are smaller than the clip.
+
+    What runs today, or what can be forecast: by tile, the same picture takes less memory.
+    """
     tiles = [tile_size(spec, part) for part in (2, 4, 8)]
     smaller = [tile for tile in dict.fromkeys(tiles) if tile[0] < shape.height or tile[1] < shape.width]
-    return [("whole", (shape.height, shape.width)), *((how, tile) for tile in smaller for how in ("tiled", "by-tile"))]
+    how, decoder = ("tiled", "stock" if on_gpu else "lean") if policy.executable else ("by-tile", "lean")
+    return [("whole", (shape.height, shape.width), decoder), *((how, tile, decoder) for tile in smaller)]
 
 
 def tile_size(spec: ModelSpec, part: int = 2) -> tuple[int, int]:
@@ -206,8 +196,7 @@ def _seconds(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, 
     """Nominal time of the clip, everything but loading."""
     total = 2 * work["encode"] / FLOPS
     for part, home in placement.homes.items():
-        weights = stored_bytes(layout(spec, part), home, compute)
-        arrive = weights / (DISK if home.source == "disk" else LINK)
+        arrive = spec.component_bytes[part] / DISK if home.source == "disk" else stored_bytes(layout(spec, part), home, compute) / LINK
         if part == "transformer":
             step = work["sample"] / STEPS / FLOPS * SLOWER.get(home.precision, 1.0) * SLOWER.get(placement.feed_forward, 1.0)
             step *= SLOWER["two passes"] if placement.passes == 2 else 1.0
@@ -231,8 +220,8 @@ def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
     if need <= hardware.free_bytes * MEMORY_SHARE and ram is not None:
         return (text + f"The weights wait in the computer's own memory, of which {_gb(ram)} are free and "
                 f"{_gb(min(way.forecast.ram_bytes for way in allowed))} needed.")
-    lossy = [way for way in found if _fits(way, hardware)]
-    if lossy:
+    lossier = _weighed(spec, shape, compute, hardware, replace(policy, quality="fast"))
+    if lossy := [way for way in lossier if _fits(way, hardware)]:
         word = "near-lossless" if any(way.quality in ("tiles", "near-lossless") for way in lossy) else "fast"
         return text + f"With quality {word} it would fit."
     return text + _what_fits(spec, shape, compute, hardware, policy)

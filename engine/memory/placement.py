@@ -6,11 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import InvalidRequest
+
 NUMBER_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 """Bytes of a number in the precisions that arithmetic is done in."""
 STORED = {**NUMBER_BYTES, "fp8": 1, "int8": 1}
 """Bytes of a matrix element as stored; FP8 and INT8 weights are widened layer by layer as they are used."""
 RESIDENCIES = ("resident", "staged", "streamed")
+SOURCES = ("ram", "disk")
+REFUSED = {"int4": "numbers of CogVideoX overflow in it, as its model card says"}
+"""Precisions that are asked for and not offered, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +23,21 @@ class Home:
     """Where and how one component's weights are kept."""
 
     precision: str
-    """'bf16', 'fp16', 'fp32'; 'fp8' or 'int8' for stored matrices (the rest stays in the precision of the arithmetic)."""
+    """'bf16', 'fp16', 'fp32': of the component's weights and its arithmetic; 'fp8' or 'int8': of its stored matrices, while the
+    rest and the arithmetic stay in the precision of the plan."""
     residency: str
     """'resident': on the device for the whole job; 'staged': whole, only while it works; 'streamed': block by block, the
     next block arriving while one works, so two are there at once."""
     source: str = "ram"
     """Where weights wait that are not on the device: 'ram' or 'disk'."""
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidRequest` for a word that is none of these."""
+        for field, value, known in (("precision", self.precision, tuple(STORED)), ("residency", self.residency, RESIDENCIES),
+                                    ("source", self.source, SOURCES)):
+            if value not in known:
+                why = f": {REFUSED[value]}" if value in REFUSED else ""
+                raise InvalidRequest(field, f"{str(value)[:40]!r} is not offered{why}. Use one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,12 +91,18 @@ def test_less_memory_means_stages_then_tiles_then_a_refusal_with_numbers() -> No
     whole = ask()
     assert whole.tile == (480, 720)
     assert (whole.residency, whole.quality) == ("resident", "lossless")
-    staged = ask(hardware=replace(GPU, free_bytes=whole.predicted_bytes))
+    mixed = ask(hardware=replace(GPU, free_bytes=whole.predicted_bytes))
+    assert (mixed.placement.text_encoder.residency, mixed.residency) == ("staged", "resident")  # 9 GB less, at the cost of one trip
+    assert (mixed.tile, mixed.quality) == ((480, 720), "lossless")
+    staged = ask(hardware=replace(GPU, free_bytes=mixed.predicted_bytes))
     assert (staged.residency, staged.tile, staged.quality) == ("staged", (480, 720), "lossless")
-    tight = ask(hardware=replace(GPU, free_bytes=staged.predicted_bytes))
+    tight = staged
+    while tight.quality == "lossless":  # smaller and smaller ways to the same picture
+        tight, before = ask(hardware=replace(GPU, free_bytes=tight.predicted_bytes)), tight
+        assert tight.predicted_bytes < before.predicted_bytes
     assert (tight.residency, tight.quality) == ("staged", "near-lossless")
     assert tight.tile == tile_size(SPEC) == (240, 360)
-    assert whole.predicted_bytes > staged.predicted_bytes > tight.predicted_bytes
+    assert whole.predicted_bytes > mixed.predicted_bytes > staged.predicted_bytes > tight.predicted_bytes
     with pytest.raises(CannotFit, match=r"49 frames of 720 x 480 with big need about \d+\.\d GB.*4\.0 GB free of 80\.0 GB.*weights alone"):
         ask(hardware=replace(GPU, free_bytes=4 * 10**9))
     on_cpu = replace(CPU, free_bytes=64 * 10**9, total_bytes=64 * 10**9)
