@@ -96,6 +96,8 @@ def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, .
             reasons.append(f"keep the vae's weights in {home.precision.upper()} (they are convolutions, and small)")
         if part == "text_encoder" and home.precision == "fp16":
             reasons.append("run the text encoder in FP16 (its numbers overflow there; bf16 and fp32 hold them)")
+        if not eight and home.precision not in (compute, "fp16"):
+            reasons.append(f"keep the {part.replace('_', ' ')} in {home.precision.upper()} while the arithmetic is {compute.upper()}")
         if eight and home.residency == "streamed" and home.source == "disk":
             name = part.replace("_", " ")
             reasons.append(f"stream the {name} in {home.precision.upper()} from disk (its files hold wider numbers)")
@@ -187,7 +189,7 @@ def tile_size(spec: ModelSpec, part: int = 2) -> tuple[int, int]:
 
 def _quality(placement: Placement, compute: str) -> str:
     precisions = {home.precision for home in placement.homes.values()} - {compute}
-    if "fp8" in precisions:
+    if precisions & {"fp8", "fp8-dynamic", "int8-dynamic"}:
         return "fast"
     return "near-lossless" if precisions else "lossless" if placement.decode == "whole" else "tiles"
 

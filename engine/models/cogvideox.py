@@ -7,6 +7,7 @@ Paper: https://arxiv.org/abs/2408.06072
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,12 @@ class CogVideoX:
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise ModelInvalid(f"{spec.path / 'tokenizer'} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
                                "Fetch the model again.") from error
-        self.components = {part: Component(KINDS[part], spec.path / part, part, home, dtype, self.device)
-                           for part, home in placement.homes.items()}
+        self.components: dict[str, Component] = {}
+        with ExitStack() as loaded:  # a part that cannot be loaded leaves none of the others behind
+            for part, home in placement.homes.items():
+                self.components[part] = Component(KINDS[part], spec.path / part, part, home, dtype, self.device)
+                loaded.callback(self.components[part].close)
+            loaded.pop_all()
         self.text_encoder, self.transformer, self.vae = (self.components[part].module for part in KINDS)
         self._rotary: tuple[tuple[int, ...], Tensor | attention.Rotary] | None = None
         self._complex_rotary = False

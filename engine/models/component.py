@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.errors import CannotFit
 from engine.memory.placement import NUMBER_BYTES, Home
 from engine.memory.weights import WAITING_BLOCKS
 from engine.models.eight_bit import narrow
@@ -22,6 +23,7 @@ from engine.models.loading import Weight, WeightFiles, in_blocks, skeleton, tabl
 from engine.models.streaming import BlockStream, FromFiles, FromMemory, Source, pack
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FP8_CAPABILITY = (8, 9)
 BLOCKS = {"text_encoder": "encoder.block", "transformer": "transformer_blocks"}
 """Where the repeated blocks of a component are."""
 
@@ -30,12 +32,15 @@ class Component:
     """Owns the weights of one component. `module` has numbers from `ready()` to `rest()`; `close()` lets everything go."""
 
     def __init__(self, kind: Any, folder: Path, part: str, home: Home, compute: str, device: torch.device) -> None:
-        """Load `part` of the class `kind` from `folder`; 8-bit weights work in `compute`, others in their own precision.
+        """Load `part` of the class `kind` from `folder`. Arithmetic is in `compute`, but for a home in FP16, which works in that.
 
-        Raises `ModelInvalid` for missing, misshapen or non-finite weights.
+        Raises `ModelInvalid` for missing, misshapen or non-finite weights, `CannotFit` for products in FP8 on a GPU without them.
         """
+        if home.precision == "fp8-dynamic" and device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+            raise CannotFit(f"{torch.cuda.get_device_name(device)} has no products in FP8 (compute capability 8.9 and above have). "
+                            "Use fp8, which only stores in it.")
         self.home, self.device = home, device
-        self.dtype = DTYPES[home.precision if home.precision in NUMBER_BYTES else compute]
+        self.dtype = DTYPES["fp16" if home.precision == "fp16" else compute]
         self.module = skeleton(kind, folder)
         if home.precision not in NUMBER_BYTES:
             narrow(self.module, home.precision)

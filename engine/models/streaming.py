@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -214,7 +214,11 @@ def _lock(run: Tensor, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     with torch.cuda.device(device):
-        return int(torch.cuda.cudart().cudaHostRegister(run.data_ptr(), run.nbytes, 0)) == 0
+        locked = int(torch.cuda.cudart().cudaHostRegister(run.data_ptr(), run.nbytes, 0)) == 0
+        if not locked:  # CUDA reports the refusal once more with the next kernel: let it be this one
+            with suppress(RuntimeError):
+                torch.zeros(1, device=device)
+    return locked
 
 
 def _unlock(runs: Sequence[Tensor]) -> None:

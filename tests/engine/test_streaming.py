@@ -10,18 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engine.choices import MEMORY_SHARE
 from engine.errors import ModelInvalid
+from engine.events import ClipWritten
 from engine.memory import Home, Placement, everywhere
 from engine.memory.weights import layout, moved_bytes, stored_bytes, working_bytes
+from engine.models.cache import ModelCache
 from engine.models.cogvideox import CogVideoX
 from engine.models.streaming import ALIGNED
+from engine.plan import Plan, plan
+from engine.request import GenerationRequest
+from engine.run import run
 from engine.spec import ModelSpec, read_spec
-from tests.engine.tiny import save_tiny
+from engine.video.recipe import build_recipe
+from tests.engine.tiny import CPU, save_tiny
 
 TILE = (64, 96)
 HERE = everywhere("fp32", "resident", TILE, tiled=False)
@@ -232,3 +241,29 @@ def test_previews_borrow_the_decoder(deep: Callable[[str], Path], load: Callable
     with vae.borrowed() as lent:
         assert all(weight.device.type == "cpu" for weight in lent.parameters())
     assert live(vae.module) == 0
+
+
+def test_with_less_and_less_memory_there_are_other_ways_to_the_same_picture(deep: Callable[[str], Path], tmp_path: Path) -> None:
+    spec, cache = read_spec(deep("rope"), "deep"), ModelCache()
+    request = GenerationRequest(prompt="a fox", model="deep", steps=2, seed=3)
+
+    def pictures(job: Plan, name: str) -> np.ndarray:
+        *_, written = run(job, part=tmp_path / "clip.part", workspace=tmp_path / name, recipe=build_recipe(job), models=cache,
+                          cancelled=lambda: False)
+        assert isinstance(written, ClipWritten)
+        with av.open(str(written.part)) as file:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+    job = plan(request, spec, CPU)
+    wanted, ways = pictures(job, "resident"), [job.placement]
+    while len(ways) < 6 and job.quality == "lossless":
+        job = plan(request, spec, replace(CPU, free_bytes=int((job.predicted_bytes - 1) / MEMORY_SHARE)))
+        if job.quality == "lossless":
+            ways.append(job.placement)
+            assert np.abs(pictures(job, str(len(ways))).astype(int) - wanted).max() <= 2
+    assert len(ways) > 2
+    assert {home.residency for home in ways[0].homes.values()} == {"resident"}
+    assert [(home.residency, home.source) for home in ways[-1].homes.values()][:2] == [("staged", "disk")] * 2
+    # Here the decoder takes most, so no plan gets to streaming by itself.
+    assert np.array_equal(pictures(replace(plan(request, spec, CPU), placement=away("streamed", "disk")), "streamed"), wanted)
+    cache.close()
