@@ -19,6 +19,7 @@ BENCHES = {
     "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same bits, time ratio",
     "video_io": "writing against diffusers' export_to_video at equal quality, reading against imageio, encoding behind decoding",
     "meta_memory": "live storage of the real classes at true sizes on the meta device, against the planner's formulas",
+    "streaming": "streamed blocks against resident ones: bytes a pass, blocks at once, bits, time",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }

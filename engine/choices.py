@@ -22,9 +22,10 @@ from itertools import product
 
 from engine.errors import CannotFit, InvalidRequest
 from engine.hardware import Hardware
-from engine.memory import Forecast, Home, Placement, Shape, everywhere, forecast, stage_work
+from engine.memory import Forecast, Home, Placement, Shape, forecast, stage_work
 from engine.memory.corrections import Correction, corrected
 from engine.memory.decoder import tile_area
+from engine.memory.placement import NUMBER_BYTES
 from engine.memory.weights import layout, stored_bytes
 from engine.request import PROFILES, QUALITIES
 from engine.spec import ModelSpec
@@ -94,21 +95,17 @@ def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, poli
 def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, ...]:
     """What this version cannot do of `placement`, in words; empty where it can run it."""
     reasons = []
-    homes = placement.homes
-    for part, home in homes.items():
-        name = part.replace("_", " ")
-        if home.residency == "streamed":
-            reasons.append(f"stream the {name} block by block")
-        elif home.residency == "staged" and home.source == "disk":
-            reasons.append(f"read the {name} from disk while it works")
-        if home.precision != compute:
-            reasons.append(f"keep the {name}'s weights in {home.precision.upper()}")
-    if len({home.residency for home in homes.values()} - {"streamed"}) > 1:
-        reasons.append("keep some components on the GPU and stage others")
-    if placement.feed_forward == "chunked":
-        reasons.append("work through the feed-forward in chunks")
-    if placement.passes == 2:
-        reasons.append("run the two halves of guidance one after the other")
+    for part, home in placement.homes.items():
+        eight = home.precision not in NUMBER_BYTES
+        if part == "vae" and eight:
+            reasons.append(f"keep the vae's weights in {home.precision.upper()} (they are convolutions, and small)")
+        if part == "text_encoder" and home.precision == "fp16":
+            reasons.append("run the text encoder in FP16 (its numbers overflow there; bf16 and fp32 hold them)")
+        if not eight and home.precision not in (compute, "fp16"):
+            reasons.append(f"keep the {part.replace('_', ' ')} in {home.precision.upper()} while the arithmetic is {compute.upper()}")
+        if eight and home.residency == "streamed" and home.source == "disk":
+            name = part.replace("_", " ")
+            reasons.append(f"stream the {name} in {home.precision.upper()} from disk (its files hold wider numbers)")
     return tuple(reasons)
 
 
@@ -144,15 +141,20 @@ def fits_in(way: Way, hardware: Hardware) -> bool:
 
 def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Way]:
     """Every way worth looking at."""
-    made = _executable(spec, shape, compute, hardware) if policy.executable else _all(spec, shape, compute, hardware)
-    for placement in made:
-        yield weigh(spec, shape, compute, hardware, policy, placement)
+    work = stage_work(spec, shape, STEPS)
+    for placement in _placements(spec, shape, compute, hardware, policy):
+        yield _weigh(spec, shape, compute, hardware, policy, placement, work)
 
 
 def weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement) -> Way:
     """The way that `placement` is, whether `policy` would take it or not."""
+    return _weigh(spec, shape, compute, hardware, policy, placement, stage_work(spec, shape, STEPS))
+
+
+def _weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement,
+           work: dict[str, float]) -> Way:
     found = corrected(forecast(spec, shape, compute, placement, hardware.device), placement, hardware.device, policy.corrections)
-    return Way(placement, found, _seconds(spec, shape, compute, placement, stage_work(spec, shape, STEPS)), _quality(placement, compute))
+    return Way(placement, found, _seconds(spec, shape, compute, placement, work), _quality(placement, compute))
 
 
 def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> list[Way]:
@@ -160,30 +162,24 @@ def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, p
     return [way for way in _weighed(spec, shape, compute, hardware, policy) if way.quality in _allowed(policy)[-1]]
 
 
-def _executable(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
-    """What the engine does today: one residency for all, all in the precision of the arithmetic."""
+def _placements(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Placement]:
+    """Each component by itself: precision, and place; with each of these, how the transformer and the decoder work."""
     on_gpu = hardware.device.startswith("cuda")
-    # Memory of the processor is where staged weights wait, so staging saves none there.
-    for residency in ("resident", "staged") if on_gpu else ("resident",):
-        for decode, tile in _decodes(spec, shape):
-            yield replace(everywhere(compute, residency, tile, tiled=False, decoder="lean"), decode=decode)
-
-
-def _all(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
-    """Those and what is being built: each component by itself."""
-    yield from _executable(spec, shape, compute, hardware)
-    on_gpu = hardware.device.startswith("cuda")
+    # Memory of the processor is where staged weights wait, so staging from there saves none on it.
     sources = ("ram", "disk") if on_gpu and hardware.ram_bytes is not None else ("ram",) if on_gpu else ("disk",)
-    away = [(residency, source) for residency in ("staged", "streamed") for source in sources]
-    places = [("resident", "ram"), *away]
-    texts = [Home(precision, *place) for precision in (compute, "int8") for place in places]
-    transformers = [Home(precision, *place) for precision in (compute, "int8", "fp8") for place in places]
+    places = [("resident", "ram"), *((residency, source) for residency in ("staged", "streamed") for source in sources)]
+    narrow = set(_allowed(policy)[-1])  # qualities that could be taken at all
+    eight = [precision for precision, quality in (("int8", "near-lossless"), ("fp8", "fast")) if quality in narrow]
+    texts = [Home(precision, *place) for precision in (compute, *eight[:1]) for place in places]
+    transformers = [Home(precision, *place) for precision in (compute, *eight) for place in places]
     # The decoder is small: it stays, or comes when it is its turn.
     vaes = [Home(compute, "resident"), Home(compute, "staged", sources[0])]
     steps = ((1, "whole"), (1, "chunked"), (2, "chunked"))
     for text, transformer, vae, (passes, forward), (decode, tile) in product(
             texts, transformers, vaes, steps if shape.guided else steps[:2], _decodes(spec, shape)):
-        yield Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
+        placement = Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
+        if not policy.executable or not unsupported(placement, compute, hardware.device):
+            yield placement
 
 
 def _decodes(spec: ModelSpec, shape: Shape) -> list[tuple[str, tuple[int, int]]]:
@@ -208,7 +204,7 @@ def tile_size(spec: ModelSpec, part: int = 2) -> tuple[int, int]:
 
 def _quality(placement: Placement, compute: str) -> str:
     precisions = {home.precision for home in placement.homes.values()} - {compute}
-    if "fp8" in precisions:
+    if precisions & {"fp8", "fp8-dynamic", "int8-dynamic"}:
         return "fast"
     return "near-lossless" if precisions else "lossless" if placement.exact else "tiles"
 
@@ -217,8 +213,7 @@ def _seconds(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, 
     """Nominal time of the clip, everything but loading."""
     total = 2 * work["encode"] / FLOPS
     for part, home in placement.homes.items():
-        weights = stored_bytes(layout(spec, part), home, compute)
-        arrive = weights / (DISK if home.source == "disk" else LINK)
+        arrive = spec.component_bytes[part] / DISK if home.source == "disk" else stored_bytes(layout(spec, part), home, compute) / LINK
         if part == "transformer":
             step = work["sample"] / STEPS / FLOPS * SLOWER.get(home.precision, 1.0) * SLOWER.get(placement.feed_forward, 1.0)
             step *= SLOWER["two passes"] if placement.passes == 2 else 1.0
@@ -241,8 +236,8 @@ def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
     if need <= hardware.free_bytes * MEMORY_SHARE and ram is not None:
         return (text + f"The weights wait in the computer's own memory, of which {_gb(ram)} are free and "
                 f"{_gb(min(way.forecast.ram_bytes for way in allowed))} needed.")
-    lossy = [way for way in found if fits_in(way, hardware)]
-    if lossy:
+    lossier = _weighed(spec, shape, compute, hardware, replace(policy, quality="fast"))
+    if lossy := [way for way in lossier if fits_in(way, hardware)]:
         word = "near-lossless" if any(way.quality in ("tiles", "near-lossless") for way in lossy) else "fast"
         return text + f"With quality {word} it would fit."
     return text + _what_fits(spec, shape, compute, hardware, policy)

@@ -12,7 +12,7 @@ from engine.memory.placement import NUMBER_BYTES, Placement
 from engine.memory.shapes import Shape
 from engine.memory.text import encode_bytes
 from engine.memory.transformer import sample_bytes
-from engine.memory.weights import layout, moved_bytes, stored_bytes, working_bytes
+from engine.memory.weights import layout, moved_bytes, slot_bytes, stored_bytes, working_bytes
 from engine.spec import ModelSpec
 
 PROGRAM_BYTES = 580 * 2**20
@@ -64,7 +64,8 @@ def forecast(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, 
                   if home.residency != "resident" and home.source == "ram")
     picture = 3 * shape.height * shape.width * (NUMBER_BYTES["fp32"] * 9 + shape.given)
     highest = max(stages.values()) + (CONTEXT_BYTES if on_gpu else PROGRAM_BYTES + picture)
-    beside = decode_ram_bytes(spec, shape, compute, placement, device)
+    between = max(slot_bytes(found, home, compute) if home.source == "disk" else 0 for found, home in parts.values())
+    beside = max(between, decode_ram_bytes(spec, shape, compute, placement, device))  # blocks have passed when frames are decoded
     ram = PROGRAM_BYTES + picture + waiting + beside if on_gpu else highest
     passes = placement.passes if shape.guided else 1
     moved = moved_bytes(*parts["transformer"], compute) * passes

@@ -6,11 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import InvalidRequest
+
 NUMBER_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 """Bytes of a number in the precisions that arithmetic is done in."""
-STORED = {**NUMBER_BYTES, "fp8": 1, "int8": 1}
-"""Bytes of a matrix element as stored; FP8 and INT8 weights are widened layer by layer as they are used."""
+STORED = {**NUMBER_BYTES, "fp8": 1, "int8": 1, "fp8-dynamic": 1, "int8-dynamic": 1}
+"""Bytes of a matrix element as stored; FP8 and INT8 weights are widened layer by layer as they are used, the dynamic ones multiplied
+in 8 bits."""
 RESIDENCIES = ("resident", "staged", "streamed")
+SOURCES = ("ram", "disk")
+REFUSED = {"int4": "numbers of CogVideoX overflow in it, as its model card says"}
+"""Precisions that are asked for and not offered, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +24,21 @@ class Home:
     """Where and how one component's weights are kept."""
 
     precision: str
-    """'bf16', 'fp16', 'fp32'; 'fp8' or 'int8' for stored matrices (the rest stays in the precision of the arithmetic)."""
+    """'bf16', 'fp32': as the plan's arithmetic; 'fp16': the component's weights and arithmetic, whatever the plan's; 'fp8', 'int8'
+    or one of these with '-dynamic': its stored matrices, while the rest and the arithmetic stay as the plan's."""
     residency: str
     """'resident': on the device for the whole job; 'staged': whole, only while it works; 'streamed': block by block, the
     next block arriving while one works, so two are there at once."""
     source: str = "ram"
     """Where weights wait that are not on the device: 'ram' or 'disk'."""
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidRequest` for a word that is none of these."""
+        for field, value, known in (("precision", self.precision, tuple(STORED)), ("residency", self.residency, RESIDENCIES),
+                                    ("source", self.source, SOURCES)):
+            if value not in known:
+                why = f": {REFUSED[value]}" if value in REFUSED else ""
+                raise InvalidRequest(field, f"{str(value)[:40]!r} is not offered{why}. Use one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,14 @@ def working_bytes(found: Layout, home: Home, compute: str) -> int:
         return stored_bytes(found, home, compute) + wide
     outside = _bytes(found.numbers - found.blocks * found.block, max(0, found.matrices - found.blocks * found.block_matrices),
                      max(0, found.rows - found.blocks * found.block_rows), home, compute)
-    return outside + WAITING_BLOCKS * _bytes(found.block, found.block_matrices, found.block_rows, home, compute) + wide
+    return outside + slot_bytes(found, home, compute) + wide
+
+
+def slot_bytes(found: Layout, home: Home, compute: str) -> int:
+    """The blocks of a streamed component that are there at once; 0 for one that is not streamed."""
+    if home.residency != "streamed" or found.blocks <= WAITING_BLOCKS:
+        return 0
+    return WAITING_BLOCKS * _bytes(found.block, found.block_matrices, found.block_rows, home, compute)
 
 
 def moved_bytes(found: Layout, home: Home, compute: str) -> int:
@@ -41,5 +48,4 @@ def _bytes(numbers: int, matrices: int, rows: int, home: Home, compute: str) -> 
     wide = NUMBER_BYTES[compute]
     if home.precision in NUMBER_BYTES:
         return numbers * NUMBER_BYTES[home.precision]
-    scales = rows * wide if home.precision == "int8" else 0
-    return (numbers - matrices) * wide + matrices * STORED[home.precision] + scales
+    return (numbers - matrices) * wide + matrices * STORED[home.precision] + rows * wide  # one scale a row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.plan import Plan
 
@@ -21,13 +21,14 @@ class ModelCache:
     """Holds at most one model: two would not fit where it matters."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, ...] | None = None
+        self._key: tuple[Any, ...] | None = None
         self._model: CogVideoX | None = None
         self._colours: LatentColours | None = None
 
     def get(self, plan: Plan) -> CogVideoX:
         """The model `plan` asks for, loaded now if the held one is another. Raises `ModelInvalid`."""
-        key = (str(plan.spec.path), plan.spec.fingerprint, plan.dtype, plan.device, plan.residency, plan.attention, str(plan.compile))
+        homes = tuple(plan.placement.homes.values())
+        key = (str(plan.spec.path), plan.spec.fingerprint, plan.dtype, plan.device, homes, plan.attention, plan.compile)
         if self._model is None or key != self._key:
             self.close()  # before loading, or both would be in memory
             for name in CHATTY:
@@ -35,9 +36,10 @@ class ModelCache:
             from engine.models.accelerate import Ways
             from engine.models.cogvideox import CogVideoX  # seconds of imports, and torch
 
-            self._model = CogVideoX(plan.spec, dtype=plan.dtype, device=plan.device, staged=plan.residency == "staged",
+            self._model = CogVideoX(plan.spec, dtype=plan.dtype, device=plan.device, placement=plan.placement,
                                     ways=Ways(plan.attention, plan.attention_asked, plan.compile))
             self._key = key
+        self._model.arrange(plan.placement)
         return self._model
 
     def colours(self, plan: Plan) -> LatentColours:
@@ -46,8 +48,10 @@ class ModelCache:
         if self._colours is None:
             from engine.preview import LatentColours
 
-            self._colours = (LatentColours.read(plan.spec.path / "latent_rgb.json", plan.spec.latent_channels)
-                             or LatentColours.fit(model.vae, plan.spec.scaling_factor))
+            self._colours = LatentColours.read(plan.spec.path / "latent_rgb.json", plan.spec.latent_channels)
+        if self._colours is None:
+            with model.components["vae"].borrowed() as vae:
+                self._colours = LatentColours.fit(vae, plan.spec.scaling_factor)
         return self._colours
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ Paper: https://arxiv.org/abs/2408.06072
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,18 @@ from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 from torch import Tensor
 from transformers import T5TokenizerFast
 from transformers.models.t5.modeling_t5 import T5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from engine.errors import ModelInvalid, OutputRejected
-from engine.models import accelerate, attention, band_decode, conditioning, tile_decode, vae_decode, vae_encode
+from engine.memory import Placement, everywhere
+from engine.models import accelerate, attention, band_decode, chunked, conditioning, tile_decode, vae_decode, vae_encode
+from engine.models.component import DTYPES, Component
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
 from engine.models.steps import DdimSteps, DpmSteps
 from engine.models.tokens import limit_tokens
 from engine.spec import ModelSpec
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+KINDS = {"text_encoder": T5EncoderModel, "transformer": CogVideoXTransformer3DModel, "vae": AutoencoderKLCogVideoX}
 OFFSET = 2.0
 """`ofs` of every published image-to-video clip with CogVideoX 1.5."""
 
@@ -37,67 +39,60 @@ OFFSET = 2.0
 class CogVideoX:
     """One loaded checkpoint. Owns its weights; `close()` lets them go."""
 
-    def __init__(self, spec: ModelSpec, *, dtype: str, device: str, staged: bool = False,
+    def __init__(self, spec: ModelSpec, *, dtype: str, device: str, placement: Placement | None = None,
                  ways: accelerate.Ways = accelerate.STOCK) -> None:
-        """Load `spec` in `dtype` on `device`. Raises `ModelInvalid` for missing, misshapen or non-finite weights.
+        """Load `spec` for arithmetic in `dtype` on `device`. Raises `ModelInvalid` for missing, misshapen or non-finite weights.
 
-        `staged`: each component is on the device only while it works. `ways`: how attention and blocks are computed;
-        raises `InvalidRequest` for a kernel that was asked for and fails here.
+        `placement`: where and how each component is kept, and how the transformer works; None: all on the device, as they are.
+        `ways`: how attention and blocks are computed; raises `InvalidRequest` for a kernel that was asked for and fails here.
         """
-        self.spec, self.dtype, self.device, self.staged = spec, DTYPES[dtype], torch.device(device), staged
+        self.spec, self.dtype, self.device = spec, DTYPES[dtype], torch.device(device)
+        placement = placement or everywhere(dtype, "resident", (spec.native_height, spec.native_width), tiled=False)
         try:
             self.tokenizer = T5TokenizerFast.from_pretrained(spec.path / "tokenizer", local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise ModelInvalid(f"{spec.path / 'tokenizer'} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
                                "Fetch the model again.") from error
-        self.text_encoder = self._load(T5EncoderModel, "text_encoder")
-        self.transformer = self._load(CogVideoXTransformer3DModel, "transformer")
-        self.vae = self._load(AutoencoderKLCogVideoX, "vae")
+        self.components: dict[str, Component] = {}
+        with ExitStack() as loaded:  # a part that cannot be loaded leaves none of the others behind
+            for part, home in placement.homes.items():
+                self.components[part] = Component(KINDS[part], spec.path / part, part, home, dtype, self.device)
+                loaded.callback(self.components[part].close)
+            loaded.pop_all()
+        self.text_encoder, self.transformer, self.vae = (self.components[part].module for part in KINDS)
         self._rotary: tuple[tuple[int, ...], Tensor | attention.Rotary] | None = None
         self._complex_rotary = False
         self._lean_tried = False
         picture = (1, spec.patch_size_t or 1, spec.latent_channels, self.transformer.config.sample_height,
                    self.transformer.config.sample_width)
         rotary = None if spec.position == "sincos" else self._new_rotary_table(picture)
-        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, dtype=self.dtype, staged=staged)
+        away = placement.transformer.residency != "resident" or placement.transformer.precision != dtype
+        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, dtype=self.dtype, staged=away)
         self._no_text: Tensor | None = None
         self.loras = LoraStack(self.transformer, spec, self.dtype, self.device)
+        self.arrange(placement)
+
+    def arrange(self, placement: Placement) -> None:
+        """How the transformer works from now on: its feed-forward whole or in chunks, guidance in one batch or two passes."""
+        self.passes = placement.passes
+        (chunked.use_chunks if placement.feed_forward == "chunked" else chunked.use_whole)(self.transformer)
 
     def close(self) -> None:
         """Drop the weights; the object must not be used after."""
         self.loras.close()
+        for component in self.components.values():
+            component.close()
         del self.text_encoder, self.transformer, self.vae, self.loras
         self._rotary = self._no_text = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _load(self, kind: Any, part: str) -> Any:
-        folder = self.spec.path / part
-        transformers_logging.disable_progress_bar()  # a bar for 21 tensors, on the error stream of a worker
-        try:
-            module, info = kind.from_pretrained(folder, dtype=self.dtype, use_safetensors=True, local_files_only=True,
-                                                output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError, NameError) as error:  # NameError: unknown activations
-            raise ModelInvalid(f"{folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}). "
-                               "Fetch the model again.") from error
-        for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-            if names := sorted(str(key) for key in info.get(what) or ()):
-                raise ModelInvalid(f"{folder} has {len(names)} {what.replace('_', ' ')} ({', '.join(names[:3])}): its "
-                                   "weights do not belong to its config. Fetch the model again.")
-        for name, weight in module.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise ModelInvalid(f"{folder} holds NaN or infinity in {name}: the file is damaged or its training went "
-                                   "wrong. Fetch the model again.")
-        module = module.to(self.dtype).eval().requires_grad_(False) if module.dtype != self.dtype else module.eval()
-        return module if self.staged else module.to(self.device)
-
     def _on_device(self, part: str) -> Any:
-        """The component, moved to the device first where weights are staged."""
-        if self.staged:
-            for other in {"text_encoder", "transformer", "vae"} - {part}:
-                getattr(self, other).to("cpu")
-            getattr(self, part).to(self.device)
-        return getattr(self, part)
+        """The component, at work; those that are not at home on the device leave it first."""
+        for other, component in self.components.items():
+            if other != part:
+                component.rest()
+        return self.components[part].ready()
 
     def encode(self, prompt: str, negative: str | None) -> Tensor:
         """(1 or 2, max_text_tokens, text_width): negative first, then the prompt; only the prompt for None.
@@ -151,13 +146,15 @@ class CogVideoX:
         `beside`: of the shape of `latents`, what `image_beside` gave.
         """
         given = latents if beside is None else torch.cat([latents, beside], dim=2)
-        batch = given if len(text) == 1 else torch.cat([given] * len(text))
-        offset = latents.new_full((1,), OFFSET) if self.spec.takes_offset else None
-        transformer = self._on_device("transformer")
-        velocity = transformer(hidden_states=batch, encoder_hidden_states=text, timestep=timestep.expand(len(text)), ofs=offset,
-                               image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0]
+        transformer, kept = self._on_device("transformer"), self.components["transformer"].dtype
+        offset = latents.new_full((1,), OFFSET, dtype=kept) if self.spec.takes_offset else None
+        velocities = []
+        for rows in text.to(kept).chunk(self.passes):  # each pass meets all weights: one for both halves, if memory allows
+            batch = (given if len(rows) == 1 else torch.cat([given] * len(rows))).to(kept)
+            velocities.append(transformer(hidden_states=batch, encoder_hidden_states=rows, timestep=timestep.expand(len(rows)), ofs=offset,
+                                          image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0].float())
         self.loras.check()
-        return velocity.float()
+        return velocities[0] if len(velocities) == 1 else torch.cat(velocities)
 
     def _rotary_table(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary | None:
         """Rotations of the video tokens for latents of this shape; kept for the next step."""
@@ -198,11 +195,11 @@ class CogVideoX:
         `how`: as in `Placement.decode`; 'by-tile' gives chunks of no frames until all tiles are done.
         """
         scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
-        vae = self._on_device("vae")
-        if how in ("whole", "tiled") and not self._lean_tried:  # here, as it needs the weights on the device
+        vae, kept = self._on_device("vae"), self.components["vae"].dtype
+        if how in ("whole", "tiled") and not self._lean_tried:  # here, as it needs numbers
             vae_decode.speed_up(vae, self.spec.latent_channels)
             self._lean_tried = True
-        for chunk in decoded(vae, scaled, tile, how):
+        for chunk in decoded(vae, scaled.to(kept), tile, how):
             if not torch.isfinite(chunk).all():
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")

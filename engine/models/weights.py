@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class WeightFile:
     """Bytes before the first tensor's data."""
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     """Name -> (dtype as in the header, shape)."""
+    begins: dict[str, int] = field(default_factory=dict)
+    """Name -> the byte of the file that its data begins at."""
 
     @property
     def data_bytes(self) -> int:
@@ -102,19 +104,20 @@ def read_header(path: Path) -> WeightFile:
                                f"bytes and has {size:,} in all. Fetch the model again.")
         try:
             header = json.loads(file.read(length))
-            tensors, end = _tensors(header)
+            tensors, begins, end = _tensors(header)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelInvalid(f"{path} has a damaged header ({type(error).__name__}: {str(error)[:120]}). "
                                "Fetch the model again.") from error
     if 8 + length + end != size:
         raise ModelInvalid(f"{path} has {size:,} bytes, but its header promises {8 + length + end:,}: the download was "
                            "cut off or the file is damaged. Fetch the model again.")
-    return WeightFile(path, size, 8 + length, tensors)
+    return WeightFile(path, size, 8 + length, tensors, {name: 8 + length + begin for name, begin in begins.items()})
 
 
-def _tensors(header: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
-    """Tensors by name, and the offset behind the last one. Raises ValueError or KeyError for a lie in the header."""
+def _tensors(header: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, int], int]:
+    """Tensors and their offsets by name, and the offset behind the last one. Raises ValueError or KeyError for a lie in the header."""
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    begins = {}
     spans = []
     for name, entry in header.items():
         if name == "__metadata__":
@@ -124,7 +127,7 @@ def _tensors(header: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
             raise ValueError(f"{name[:60]} has an impossible shape")
         if end - begin != DTYPE_BYTES[dtype] * math.prod(shape):
             raise ValueError(f"{name[:60]} has {end - begin} bytes for shape {shape}")
-        tensors[name] = (dtype, shape)
+        tensors[name], begins[name] = (dtype, shape), begin
         spans.append((begin, end))
     spans.sort()
     if not spans:
@@ -132,4 +135,4 @@ def _tensors(header: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
     for (_, before), (begin, _) in zip([(0, 0), *spans], spans, strict=False):
         if begin != before:
             raise ValueError("gaps or overlaps in the data")
-    return tensors, spans[-1][1]
+    return tensors, begins, spans[-1][1]

@@ -12,6 +12,7 @@ from engine.choices import MEMORY_SHARE, Policy, tile_size, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.facts import NAMES, published
 from engine.hardware import Hardware
+from engine.memory import Home
 from engine.plan import Plan, check_executable, plan
 from engine.request import GenerationRequest
 
@@ -79,34 +80,58 @@ def test_weights_wait_on_disk_where_memory_is_short() -> None:
 
 
 def test_only_what_runs_unless_asked_otherwise() -> None:
-    for gib in (16, 24, 48, 80):
-        job = made("cogvideox-5b", gib, Policy())
-        assert unsupported(job.placement, job.dtype, job.device) == ()
-        assert job.residency in ("resident", "staged")
+    seen = set()
+    for gib in (12, 16, 24, 48, 80):
+        for quality in (None, "fast"):
+            job = made("cogvideox-5b", gib, Policy(quality=quality))
+            assert unsupported(job.placement, job.dtype, job.device) == ()
+            seen.add(job.residency)
+    assert seen == {"resident", "staged", "streamed"}
     with pytest.raises(CannotFit):
-        made("cogvideox-5b", 8, Policy())
+        made("cogvideox-5b", 1, Policy())
 
 
-def test_a_plan_that_cannot_be_run_is_refused_before_anything_is_loaded() -> None:
-    job = made("cogvideox-5b", 8)
-    with pytest.raises(ModelNotFound, match="CogVideoX-5b is not on this machine"):
-        check_executable(job)
-    here = replace(job, spec=replace(job.spec, installed=True))
-    with pytest.raises(CannotFit, match=r"stream the transformer block by block.*can forecast that and not run it"):
-        check_executable(here)
-    check_executable(replace(made("cogvideox-5b", 80, Policy()), spec=here.spec))
+def test_a_smaller_precision_is_taken_where_it_is_allowed_and_runs() -> None:
+    laptop = made("cogvideox-2b", 8, Policy(quality="near-lossless"), device="cpu", frames=9)
+    homes = laptop.placement.homes
+    assert [(home.precision, home.residency) for home in homes.values()][:2] == [("int8", "staged"), ("int8", "resident")]
+    assert (homes["vae"].precision, laptop.quality) == ("bf16", "near-lossless")
+    assert unsupported(laptop.placement, laptop.dtype, laptop.device) == ()
+    from_disk = made("cogvideox-5b", 24, Policy(quality="near-lossless", profile="tiny"), ram=4)
+    assert Home("int8", "streamed", "disk") not in from_disk.placement.homes.values()
 
 
-def test_the_run_refuses_it_too(tmp_path: Any) -> None:
+UNRUNNABLE = {"the vae's weights in INT8": {"vae": Home("int8", "resident")},
+              "text encoder in FP16": {"text_encoder": Home("fp16", "staged")},
+              "keep the transformer in FP32 while": {"transformer": Home("fp32", "resident")},
+              "stream the transformer in FP8 from disk": {"transformer": Home("fp8", "streamed", "disk")}}
+
+
+@pytest.mark.parametrize("words", list(UNRUNNABLE))
+def test_a_plan_that_cannot_be_run_is_refused_before_anything_is_loaded(words: str, tmp_path: Any) -> None:
     from engine.models.cache import ModelCache
     from engine.run import run
 
-    job = made("cogvideox-5b", 8)
-    events = run(replace(job, spec=replace(job.spec, installed=True)), part=tmp_path / "a.part", workspace=tmp_path / "job", recipe={},
-                 models=ModelCache(), cancelled=lambda: False)
-    with pytest.raises(CannotFit, match="block by block"):
+    job = made("cogvideox-5b", 80, Policy())
+    with pytest.raises(ModelNotFound, match="CogVideoX-5b is not on this machine"):
+        check_executable(job)
+    here = replace(job, spec=replace(job.spec, installed=True))
+    check_executable(here)
+    cannot = replace(here, placement=replace(here.placement, **UNRUNNABLE[words]))
+    with pytest.raises(CannotFit, match=rf"{words}.*can forecast that and not run it"):
+        check_executable(cannot)
+    events = run(cannot, part=tmp_path / "a.part", workspace=tmp_path / "job", recipe={}, models=ModelCache(), cancelled=lambda: False)
+    with pytest.raises(CannotFit, match=words):
         next(events)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "match"), [(("int4", "resident"), r"'int4' is not offered: .*overflow.*Use one of bf16"),
+                                              (("bf16", "lent"), "'lent' is not offered. Use one of resident"),
+                                              (("bf16", "staged", "tape"), "'tape' is not offered. Use one of ram, disk")])
+def test_homes_that_are_not_offered(words: tuple[str, ...], match: str) -> None:
+    with pytest.raises(InvalidRequest, match=match):
+        Home(*words)
 
 
 @pytest.mark.parametrize(("field", "value"), [("profile", "quick"), ("quality", "best"), ("profile", None)])

@@ -21,10 +21,10 @@ IMAGE_TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_tiny(folder: Path, kind: str = "rope", scheduler: str = "dpm") -> Path:
+def save_tiny(folder: Path, kind: str = "rope", scheduler: str = "dpm", layers: tuple[int, int] = (3, 2)) -> Path:
     """A CogVideoX pipeline in diffusers layout: 96 x 64 pixels, 9 frames, 4 latent channels, 16 text tokens.
 
-    `kind`: of TRANSFORMERS; 'i2v-' and a kind is its image-to-video form.
+    `kind`: of TRANSFORMERS; 'i2v-' and a kind is its image-to-video form. `layers`: of transformer and text encoder.
     """
     import torch
     from diffusers import (
@@ -41,13 +41,13 @@ def save_tiny(folder: Path, kind: str = "rope", scheduler: str = "dpm") -> Path:
     image, kind = kind.startswith("i2v-"), kind.removeprefix("i2v-")
     letters = [(c, -5.0) for c in "abcdefghijklmnopqrstuvwxyz"]
     tokenizer = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *letters], extra_ids=0)
-    text = T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+    text = T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=layers[1], num_heads=4,
                                    feed_forward_proj="gated-gelu", is_encoder_decoder=False))
     vae = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
                                  sample_height=64, sample_width=96, invert_scale_latents=image and kind == "1.5")
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=8 if image else 4, out_channels=4, time_embed_dim=8, text_embed_dim=32,
-        num_layers=3, sample_width=12, sample_height=8, sample_frames=9, max_text_seq_length=16,
+        num_layers=layers[0], sample_width=12, sample_height=8, sample_frames=9, max_text_seq_length=16,
         **TRANSFORMERS[kind], **(IMAGE_TRANSFORMERS[kind] if image else {}))
     noise = CogVideoXDPMScheduler if scheduler == "dpm" else CogVideoXDDIMScheduler
     steps = noise(prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0,
