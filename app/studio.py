@@ -35,7 +35,7 @@ from engine.hardware import Hardware
 from engine.inputs import input_file
 from engine.lora.planned import plan_with_loras
 from engine.models.tokens import check_tokens
-from engine.plan import RECENT, Plan, Timing, forecast_seconds
+from engine.plan import RECENT, Plan, Timing, forecast_seconds, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.video.recipe import read_recipe
@@ -348,7 +348,8 @@ class Studio:
     def _planned(self, wish: GenerationRequest) -> Plan:
         spec = self.spec(wish.model)
         _alive, hardware = self._worker()
-        made = plan_with_loras(wish, spec, hardware or self._engine.hardware(), self.settings.loras_dir)
+        made = plan_with_loras(wish, spec, hardware or self._engine.hardware(), self.settings.loras_dir,
+                               lambda machine: plan(wish, spec, machine))
         check_tokens(made)
         if made.input:
             input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")

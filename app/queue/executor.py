@@ -32,7 +32,7 @@ from app.settings import Settings
 from engine.errors import Cancelled, SprocketError, StorageBlocked
 from engine.events import ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.lora.planned import plan_with_loras
-from engine.plan import Plan
+from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.video.publish import publish, write_atomic
 from engine.video.recipe import build_recipe
@@ -136,7 +136,8 @@ def planned(place: Workplace, job: Job) -> Plan:
     """The job's request against the machine as it is now. Raises as `plan_with_loras` and `Engine.spec` do."""
     request = GenerationRequest.from_mapping(job.request)
     spec = place.engine.spec(request.model, place.settings.models_dir)
-    return plan_with_loras(request, spec, place.engine.hardware(), place.settings.loras_dir)
+    return plan_with_loras(request, spec, place.engine.hardware(), place.settings.loras_dir,
+                           lambda machine: plan(request, spec, machine))
 
 
 def disk_need(resolved: Plan) -> int:
