@@ -1,11 +1,12 @@
-"""One job, or several, in this very process, beside a server or without one: what `sprocket generate` does."""
+"""One job in this very process, beside a server or without one: what `sprocket generate` does."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 from app.errors import NotAllowed
 from app.history.records import Job
@@ -25,34 +26,31 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
 
     Recovers what earlier, killed processes left behind first: there may never be a server here that does.
     Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
-    having cancelled the job.
-    """
-    [job] = run_all(settings, store, engine, [job_id], on_event)
-    return job
-
-
-def run_all(settings: Settings, store: Store, engine: Engine, job_ids: Sequence[str],
-            on_event: Callable[[Event], None] | None = None) -> tuple[Job, ...]:
-    """`run_one` for several jobs with one loaded model. One that fails, or was cancelled meanwhile, does not stop the next.
-
-    KeyboardInterrupt cancels them all.
+    having cancelled the job, for SIGTERM as for Ctrl-C.
     """
     with contextlib.suppress(StorageBlocked):  # then the job itself says so
         recover(settings, store)
+    claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
+    if claim is None:
+        job = store.jobs.get(job_id)
+        raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
     models = engine.open_models()
-    place = Workplace(settings, store, engine, models, threading.Event())
     try:
-        for job_id in job_ids:
-            claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
-            if claim is not None:
-                perform(place, claim, on_event)
-            elif len(job_ids) == 1:
-                raise NotAllowed(f"This job cannot be run here: it is {store.jobs.get(job_id).state.value}.")
-    except KeyboardInterrupt:
-        for job_id in job_ids:
-            with contextlib.suppress(NotAllowed):
-                store.jobs.ask_cancel(job_id, owner=store.jobs.get(job_id).owner, now=time.time())
-        raise
+        with terminable():
+            perform(Workplace(settings, store, engine, models, threading.Event()), claim, on_event)
     finally:
         models.close()
-    return tuple(store.jobs.get(job_id) for job_id in job_ids)
+    return store.jobs.get(job_id)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM raises KeyboardInterrupt: the job is then cancelled, not left `running` until somebody looks."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, and gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
