@@ -18,7 +18,7 @@ from engine.hardware import Hardware
 from engine.ladder import Lapse
 from engine.lora.planned import plan_with_loras
 from engine.memory.corrections import Correction, Measured, corrections
-from engine.plan import RECENT, Plan, Timing
+from engine.plan import RECENT, Plan, Timing, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.speed import Speed
@@ -37,7 +37,8 @@ def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, c
     """
     known = corrections_of(clips, request.model, hardware.device)
     policy = replace(policy or Policy(), corrections=known)
-    return plan_with_loras(request, spec, hardware, settings.loras_dir, policy, speed or settings.speed, lapses=lapses)
+    return plan_with_loras(request, spec, hardware, settings.loras_dir,
+                           lambda machine: plan(request, spec, machine, policy, speed or settings.speed, lapses=lapses))
 
 
 def corrections_of(clips: Sequence[Clip], model: str, device: str) -> tuple[Correction, ...]:

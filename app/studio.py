@@ -138,7 +138,7 @@ class Studio:
 
     def run_all_here(self, job_ids: Sequence[str], on_event: Callable[[Event], None] | None = None) -> tuple[Job, ...]:
         """`run_here` for several jobs with one loaded model; one that fails does not stop the next."""
-        from app.queue.inline import run_all
+        from app.queue.inline_batch import run_all
 
         return run_all(self.settings, self.store, self._engine, job_ids, on_event)
 

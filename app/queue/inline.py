@@ -1,4 +1,4 @@
-"""One job, or several, in this very process, beside a server or without one: what `sprocket generate` does.
+"""One job in this very process, beside a server or without one: what `sprocket generate` does.
 
 Should memory run out here, the job goes on in a fresh worker process, one rung lower, while this one tells how it gets on.
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from app.errors import NotAllowed
 from app.history.leases import Limits
@@ -40,47 +40,27 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
     Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
     having cancelled the job, for SIGTERM as for Ctrl-C.
     """
-    [job] = run_all(settings, store, engine, [job_id], on_event)
-    return job
-
-
-def run_all(settings: Settings, store: Store, engine: Engine, job_ids: Sequence[str],
-            on_event: Callable[[Event], None] | None = None) -> tuple[Job, ...]:
-    """`run_one` for several jobs with one loaded model. One that fails, or was cancelled meanwhile, does not stop the next.
-
-    KeyboardInterrupt cancels them all.
-    """
     with contextlib.suppress(StorageBlocked):  # then the job itself says so
         recover(settings, store)
+    claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
+    if claim is None:
+        job = store.jobs.get(job_id)
+        raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
     models = engine.open_models()
-    place = Workplace(settings, store, engine, models, threading.Event())
     try:
-        with _terminable():
-            for job_id in job_ids:
-                if place.out_of_memory.is_set():  # what this process holds cannot be trusted any more
-                    _go_on(settings, store, job_id, on_event)
-                    continue
-                claim = store.leases.claim(this_process(), now=time.time(), only=job_id)
-                if claim is None:
-                    if len(job_ids) == 1:
-                        raise NotAllowed(f"This job cannot be run here: it is {store.jobs.get(job_id).state.value}.")
-                    continue
-                perform(place, claim, on_event)
-                if place.out_of_memory.is_set():
-                    models.close()
-                    _go_on(settings, store, job_id, on_event)
-    except KeyboardInterrupt:
-        for job_id in job_ids:
-            with contextlib.suppress(NotAllowed):
-                store.jobs.ask_cancel(job_id, owner=store.jobs.get(job_id).owner, now=time.time())
-        raise
+        with terminable():
+            place = Workplace(settings, store, engine, models, threading.Event())
+            perform(place, claim, on_event)
+            if place.out_of_memory.is_set():
+                models.close()
+                go_on(settings, store, job_id, on_event)
     finally:
         models.close()
-    return tuple(store.jobs.get(job_id) for job_id in job_ids)
+    return store.jobs.get(job_id)
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Within it SIGTERM raises KeyboardInterrupt: the job is then cancelled, not left `running` until somebody looks."""
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, and gets signals
         yield
@@ -92,7 +72,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _go_on(settings: Settings, store: Store, job_id: str, on_event: Callable[[Event], None] | None) -> None:
+def go_on(settings: Settings, store: Store, job_id: str, on_event: Callable[[Event], None] | None) -> None:
     """Worker processes for this job, one after the other, until it has ended or waits for something else than them."""
     children = 0
     while (state := store.jobs.get(job_id).state) not in WAITS and not state.ended and children <= MOST_LAPSES:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from engine.hardware import Hardware
-from engine.ladder import Lapse
 from engine.lora.file import Lora
 from engine.lora.stack import lora_bytes, read_stack
 from engine.memory.placement import NUMBER_BYTES
-from engine.plan import DEFAULT, DEFAULT_SPEED, Plan, Policy, plan
+from engine.plan import Plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
-from engine.speed import Speed
 
 
 def plan_with_loras(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, folder: Path | None,
-                    policy: Policy = DEFAULT, speed: Speed = DEFAULT_SPEED, *, lapses: Sequence[Lapse] = ()) -> Plan:
-    """`engine.plan.plan`, with the LoRAs of `request` out of `folder` held on the device beside everything else.
+                    planned: Callable[[Hardware], Plan]) -> Plan:
+    """What `planned` makes of the request on a machine, with its LoRAs out of `folder` held on the device beside everything else.
 
-    Raises what `plan` raises, and `InvalidRequest` (field 'loras') for one that is not there or was made for another model.
+    `planned` is given `hardware`, less what the LoRAs take. Raises what it raises, and `InvalidRequest` (field 'loras') for one
+    that is not there or was made for another model.
     """
     if not request.loras:
-        return plan(request, spec, hardware, policy, speed, lapses=lapses)
+        return planned(hardware)
     stack = read_stack(request.loras, folder, spec)
     need = lora_bytes(stack, NUMBER_BYTES["bf16" if hardware.bf16 else "fp32"])
-    made = plan(request, spec, replace(hardware, free_bytes=max(hardware.free_bytes - need, 0)), policy, speed, lapses=lapses)
+    usable = hardware.free_bytes if request.budget is None else min(hardware.free_bytes, request.budget)
+    made = planned(replace(hardware, free_bytes=max(usable - need, 0)))
     forecast = replace(made.forecast, device_bytes=made.forecast.device_bytes + need,
                        stages={stage: held + need for stage, held in made.forecast.stages.items()},
                        ram_bytes=made.forecast.ram_bytes + (0 if made.device.startswith("cuda") else need))

@@ -8,6 +8,7 @@ LoRA in), in any order with casting weights to 8 bits, and without the paths the
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class LoraStack:
                 self._paths.setdefault(layer, SidePath()).changes.append((change.down, change.up, factor))
         self._hooks = [self._transformer.get_submodule(layer).register_forward_hook(path) for layer, path in self._paths.items()]
         self._wanted = wanted
-        _forget_compiled(self._transformer)
+        _forget_compiled()
 
     def check(self) -> None:
         """Raises RuntimeError if a prediction was made past a side path: code that replaces a layer must call it, or lose the LoRA."""
@@ -106,8 +107,7 @@ class LoraStack:
                 for name, layer in lora.layers.items()}
 
 
-def _forget_compiled(transformer: Any) -> None:
-    """Compiled code does not notice that hooks come and go."""
-    if any(getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod") for module in transformer.modules()):
+def _forget_compiled() -> None:
+    """Compiled code does not notice that hooks come and go. Where nothing was compiled there is nothing to forget."""
+    if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
-

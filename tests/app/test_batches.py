@@ -174,3 +174,17 @@ def test_variants() -> None:
     assert variants(["a", "b"], None, None, None, 16) == [("a", None), ("b", None)]
     assert variants(["a", "b"], 7, None, 2, 16) == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
     assert variants(["a"], None, " 4 ,5", None, 16) == [("a", 4), ("a", 5)]
+
+
+def test_a_job_that_is_handed_back_is_run_by_itself(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = fakes.FakeEngine.run, []
+
+    def once(self: fakes.FakeEngine, plan: Any, **rest: Any) -> Any:
+        seen.append(plan.seed)
+        if seen == [1]:
+            raise fakes.errors.Cancelled("this process is stopping.")
+        return real(self, plan, **rest)
+
+    monkeypatch.setattr(fakes.FakeEngine, "run", once)
+    made = run.json("generate", "--prompt", "x", "--seeds", "1,2")
+    assert seen == [1, 2, 1] and all("path" in row for row in made["clips"])

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from engine.errors import InvalidRequest
+from engine.hardware import Hardware
 from engine.lora import check_fit, lora_file, model_layers, names, read_lora, read_stack
 from engine.lora.planned import plan_with_loras
 from engine.plan import Plan, plan
@@ -199,13 +200,20 @@ def test_plans_with_loras(tiny: Tiny, tiny_plan: Callable[..., Plan], tmp_path: 
     file = save_lora(tmp_path / "x.safetensors", lora_weights(tiny()), metadata={"trigger_word": "zwx"})
     name, spec = added(tmp_path, file), read_spec(tiny(), "tiny")
     wish = GenerationRequest(prompt="a fox", loras=((name, 0.5),))
-    made, bare = plan_with_loras(wish, spec, CPU, tmp_path), plan(replace(wish, loras=()), spec, CPU)
+    machines: list[Hardware] = []
+
+    def planned(machine: Hardware) -> Plan:
+        machines.append(machine)
+        return plan(wish, spec, machine)
+
+    made, bare = plan_with_loras(wish, spec, CPU, tmp_path, planned), plan(replace(wish, loras=()), spec, CPU)
+    assert CPU.free_bytes - machines[0].free_bytes == 12 * 4 * 64 * 4
     assert made.predicted_bytes - bare.predicted_bytes == 12 * 4 * 64 * 4 == made.forecast.device_bytes - bare.forecast.device_bytes
     assert made.forecast.ram_bytes - bare.forecast.ram_bytes == 12 * 4 * 64 * 4
     assert made.notes[-1] == f"LoRA {name[:12]}... of rank 4 is applied with weight 0.5, called up by 'zwx'."
-    assert plan_with_loras(made.request(), spec, CPU, tmp_path) == made
+    assert plan_with_loras(made.request(), spec, CPU, tmp_path, lambda machine: plan(made.request(), spec, machine)) == made
     assert json.loads(json.dumps(made.to_json()))["loras"] == [[name, 0.5]]
     with pytest.raises(InvalidRequest, match="32 x 32"):
         other = {layer: (torch.zeros(4, 48), torch.zeros(48, 4)) for layer in lora_weights(tiny())}
         wrong = added(tmp_path, save_lora(tmp_path / "w.safetensors", other))
-        plan_with_loras(replace(wish, loras=((wrong, 1.0),)), spec, CPU, tmp_path)
+        plan_with_loras(replace(wish, loras=((wrong, 1.0),)), spec, CPU, tmp_path, planned)
