@@ -80,14 +80,19 @@ def alternatives(made: Plan, hardware: Hardware, timings: Sequence[Timing], know
         return shown(plan(request, made.spec, hardware, policy, way=way), fits_in(way, within), word)
 
     ways = _worth_seeing(permitted(made.spec, shape, made.dtype, within, replace(policy, quality="fast")))
-    ways.sort(key=lambda way: (ORDER.index(way.quality), way.seconds, way.forecast.device_bytes))
     return Alternatives(tuple(shown(one, True, word) for word, one in words.items()), tuple(of(way) for way in ways))
 
 
 def _worth_seeing(ways: Sequence[Way]) -> list[Way]:
+    """Those that no other beats, the best quality first, then the fastest."""
     def costs(way: Way) -> tuple[float, ...]:
         return ORDER.index(way.quality), way.seconds, way.forecast.device_bytes, way.forecast.ram_bytes
 
-    priced = [(way, costs(way)) for way in ways]
-    return [way for way, mine in priced
-            if not any(other != mine and all(theirs <= own for theirs, own in zip(other, mine, strict=True)) for _, other in priced)]
+    seen: list[tuple[float, ...]] = []
+    kept = []
+    for way in sorted(ways, key=costs):  # what beats a way comes before it
+        mine = costs(way)
+        if not any(other != mine and all(theirs <= own for theirs, own in zip(other, mine, strict=True)) for other in seen):
+            seen.append(mine)
+            kept.append(way)
+    return kept

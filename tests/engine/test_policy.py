@@ -157,3 +157,16 @@ def test_the_disk_a_job_needs_grows_with_the_clip() -> None:
     assert 2**20 < small < large
     assert large > 2 * 3 * 4 * 13 * 16 * 60 * 90  # at least the saved states
     assert Forecast(1, {}, 1, 0, 0).to_json()["correction"] == 1.0
+
+
+def test_ways_that_another_one_beats_are_not_shown() -> None:
+    from engine.alternatives import _worth_seeing
+    from engine.choices import ORDER
+    from tests.engine.test_ladder import ways_of
+
+    best, slower_and_larger, smaller, lossy_for_nothing, lossy_and_small, twin = ways_of(
+        (1, 1, 50, "lossless", 5), (1, 1, 60, "lossless", 6), (1, 1, 40, "lossless", 9), (1, 1, 50, "tiles", 5), (1, 1, 10, "tiles", 9),
+        (1, 1, 50, "lossless", 5))
+    kept = _worth_seeing([lossy_and_small, slower_and_larger, best, lossy_for_nothing, smaller, twin])
+    assert kept == [best, twin, smaller, lossy_and_small]
+    assert [ORDER.index(way.quality) for way in kept] == sorted(ORDER.index(way.quality) for way in kept)
