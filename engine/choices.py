@@ -88,6 +88,17 @@ def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, poli
     raise CannotFit(_refusal(spec, shape, compute, hardware, policy, found))
 
 
+def weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement) -> Way:
+    """The way that `placement` is, whether `policy` would take it or not."""
+    found = corrected(forecast(spec, shape, compute, placement, hardware.device), placement, hardware.device, policy.corrections)
+    return Way(placement, found, _seconds(spec, shape, compute, placement, stage_work(spec, shape, STEPS)), _quality(placement, compute))
+
+
+def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> list[Way]:
+    """Every way of a quality that `policy` allows, whether it fits or not."""
+    return [way for way in _weighed(spec, shape, compute, hardware, policy) if way.quality in _allowed(policy)[-1]]
+
+
 def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, ...]:
     """What this version cannot do of `placement`, in words; empty where it can run it."""
     reasons = []
@@ -148,17 +159,6 @@ def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
     made = _executable(spec, shape, compute, hardware) if policy.executable else _all(spec, shape, compute, hardware)
     for placement in made:
         yield weigh(spec, shape, compute, hardware, policy, placement)
-
-
-def weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement) -> Way:
-    """The way that `placement` is, whether `policy` would take it or not."""
-    found = corrected(forecast(spec, shape, compute, placement, hardware.device), placement, hardware.device, policy.corrections)
-    return Way(placement, found, _seconds(spec, shape, compute, placement, stage_work(spec, shape, STEPS)), _quality(placement, compute))
-
-
-def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> list[Way]:
-    """Every way of a quality that `policy` allows, whether it fits or not."""
-    return [way for way in _weighed(spec, shape, compute, hardware, policy) if way.quality in _allowed(policy)[-1]]
 
 
 def _executable(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware) -> Iterator[Placement]:
