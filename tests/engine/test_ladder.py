@@ -46,11 +46,12 @@ def test_down_to_the_last_rung_once_more_and_then_a_message(phase: str, hardware
     plans, error = ladder(phase, hardware)
     shape, dtype = Shape(49, 480, 720, True), plans[0].dtype
     seen = [weigh(SPEC, shape, dtype, hardware, Policy(), one.placement) for one in plans]
-    for before, after in pairwise(seen[:-1]):
+    for before, after in pairwise(seen[:-1] if len(plans) < MOST_LAPSES else seen):
         assert needed(after, phase, "device") <= CLEARLY * needed(before, phase, "device")
         assert all(after.forecast.stages[stage] <= size for stage, size in before.forecast.stages.items())
-    assert plans[-1].placement == plans[-2].placement  # nothing lower: once more in a fresh process
-    assert plans[-1].notes[-1] == f"Memory ran out {PHASES[phase]}; going on the same way in a fresh process."
+    if len(plans) < MOST_LAPSES:
+        assert plans[-1].placement == plans[-2].placement  # nothing lower: once more in a fresh process
+        assert plans[-1].notes[-1] == f"Memory ran out {PHASES[phase]}; going on the same way in a fresh process."
     assert [ORDER.index(way.quality) for way in seen] == sorted(ORDER.index(way.quality) for way in seen)
     first = plans[0]
     for one in plans:
