@@ -12,7 +12,7 @@ from typing import Any
 from engine.choices import ORDER, PROFILES, Policy, Way, fits_in, permitted
 from engine.errors import CannotFit
 from engine.hardware import Hardware
-from engine.memory import Shape
+from engine.memory import Placement, Shape
 from engine.memory.corrections import Correction, placement_kind
 from engine.plan import Plan, Timing, forecast_stages, plan
 
@@ -79,15 +79,22 @@ def alternatives(made: Plan, hardware: Hardware, timings: Sequence[Timing], know
         word = next((word for word, one in words.items() if one.placement == way.placement), "")
         return shown(plan(request, made.spec, hardware, policy, way=way), fits_in(way, within), word)
 
-    ways = _worth_seeing(permitted(made.spec, shape, made.dtype, within, replace(policy, quality="fast")))
-    ways.sort(key=lambda way: (ORDER.index(way.quality), way.seconds, way.forecast.device_bytes))
+    shown_anyway = [one.placement for one in (made, *words.values())]
+    ways = _worth_seeing(permitted(made.spec, shape, made.dtype, within, replace(policy, quality="fast")), shown_anyway)
     return Alternatives(tuple(shown(one, True, word) for word, one in words.items()), tuple(of(way) for way in ways))
 
 
-def _worth_seeing(ways: Sequence[Way]) -> list[Way]:
+def _worth_seeing(ways: Sequence[Way], anyway: Sequence[Placement] = ()) -> list[Way]:
+    """Those that no other beats or equals, the best quality first, then the fastest; `anyway`: these in any case."""
     def costs(way: Way) -> tuple[float, ...]:
         return ORDER.index(way.quality), way.seconds, way.forecast.device_bytes, way.forecast.ram_bytes
 
-    priced = [(way, costs(way)) for way in ways]
-    return [way for way, mine in priced
-            if not any(other != mine and all(theirs <= own for theirs, own in zip(other, mine, strict=True)) for _, other in priced)]
+    seen: list[tuple[float, ...]] = []
+    kept = []
+    for way in sorted(ways, key=costs):  # what beats a way comes before it
+        mine = costs(way)
+        beaten = any(all(theirs <= own for theirs, own in zip(other, mine, strict=True)) for other in seen)
+        if not beaten or way.placement in anyway:
+            seen.append(mine)
+            kept.append(way)
+    return kept

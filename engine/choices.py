@@ -92,6 +92,16 @@ def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, poli
     raise CannotFit(_refusal(spec, shape, compute, hardware, policy, found))
 
 
+def weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement) -> Way:
+    """The way that `placement` is, whether `policy` would take it or not."""
+    return _weigh(spec, shape, compute, hardware, policy, placement, stage_work(spec, shape, STEPS))
+
+
+def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> list[Way]:
+    """Every way of a quality that `policy` allows, whether it fits or not."""
+    return [way for way in _weighed(spec, shape, compute, hardware, policy) if way.quality in _allowed(policy)[-1]]
+
+
 def unsupported(placement: Placement, compute: str, device: str) -> tuple[str, ...]:
     """What this version cannot do of `placement`, in words; empty where it can run it."""
     reasons = []
@@ -146,20 +156,10 @@ def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
         yield _weigh(spec, shape, compute, hardware, policy, placement, work)
 
 
-def weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement) -> Way:
-    """The way that `placement` is, whether `policy` would take it or not."""
-    return _weigh(spec, shape, compute, hardware, policy, placement, stage_work(spec, shape, STEPS))
-
-
 def _weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement,
            work: dict[str, float]) -> Way:
     found = corrected(forecast(spec, shape, compute, placement, hardware.device), placement, hardware.device, policy.corrections)
     return Way(placement, found, _seconds(spec, shape, compute, placement, work), _quality(placement, compute))
-
-
-def permitted(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> list[Way]:
-    """Every way of a quality that `policy` allows, whether it fits or not."""
-    return [way for way in _weighed(spec, shape, compute, hardware, policy) if way.quality in _allowed(policy)[-1]]
 
 
 def _placements(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Placement]:

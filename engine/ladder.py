@@ -20,11 +20,12 @@ from engine.memory.placement import Home, Placement
 PHASES = {"load": "while loading the model", "text": "while encoding the words", "image": "while encoding the image or video",
           "sample": "while sampling", "decode": "while decoding", "verify": "while checking the clip"}
 """Where memory can run out, and how that is said."""
-STAGE = {"text": "encode", "image": "decode", "sample": "sample", "decode": "decode", "verify": "decode"}
-"""The stage of a forecast that tells a phase's memory: the VAE reads a picture in the tiles it decodes in, and still holds
-its memory while the file is checked."""
-CLEARLY = 0.95
-"""A rung takes at most this share of the memory that was too much."""
+STAGES = {"text": ("encode",), "image": ("encode", "decode"), "sample": ("sample",), "decode": ("decode",), "verify": ("decode",)}
+"""The stages of a forecast that tell a phase's memory: the VAE reads a picture in the tiles it decodes in, and still holds its
+memory while the file is checked."""
+CLEARLY = 0.9
+"""A rung takes at most this share of the memory that was too much, after n lapses its n-th power where there is such a way:
+the first step down is small, and the last is reached in time."""
 MOST_LAPSES = 8
 """So often memory may run out in one job."""
 
@@ -58,12 +59,12 @@ def read_lapses(values: Sequence[Mapping[str, Any]]) -> tuple[Lapse, ...]:
     return tuple(found)
 
 
-def next_rung(ways: Sequence[Way], failed: Way, phase: str, where: str = "device") -> Way | None:
+def next_rung(ways: Sequence[Way], failed: Way, phase: str, where: str = "device", share: float = CLEARLY) -> Way | None:
     """The way to go on with after `failed` ran out of memory in `phase`; None where none of `ways` takes less.
 
-    `ways`: those that may be taken, in any order. `where`: see `Lapse`.
+    `ways`: those that may be taken, in any order. `where`: see `Lapse`. `share`: at most so much of what `failed` needs there.
     """
-    limit = CLEARLY * needed(failed, phase, where)
+    limit = share * needed(failed, phase, where)
     lower = [way for way in ways if needed(way, phase, where) <= limit
              and all(way.forecast.stages[stage] <= size for stage, size in failed.forecast.stages.items())]
     return min(lower, key=lambda way: (ORDER.index(way.quality), way.seconds, way.forecast.device_bytes), default=None)
@@ -88,7 +89,7 @@ def needed(way: Way, phase: str, where: str) -> int:
     if where == "ram":
         return way.forecast.ram_bytes
     stages = way.forecast.stages
-    return min(stages.values()) if phase == "load" else stages[STAGE[phase]]
+    return min(stages.values()) if phase == "load" else sum(stages[stage] for stage in STAGES[phase])
 
 
 def _difference(before: Placement, after: Placement) -> str:
@@ -106,9 +107,9 @@ def _difference(before: Placement, after: Placement) -> str:
     if after.feed_forward != before.feed_forward:
         said.append(f"with {after.feed_forward} transformer blocks")
     if (after.decode, after.tile) != (before.decode, before.tile):
-        tiles = "in tiles" if after.decode != before.decode and before.decode == "whole" else "in other tiles"
-        said.append(f"decoding {after.decode}" if after.decode not in ("tiled", "by-tile") else
-                    f"{tiles} of {after.tile[1]} x {after.tile[0]} pixels")
+        each = ", one after the other" if after.decode == "by-tile" else ""
+        said.append(f"in tiles of {after.tile[1]} x {after.tile[0]} pixels{each}" if after.decode in ("tiled", "by-tile") else
+                    {"banded": "decoding in bands"}.get(after.decode, f"decoding {after.decode}"))
     if after.decoder != before.decoder:
         said.append(f"with the {after.decoder} decoder")
     return ", ".join(said) or "the same way in a fresh process"

@@ -15,6 +15,9 @@ from engine.ladder import CLEARLY, MOST_LAPSES, PHASES, Lapse, needed, next_rung
 from engine.memory import Shape
 from engine.spec import ModelSpec
 
+ADVISED = 0.95
+"""Share of the memory that was too much at most, of a smaller clip that is offered: with other programs closed it may do."""
+
 
 def way_after(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, lapses: Sequence[Lapse]) -> Way:
     """The way to go on with after `lapses` (at least one, newest last): one rung lower; where there is none, once more
@@ -25,8 +28,9 @@ def way_after(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, p
     last = lapses[-1]
     failed = weigh(spec, shape, compute, hardware, policy, last.placement)
     ways = permitted(spec, shape, compute, hardware, policy)
-    rung = (next_rung([way for way in ways if fits_in(way, hardware)], failed, last.phase, last.where)
-            or next_rung(ways, failed, last.phase, last.where))
+    fitting = [way for way in ways if fits_in(way, hardware)]
+    rung = (next_rung(fitting, failed, last.phase, last.where, CLEARLY ** len(lapses))
+            or next_rung(fitting, failed, last.phase, last.where) or next_rung(ways, failed, last.phase, last.where))
     if len(lapses) >= MOST_LAPSES or (rung is None and tried_again(lapses)):
         raise MemoryRanOut(_what_helps(spec, shape, compute, hardware, policy, failed, lapses), phase=last.phase, where=last.where)
     return rung or failed
@@ -52,7 +56,7 @@ def _what_helps(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware,
 
 def _smaller(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, failed: Way, last: Lapse) -> str | None:
     """The longest clip of at least half the frames, else the largest size, that takes clearly less where memory ran out."""
-    limit = CLEARLY * needed(failed, last.phase, last.where)
+    limit = ADVISED * needed(failed, last.phase, last.where)
 
     def less(other: Shape) -> bool:
         return any(needed(way, last.phase, last.where) <= limit for way in permitted(spec, other, compute, hardware, policy))

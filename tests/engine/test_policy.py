@@ -119,7 +119,8 @@ def test_what_this_machine_learnt_decides_what_fits() -> None:
     free = replace(GPU, free_bytes=int(ask().predicted_bytes / 0.94))
     assert ask(hardware=free).residency == "resident"
     heavy = corrections(history(ask(), [1.2, 1.2, 1.2]), "big", "cuda:0")
-    assert ask(Policy(corrections=heavy), hardware=free).residency == "staged"
+    careful = ask(Policy(corrections=heavy), hardware=free)
+    assert careful.placement != ask().placement and careful.forecast.device_bytes <= 0.95 * free.free_bytes
 
 
 def test_seconds_by_stage_come_from_clips_made_the_same_way_first() -> None:
@@ -142,7 +143,7 @@ def test_the_three_words_and_every_way() -> None:
     assert peaks == sorted(peaks, reverse=True) and peaks[0] == made.predicted_bytes
     assert [one.chosen for one in found.words] == [one.peak_bytes == peaks[0] for one in found.words]
     assert {one.kind for one in found.words} <= {one.kind for one in found.every}
-    assert len({(one.kind, one.peak_bytes) for one in found.every}) == len(found.every) >= 3
+    assert len({json.dumps(one.to_json()) for one in found.every}) == len(found.every) >= 3
     assert [one.seconds for one in found.every if one.chosen] == [10.0]
     assert None in {one.seconds for one in found.every}  # never guessed
     assert all(one.fits and one.permitted for one in found.every)
@@ -157,3 +158,16 @@ def test_the_disk_a_job_needs_grows_with_the_clip() -> None:
     assert 2**20 < small < large
     assert large > 2 * 3 * 4 * 13 * 16 * 60 * 90  # at least the saved states
     assert Forecast(1, {}, 1, 0, 0).to_json()["correction"] == 1.0
+
+
+def test_ways_that_another_one_beats_are_not_shown() -> None:
+    from engine.alternatives import _worth_seeing
+    from engine.choices import ORDER
+    from tests.engine.test_ladder import ways_of
+
+    best, slower_and_larger, smaller, lossy_for_nothing, lossy_and_small, twin = ways_of(
+        (1, 1, 50, "lossless", 5), (1, 1, 60, "lossless", 6), (1, 1, 40, "lossless", 9), (1, 1, 50, "tiles", 5), (1, 1, 10, "tiles", 9),
+        (1, 1, 50, "lossless", 5))
+    kept = _worth_seeing([lossy_and_small, slower_and_larger, best, lossy_for_nothing, smaller, twin])
+    assert kept == [best, smaller, lossy_and_small] and twin.placement == best.placement
+    assert [ORDER.index(way.quality) for way in kept] == sorted(ORDER.index(way.quality) for way in kept)
