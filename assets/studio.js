@@ -312,8 +312,8 @@
       next();
     },
     answered,
-    // Something that the source panel shows was changed.
-    source(model = "") { send("source", { model }); },
+    // Something that the source panel shows was changed; where it shows no file, only another model matters.
+    source(model = "") { if (model || document.querySelector('#source [data-has="1"]')) send("source", { model }); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;
