@@ -48,6 +48,7 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
         raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
     models = engine.open_models()
     try:
+        place = Workplace(settings, store, engine, models, threading.Event())
         with terminable():
             perform(place, claim, on_event)
             if place.out_of_memory.is_set():

@@ -84,6 +84,9 @@ def ours(stepping: Stepping, device: Device, *, compiled: bool = False, kernel: 
         qkv = "in one" if getattr(block.attn1, "qkv_packed", False) else "apart"
         passes = "compiled" if compiled and device.real else ops.name if ops else "of diffusers"
         return f"kernel {getattr(processor, 'name', 'of diffusers')}, q k v {qkv}, passes {passes}"
+    if compiled and device.real:  # blocks that could not be compiled are diffusers' own again
+        first = stepping.transformer.transformer_blocks[0]
+        variant.problem = lambda: "" if "forward" in vars(first) else "the compiler failed, the log says how"
     variant.install = install
     variant.name = "ours compiled" if compiled else "ours" if kernel == "auto" else f"ours, {kernel}"
     return variant

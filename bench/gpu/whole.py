@@ -46,9 +46,11 @@ def run(case: Case, device: Device, found: Findings) -> None:
         found.say(f"  a checkpoint with random weights written in {time.monotonic() - begun:.0f} s")
         roomy, exact = _machine(device), Policy(profile="fast", quality="lossless")
         resident = _one("resident", _planned(case, folder, roomy, exact), folder, device, found)
-        tight = dataclasses.replace(_machine(device), free_bytes=int((ALLOCATED + CONTEXT_BYTES) / 0.95) if device.real else GIB * 4)
-        least = _one("least memory", _planned(case, folder, tight, Policy(profile="tiny", quality="near-lossless")),
-                     folder, device, found)
+        tight = dataclasses.replace(_machine(device), free_bytes=int((ALLOCATED + CONTEXT_BYTES) / 0.95) + 1 if device.real else GIB * 4)
+        job = _planned(case, folder, tight, Policy(profile="fast"))  # exact if that fits
+        if isinstance(job, str):
+            job = _planned(case, folder, tight, Policy(profile="fast", quality="near-lossless"))
+        least = _one("least memory", job, folder, device, found)
         if resident and least:
             found.put("whole ratio", least[0] / resident[0])
             found.put("whole peak", least[1] / GIB)

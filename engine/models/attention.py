@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.errors import InvalidRequest
 from engine.models.fused_ops import Ops
-from engine.models.fused_qkv import pack, plain, project
+from engine.models.fused_qkv import pack, plain, project, unpack
 from engine.models.kernels import Attend, is_lossy, kernel, native, trial
 
 log = logging.getLogger(__name__)
@@ -106,25 +106,27 @@ def speed_up(transformer: Any, rotary: Rotary | None) -> bool:
 
 
 @torch.inference_mode()
-def pack_if_equal(transformer: Any, tokens: int) -> bool:
-    """One product for queries, keys and values, if `tokens` tokens give the very same bits with it; says whether they do.
+def pack_if_equal(transformer: Any, tokens: int) -> int:
+    """One product for queries, keys and values in every block where `tokens` tokens give the very same bits with it; how many.
 
-    Wants `JointAttention` in `transformer`. A product's kernel, and so its last bits, may depend on its size, so give the
-    tokens of a real clip.
+    Wants `JointAttention` in `transformer`. A product's kernel, and so its last bits, may depend on its size and on where its
+    weights lie, so give the tokens of a real clip; every block is tried.
     """
-    attn = transformer.transformer_blocks[0].attn1
-    if not isinstance(attn.processor, JointAttention) or not plain(attn.to_q):
-        return False
-    weight = attn.to_q.weight
-    joint = torch.randn(2, tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).to(weight.device, weight.dtype)
-    expected = project(attn, joint)
-    if not pack(transformer):
-        return False
-    if _same(project(attn, joint), expected):
-        return True
+    count = 0
     for block in transformer.transformer_blocks:
-        block.attn1.qkv_packed = False
-    return False
+        attn = block.attn1
+        if not isinstance(attn.processor, JointAttention) or not plain(attn.to_q):
+            continue
+        weight = attn.to_q.weight
+        joint = torch.randn(1, tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).to(weight.device, weight.dtype)
+        expected = project(attn, joint)
+        if (kept := pack(attn)) is None:
+            continue
+        if _same(project(attn, joint), expected):
+            count += 1
+        else:
+            unpack(attn, kept)
+    return count
 
 
 def install(transformer: Any, name: str, *, asked: bool, device: torch.device, dtype: torch.dtype) -> str:

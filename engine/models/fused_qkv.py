@@ -14,10 +14,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Kept = list[tuple[nn.Parameter, Tensor]]
+"""Parameters and the numbers they held before they were packed."""
 
-def pack(transformer: Any) -> int:
-    """Pack every block's attention that can be; says how many."""
-    return sum(_pack(block.attn1) for block in transformer.transformer_blocks)
+
+def pack(attn: Any) -> Kept | None:
+    """Pack the weights of one attention; what `unpack` wants to take it back, or None where they cannot be packed."""
+    layers = (attn.to_q, attn.to_k, attn.to_v)
+    if not all(map(plain, layers)) or len({(x.weight.shape, x.weight.dtype, x.weight.device, x.bias is None) for x in layers}) > 1:
+        return None
+    if layers[0].weight.device.type == "meta":
+        return None
+    kept = []
+    for name in ("weight", "bias"):
+        if layers[0]._parameters[name] is None:
+            continue
+        whole = torch.cat([layer._parameters[name].data for layer in layers])
+        for layer, part in zip(layers, whole.chunk(3), strict=True):
+            kept.append((layer._parameters[name], layer._parameters[name].data))
+            layer._parameters[name].data = part
+    attn.qkv_packed = True
+    return kept
+
+
+def unpack(attn: Any, kept: Kept) -> None:
+    """Every weight where it was: the last bits of some kernels depend on where numbers lie in memory."""
+    for parameter, numbers in kept:
+        parameter.data = numbers
+    attn.qkv_packed = False
 
 
 def project(attn: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,22 +61,6 @@ def packed(attn: Any) -> bool:
         return False
     # A compiler cannot see addresses; it is only used where weights stay in their place.
     return torch.compiler.is_compiling() or all(_adjacent([layer._parameters[name] for layer in layers]) for name in ("weight", "bias"))
-
-
-def _pack(attn: Any) -> bool:
-    layers = (attn.to_q, attn.to_k, attn.to_v)
-    if not all(map(plain, layers)) or len({(x.weight.shape, x.weight.dtype, x.weight.device, x.bias is None) for x in layers}) > 1:
-        return False
-    if layers[0].weight.device.type == "meta":
-        return False
-    for name in ("weight", "bias"):
-        if layers[0]._parameters[name] is None:
-            continue
-        whole = torch.cat([layer._parameters[name].data for layer in layers])
-        for layer, part in zip(layers, whole.chunk(3), strict=True):
-            layer._parameters[name].data = part
-    attn.qkv_packed = True
-    return True
 
 
 def plain(layer: Any) -> bool:

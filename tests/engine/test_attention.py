@@ -204,7 +204,7 @@ def test_one_product_for_queries_keys_and_values(kind: str) -> None:
     model, rotary = transformer(kind), tables(kind)
     stock, before = step(model, kind, rotary), model.state_dict()
     install(model, "native", asked=True)
-    assert attention.pack_if_equal(model, 40)
+    assert attention.pack_if_equal(model, 40) == 3
     assert all(fused_qkv.packed(block.attn1) for block in model.transformer_blocks)
     after = model.state_dict()
     assert list(before) == list(after) and all(torch.equal(before[k], after[k]) for k in before)
@@ -215,8 +215,9 @@ def test_a_packed_layer_steps_back_for_whatever_stands_on_it() -> None:
     model, kind = transformer(), "rope"
     install(model, "native", asked=True)
     stock = step(model, kind, tables(kind))
-    assert fused_qkv.pack(model) == 3
     first, second, third = (block.attn1 for block in model.transformer_blocks)
+    for attn in (first, second, third):
+        assert fused_qkv.pack(attn) is not None
 
     class Beside(torch.nn.Module):  # as a LoRA's side path
         def __init__(self, base: torch.nn.Linear) -> None:
@@ -245,12 +246,31 @@ def test_eight_bit_weights_stay_three_layers() -> None:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     model = transformer()
-    fused_qkv.pack(model)
+    attentions = [block.attn1 for block in model.transformer_blocks]
+    assert all(fused_qkv.pack(attn) for attn in attentions)
     quantize_(model, Int8WeightOnlyConfig())
-    assert not any(fused_qkv.packed(block.attn1) for block in model.transformer_blocks)
-    assert fused_qkv.pack(model) == 0
+    assert not any(fused_qkv.packed(attn) or fused_qkv.pack(attn) for attn in attentions)
     install(model, "native", asked=True)
     assert torch.isfinite(step(model, "rope", tables("rope"))).all()
+
+
+def test_a_product_with_other_bits_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kind = transformer(), "rope"
+    install(model, "native")
+    stock, second = step(model, kind, tables(kind)), model.transformer_blocks[1].attn1
+    places = {name: weight.data_ptr() for name, weight in second.named_parameters()}
+    right = attention.project
+
+    def wrong(attn: Any, tokens: Tensor) -> Any:
+        made = right(attn, tokens)
+        return tuple(part + 1e-6 for part in made) if attn is second and fused_qkv.packed(attn) else made
+
+    monkeypatch.setattr(attention, "project", wrong)
+    assert attention.pack_if_equal(model, 40) == 2
+    monkeypatch.undo()
+    assert [fused_qkv.packed(block.attn1) for block in model.transformer_blocks] == [True, False, True]
+    assert {name: weight.data_ptr() for name, weight in second.named_parameters()} == places
+    assert torch.equal(step(model, kind, tables(kind)), stock)
 
 
 def test_other_bits_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,41 @@ def test_triton_kernels_in_its_interpreter() -> None:
         assert off <= (2e-6 if "float32" in what else 2**-9), what
 
 
+COMPILED = '''
+import json, re, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from engine.models import triton_kernels as kernels
+NUMBERS, PLAIN = {"table": "*fp32", "eps": "fp32"}, ("eps", "text_tokens")
+POINTERS = {"text", "video", "out", "weight", "bias", "text_scale", "text_shift", "video_scale", "video_shift", "change", "text_gate",
+            "video_gate", "query", "key", "weight_q", "bias_q", "weight_k", "bias_k"}
+made = {}
+for kernel, choices in ((kernels._modulated_kernel, {"AFFINE": True, "BLOCK": 4096}), (kernels._gated_kernel, {"BLOCK": 4096}),
+                        (kernels._turned_kernel, {"HEADS": 48, "WIDTH": 64, "ROWS": 16, "NORM": True, "TURN": True})):
+    names = list(kernel.arg_names)
+    kinds = {name: "constexpr" if name in choices else "*bf16" if name in POINTERS else NUMBERS.get(name, "i32") for name in names}
+    even = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in choices and name not in PLAIN}
+    source = ASTSource(kernel, signature=kinds, constexprs={(names.index(name),): value for name, value in choices.items()}, attrs=even)
+    found = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32)).asm
+    made[kernel.__name__] = [len(found["cubin"]), len(re.findall(r"ld\\.global[\\w.:]*\\.v[48]", found["ptx"]))]
+print(json.dumps(made))
+'''
+
+
+@pytest.mark.skipif(NO_TRITON, reason="triton is not installed (torch's builds for processors come without it)")
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_triton_kernels_compile_for_gpus(capability: str) -> None:
+    """To machine code, at the 5B model's sizes, with loads of 16 bytes; no GPU is needed for that."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])} | {"TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", COMPILED, capability], check=False, cwd=ROOT, env=environment, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = json.loads(done.stdout.splitlines()[-1])
+    assert len(made) == 3
+    assert all(code > 1000 and loads >= 2 for code, loads in made.values()), made
+
+
 class Counting:
     """A compiler that compiles nothing and counts."""
 
