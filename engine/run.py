@@ -152,7 +152,7 @@ class _Job:
 
     def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
         """All moments of an image or video."""
-        chunks, moments, done = model.encode_frames(frames, self.plan.tile), [], 0
+        chunks, moments, done = model.encode_frames(frames, self.plan.tile, self.plan.placement.decode), [], 0
         while done < len(frames):
             with self.stage(Stage.ENCODE):
                 done, part = next(chunks)
