@@ -165,18 +165,17 @@ def decoder_peak(spec: ModelSpec, shape: Shape, run: Callable[..., Iterator[Tens
     return meter.peak
 
 
-def encoder_peak(spec: ModelSpec, shape: Shape, tile: tuple[int, int]) -> int:
-    """Peak activations of encoding a video of `shape.given` frames in bf16, with its moments."""
+def encoder_peak(spec: ModelSpec, shape: Shape, run: Callable[..., Iterator[tuple[int, Tensor]]], *, beside: bool = False) -> int:
+    """Peak activations of encoding a video of `shape.given` frames in bf16, with its moments. `beside`: as in `decoder_peak`."""
     import numpy as np
     from diffusers import AutoencoderKLCogVideoX
-
-    from engine.models.vae_encode import encode_chunks
 
     with torch.device("meta"):
         vae = AutoencoderKLCogVideoX.from_config(configs(spec.name)["vae"]).eval().bfloat16()
     meter = Meter([*vae.parameters(), *vae.buffers()])
+    video = np.zeros((shape.given, shape.height, shape.width, 3), np.uint8)
     with torch.inference_mode(), meter:
-        moments = list(encode_chunks(vae, np.zeros((shape.given, shape.height, shape.width, 3), np.uint8), tile))
+        moments = list(run(vae, video, meter.elsewhere) if beside else run(vae, video))
     assert moments[-1][0] == shape.given
     return meter.peak
 
@@ -232,13 +231,8 @@ def cases() -> list[Case]:
                              lambda s=spec, h=shape, w=tiles, q=lean: decoder_peak(s, h, w, lean=q)))
         if name != "CogVideoX-2b":
             made += bounded_cases(spec, shape, half, size)
-    for spec, given in ((published("CogVideoX-5b-I2V"), 1), (published("CogVideoX-5b"), 49), (published("CogVideoX1.5-5B"), 81)):
-        shape = Shape(49, spec.native_height, spec.native_width, True, given)
-        whole = (shape.height, shape.width)
-        for tile in (whole,) if given == 1 else (whole, (shape.height // 2, shape.width // 2)):
-            way = placed(shape) if tile == whole else placed(shape, decode="tiled", tile=tile)
-            made.append(Case(f"{spec.name} {given} x {shape.height} x {shape.width}, encode {'whole' if tile == whole else 'tiled'}",
-                             encode_frames_bytes(spec, shape, "bf16", way), lambda s=spec, h=shape, t=tile: encoder_peak(s, h, t)))
+    for name, given in (("CogVideoX-5b-I2V", 1), ("CogVideoX-5b", 49), ("CogVideoX1.5-5B", 81)):
+        made += encoder_cases(published(name), given)
     spec = published("CogVideoX-5b")
     made.append(Case("T5-XXL encoder, one text of 226 tokens", encode_bytes(spec, "bf16"), lambda: text_peak(spec)))
     return made
@@ -246,7 +240,8 @@ def cases() -> list[Case]:
 
 def bounded_cases(spec: ModelSpec, shape: Shape, tile: tuple[int, int], size: str) -> list[Case]:
     """Decoding in bands and tile by tile, on a GPU, where what is kept rests beside it, and in one memory."""
-    from engine.models.band_decode import decode_banded, host_room
+    from engine.models.band_decode import decode_banded
+    from engine.models.bands import host_room
     from engine.models.tile_decode import decode_by_tile
 
     ways: list[tuple[str, Placement, Callable[..., Iterator[Tensor]], float]] = [
@@ -262,6 +257,21 @@ def bounded_cases(spec: ModelSpec, shape: Shape, tile: tuple[int, int], size: st
                              lambda r=run, q=beside: decoder_peak(spec, shape, r, beside=q),
                              target if beside and spec.name == "CogVideoX-5b" else None))
     return made
+
+
+def encoder_cases(spec: ModelSpec, given: int) -> list[Case]:
+    """Encoding an image or a video: whole, in bands on a GPU, on all tiles together."""
+    from engine.models.band_encode import encode_banded
+    from engine.models.vae_encode import encode_chunks
+
+    shape = Shape(max(given, 49), spec.native_height, spec.native_width, True, given)
+    whole, half = (shape.height, shape.width), (shape.height // 2, shape.width // 2)
+    ways: list[tuple[str, Placement, Callable[..., Iterator[tuple[int, Tensor]]]]] = [
+        ("whole", placed(shape), lambda v, f: encode_chunks(v, f, whole)),
+        ("in bands, GPU", placed(shape, decode="banded"), lambda v, f, room: encode_banded(v, f, room=room)),
+        (f"tiled {half[0]} x {half[1]}", placed(shape, decode="tiled", tile=half), lambda v, f: encode_chunks(v, f, half))]
+    return [Case(f"{spec.name} {given} x {shape.height} x {shape.width}, encode {what}", encode_frames_bytes(spec, shape, "bf16", way),
+                 lambda r=run, q=way.decode == "banded": encoder_peak(spec, shape, r, beside=q)) for what, way, run in ways]
 
 
 def main() -> int:

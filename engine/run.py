@@ -167,7 +167,7 @@ class _Job:
     def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
         """All moments of an image or video."""
         self.phase = "image"
-        chunks, moments, done = model.encode_frames(frames, self.plan.tile), [], 0
+        chunks, moments, done = model.encode_frames(frames, self.plan.tile, self.plan.placement.decode), [], 0
         while done < len(frames):
             with self.stage(Stage.ENCODE, "image"):
                 done, part = next(chunks)

@@ -1,4 +1,7 @@
-"""The exact banded decoder (`engine.models.band_decode`): how it cuts its work, and the memory it takes. Pure."""
+"""The exact banded decoder (`engine.models.band_decode`): how it cuts its work, and the memory it takes. Pure.
+
+The encoder is made of the same layers; `engine.memory.encoder` adds them up.
+"""
 
 from __future__ import annotations
 
@@ -51,21 +54,21 @@ def banded_bytes(net: Net, frames: int, high: int, wide: int, number: int, limit
     turns = [(first, 0, min(later, 1)), *[(2, total, 0)] * (later > 1), *[(2, total, -1)] * (later > 0)]
     for latent, kept, change in turns:
         for block, enlarged in blocks(net, latent, high, wide):
-            own = _kept(block.before, block, number, limit) + _kept(block.after, block, number, limit)
+            own = kept_bytes(block.before, block, number, limit) + kept_bytes(block.after, block, number, limit)
             kept += own * max(change, 0)
-            now = max(number * (_maps(block) + _modulation(block, latent, high)) + _norm_slice(block, number, limit),
-                      number * _maps(block) + _band(block.before, block.after, block, number, limit))
+            now = max(number * (maps(block) + _modulation(block, latent, high)) + norm_slice_bytes(block, number, limit),
+                      number * maps(block) + band_bytes(block.before, block.after, block, number, limit))
             if enlarged:
                 size, large = block.after * block.area * block.frames, 4 * block.after * block.area * enlarged
                 now = max(now, number * (size + large) + 2 * min(limit, 4 * number * size))  # a band padded, and before or after
             working, together, last = max(working, now), max(together, kept + now), block
             kept += own * min(change, 0)
-        now = number * (last.after + PICTURE) * last.area * last.frames + _band(last.after, PICTURE, last, number, limit)
+        now = number * (last.after + PICTURE) * last.area * last.frames + band_bytes(last.after, PICTURE, last, number, limit)
         working, together = max(working, now), max(together, kept + now)
     return Banded(working, total, together)
 
 
-def _maps(block: Block) -> int:
+def maps(block: Block) -> int:
     """Numbers of a block's input and of what is worked on beside it."""
     return (block.before + max(block.before if block.before == block.after else 0, block.after)) * block.area * block.frames
 
@@ -75,12 +78,13 @@ def _modulation(block: Block, latent: int, high: int) -> int:
     return 2 * block.before * latent * high * (block.area // block.high)
 
 
-def _norm_slice(block: Block, number: int, limit: int) -> int:
+def norm_slice_bytes(block: Block, number: int, limit: int = BAND_BYTES) -> int:
+    """What a norm works on at once."""
     size = block.before * block.area * block.frames * number
     return max(min(limit, size), size // GROUPS)
 
 
-def _band(before: int, after: int, block: Block, number: int, limit: int) -> int:
+def band_bytes(before: int, after: int, block: Block, number: int, limit: int = BAND_BYTES) -> int:
     """What a convolution reads and makes at once."""
     wide = block.area // block.high
     row = before * (block.frames + BEFORE) * wide * number
@@ -88,7 +92,7 @@ def _band(before: int, after: int, block: Block, number: int, limit: int) -> int
     return (rows + 2) * row + rows * after * block.frames * wide * number
 
 
-def _kept(channels: int, block: Block, number: int, limit: int) -> int:
+def kept_bytes(channels: int, block: Block, number: int, limit: int = BAND_BYTES) -> int:
     """Two frames of what a convolution of the first chunk reads, as bands with a row above and below."""
     wide = block.area // block.high
     rows = band_rows(block.high, channels * (block.frames + BEFORE) * wide * number, limit)
@@ -98,6 +102,6 @@ def _kept(channels: int, block: Block, number: int, limit: int) -> int:
 def _all_kept(net: Net, latent: int, high: int, wide: int, number: int, limit: int) -> int:
     total = BEFORE * net.latent * (high + 2) * wide * number
     for block, _ in blocks(net, latent, high, wide):
-        total += _kept(block.before, block, number, limit) + _kept(block.after, block, number, limit)
+        total += kept_bytes(block.before, block, number, limit) + kept_bytes(block.after, block, number, limit)
         last = block
-    return total + _kept(last.after, last, number, limit)
+    return total + kept_bytes(last.after, last, number, limit)

@@ -2,7 +2,8 @@
 
 As in decoding, the encoder works through time in chunks (9, 8, 8, ... frames, or a single one) and keeps the last two input frames
 of every causal convolution; while a chunk is encoded the old and the new ones are both there. On top comes the widest residual
-block. Where the decoder works in tiles, so does the encoder, on all of them a chunk at a time.
+block. Where the decoder works on all tiles together, so does the encoder. Where it works in bands, or on one tile after the other,
+the encoder works in bands, which are exact and take less than either.
 Source: diffusers' autoencoder_kl_cogvideox.py.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+from engine.memory.bands import band_bytes, kept_bytes, maps, norm_slice_bytes
 from engine.memory.decoder import KERNEL, OVERLAP, cuts, inside_block
 from engine.memory.decoder_walk import Block, Net
 from engine.memory.placement import NUMBER_BYTES, Placement
@@ -22,18 +24,41 @@ CHUNK = 8
 PICTURE = 3
 
 
-def encode_frames_bytes(spec: ModelSpec, shape: Shape, compute: str, placement: Placement) -> int:
+def encode_frames_bytes(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, device: str = "cuda:0") -> int:
     """Highest live bytes of encoding the `shape.given` frames of an image or video, weights apart; 0 where none is given."""
+    return _encoding(spec, shape, compute, placement, device)[0]
+
+
+def encode_frames_ram_bytes(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, device: str) -> int:
+    """What that keeps in the computer's own memory where it happens on a GPU."""
+    return _encoding(spec, shape, compute, placement, device)[1]
+
+
+def _encoding(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, device: str) -> tuple[int, int]:
     if not shape.given:
-        return 0
+        return 0, 0
+    number = NUMBER_BYTES[compute]
     net = Net(spec.vae_channels, spec.vae_layers, spec.latent_channels, spec.temporal_scale.bit_length() - 1)
+    first = shape.given if shape.given < CHUNK else CHUNK + shape.given % CHUNK
+    pixels = PICTURE * first * shape.height * shape.width * number
+    if placement.decode in ("banded", "by-tile"):
+        working, kept = _banded(net, shape.given, first, shape.height, shape.width, number)
+        return (working + pixels, kept) if device.startswith("cuda") else (working + kept + pixels, 0)
     tile = (shape.height, shape.width) if placement.exact else placement.tile
     sizes = [(h, w) for h in cuts(shape.height, tile[0], OVERLAP[0]) for w in cuts(shape.width, tile[1], OVERLAP[1])]
-    kept = [_kept(net, h, w) for h, w in sizes]
-    first = shape.given if shape.given < CHUNK else CHUNK + shape.given % CHUNK
-    pixels = PICTURE * first * shape.height * shape.width
-    numbers = max(_streamed(net, shape.given, h, w) for h, w in sizes) + sum(kept) - max(kept) + pixels
-    return NUMBER_BYTES[compute] * numbers
+    held = [_kept(net, h, w) for h, w in sizes]
+    return number * (max(_streamed(net, shape.given, first, h, w) for h, w in sizes) + sum(held) - max(held)) + pixels, 0
+
+
+@lru_cache(maxsize=1024)
+def _banded(net: Net, given: int, first: int, high: int, wide: int, number: int) -> tuple[int, int]:
+    """(highest live bytes without what is kept, bytes kept for the next chunk) of the encoder in bands."""
+    working = kept = 0
+    for block, _ in _blocks(net, first, high, wide):
+        at_once = max(norm_slice_bytes(block, number), band_bytes(block.before, block.after, block, number))
+        working = max(working, number * maps(block) + at_once)
+        kept += kept_bytes(block.before, block, number) + kept_bytes(block.after, block, number)
+    return working, kept if given > first else 0
 
 
 def _blocks(net: Net, frames: int, high: int, wide: int) -> Iterator[tuple[Block, int]]:
@@ -59,9 +84,8 @@ def _kept(net: Net, high: int, wide: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _streamed(net: Net, given: int, high: int, wide: int) -> int:
+def _streamed(net: Net, given: int, first: int, high: int, wide: int) -> int:
     """Highest number count alive while `given` frames of one size are encoded chunk after chunk."""
-    first = given if given < CHUNK else CHUNK + given % CHUNK
     highest, old = 0, 0
     for frames in [first, CHUNK] if given > first else [first]:
         kept = (KERNEL - 1) * PICTURE * high * wide

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.memory.decoder import decode_bytes, decode_ram_bytes
-from engine.memory.encoder import encode_frames_bytes
+from engine.memory.encoder import encode_frames_bytes, encode_frames_ram_bytes
 from engine.memory.placement import NUMBER_BYTES, Placement
 from engine.memory.shapes import Shape
 from engine.memory.text import encode_bytes
@@ -58,14 +58,15 @@ def forecast(spec: ModelSpec, shape: Shape, compute: str, placement: Placement, 
     if shape.given:  # the image or video is encoded after the words
         found, home = parts["vae"]
         own = 0 if home.residency == "resident" else working_bytes(found, home, compute)
-        stages["encode"] = max(stages["encode"], resident + own + encode_frames_bytes(spec, shape, compute, placement))
+        stages["encode"] = max(stages["encode"], resident + own + encode_frames_bytes(spec, shape, compute, placement, device))
     on_gpu = device.startswith("cuda")
     waiting = sum(stored_bytes(found, home, compute) for found, home in parts.values()
                   if home.residency != "resident" and home.source == "ram")
     picture = 3 * shape.height * shape.width * (NUMBER_BYTES["fp32"] * 9 + shape.given)
     highest = max(stages.values()) + (CONTEXT_BYTES if on_gpu else PROGRAM_BYTES + picture)
     between = max(slot_bytes(found, home, compute) if home.source == "disk" else 0 for found, home in parts.values())
-    beside = max(between, decode_ram_bytes(spec, shape, compute, placement, device))  # blocks have passed when frames are decoded
+    beside = max(between, decode_ram_bytes(spec, shape, compute, placement, device),  # blocks have passed when frames are decoded
+                 encode_frames_ram_bytes(spec, shape, compute, placement, device))
     ram = PROGRAM_BYTES + picture + waiting + beside if on_gpu else highest
     passes = placement.passes if shape.guided else 1
     moved = moved_bytes(*parts["transformer"], compute) * passes

@@ -23,7 +23,17 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from engine.errors import ModelInvalid, OutputRejected
 from engine.memory import Placement, everywhere
-from engine.models import accelerate, attention, band_decode, chunked, conditioning, tile_decode, vae_decode, vae_encode
+from engine.models import (
+    accelerate,
+    attention,
+    band_decode,
+    band_encode,
+    chunked,
+    conditioning,
+    tile_decode,
+    vae_decode,
+    vae_encode,
+)
 from engine.models.component import DTYPES, Component
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
@@ -124,9 +134,13 @@ class CogVideoX:
         return conditioning.from_noise(shape, self.dtype, self.device, generator)
 
     @torch.inference_mode()
-    def encode_frames(self, frames: np.ndarray, tile: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
-        """(frames read so far, moments) of uint8 `frames` (F, height, width, 3), chunk after chunk."""
-        yield from vae_encode.encode_chunks(self._on_device("vae"), frames, tile)
+    def encode_frames(self, frames: np.ndarray, tile: tuple[int, int], how: str = "whole") -> Iterator[tuple[int, Tensor]]:
+        """(frames read so far, moments) of uint8 `frames` (F, height, width, 3), chunk after chunk. `how`: as for `decode`.
+
+        What is decoded tile by tile is encoded in bands: exactly, and in less memory than in tiles.
+        """
+        vae = self._on_device("vae")
+        yield from band_encode.encode_banded(vae, frames) if how in ("banded", "by-tile") else vae_encode.encode_chunks(vae, frames, tile)
 
     @torch.inference_mode()
     def image_beside(self, moments: list[Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

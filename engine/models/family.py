@@ -38,7 +38,7 @@ class VideoModel(Protocol):
 
     def initial_latents(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
 
-    def encode_frames(self, frames: np.ndarray, tile: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
+    def encode_frames(self, frames: np.ndarray, tile: tuple[int, int], how: str) -> Iterator[tuple[int, Tensor]]:
         """(frames read so far, moments) of uint8 (F, height, width, 3), in chunks."""
 
     def image_beside(self, moments: list[Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from engine.memory.bands import BAND_BYTES
-from engine.models.band_decode import Room, decode_banded, host_room
+from engine.models.band_decode import decode_banded
+from engine.models.bands import Room, host_room
 from engine.models.vae_decode import chunk_bounds
 
 

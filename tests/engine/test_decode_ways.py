@@ -14,10 +14,13 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
 from engine.errors import Cancelled
-from engine.models.band_decode import BandDecoder, decode_banded, host_room
+from engine.models.band_decode import decode_banded, decode_part
+from engine.models.band_encode import encode_banded
+from engine.models.bands import Bands, host_room
 from engine.models.cache import ModelCache
 from engine.models.tile_decode import decode_by_tile
 from engine.models.vae_decode import decode_chunks, same_picture
+from engine.models.vae_encode import encode_chunks
 from engine.plan import Plan
 from engine.run import run
 from engine.video.recipe import build_recipe
@@ -67,6 +70,20 @@ def test_bands_are_the_whole_decode(name: str, size: tuple[int, int, int], dtype
     assert torch.equal(latents, before)  # it works in place, but not on what it is given
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frames", [1, 8, 9, 25])
+@pytest.mark.parametrize("name", ["1.0", "falling"])
+@torch.inference_mode()
+def test_bands_are_the_whole_encoding(name: str, frames: int, dtype: torch.dtype) -> None:
+    vae = tiny_vae(name, dtype)
+    video = np.random.default_rng(0).integers(0, 256, (frames, 48, 32, 3), dtype=np.uint8)
+    expected = list(encode_chunks(vae, video, (999, 999)))
+    for limit in LIMITS:
+        given = list(encode_banded(vae, video, limit=limit))
+        assert [done for done, _ in given] == [done for done, _ in expected]
+        check(joined(part for _, part in given), joined(part for _, part in expected))
+
+
 @torch.inference_mode()
 def test_bands_come_in_the_chunks_of_the_stream() -> None:
     vae, latents = tiny_vae("1.0"), torch.randn(1, 4, 5, 4, 6)
@@ -83,14 +100,15 @@ def test_what_is_kept_between_chunks_lies_where_it_is_told_to_and_goes_in_the_en
         return made[-1]
 
     vae, latents = tiny_vae("1.0"), torch.randn(1, 4, 7, 4, 6)
-    decoder = BandDecoder(vae, limit=20_000, room=room)
-    decoder.next(latents[:, :, :3], last=False)
+    bands = Bands(limit=20_000, room=room)
+    decode_part(vae, latents[:, :, :3], bands)
     after_first = len(made)
     assert after_first > 22  # causal convolutions, some in several bands
-    decoder.next(latents[:, :, 3:5], last=False)
-    decoder.next(latents[:, :, 5:], last=True)
+    decode_part(vae, latents[:, :, 3:5], bands)
+    bands.last = True
+    decode_part(vae, latents[:, :, 5:], bands)
     assert len(made) == after_first  # overwritten in place
-    assert not decoder._kept
+    assert not bands._kept
     made.clear()
     assert joined(decode_banded(vae, latents[:, :, :3], room=room)).shape[2] == 9
     assert not made  # nothing follows, so nothing is kept

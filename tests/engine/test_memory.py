@@ -61,7 +61,8 @@ def test_decoding_in_tiles() -> None:
 @pytest.mark.parametrize(("name", "frames", "device"), [("CogVideoX-5b", 9, "cuda:0"), ("CogVideoX-5b", 25, "cuda:0"),
                                                         ("CogVideoX-5b", 25, "cpu"), ("CogVideoX1.5-5B", 25, "cuda:0")])
 def test_decoding_in_bands(name: str, frames: int, device: str) -> None:
-    from engine.models.band_decode import decode_banded, host_room
+    from engine.models.band_decode import decode_banded
+    from engine.models.bands import host_room
 
     spec, shape = published(name), replace(SHAPES[name], frames=frames)  # three chunks: the first, one like all others, the last
     counted = decoder_peak(spec, shape, lambda vae, z, room=host_room: decode_banded(vae, z, room=room), beside=device == "cuda:0")
@@ -89,13 +90,18 @@ def test_what_rests_beside_a_gpu_is_memory_of_the_computer() -> None:
     assert decode_ram_bytes(spec, shape, "bf16", placed(shape, decode="banded"), "cpu") == 0
 
 
-@pytest.mark.parametrize(("name", "given", "tile"), [("CogVideoX-5b-I2V", 1, None), ("CogVideoX-5b", 17, None),
-                                                     ("CogVideoX-5b", 17, (240, 360))])
-def test_encoding_what_a_clip_starts_from(name: str, given: int, tile: tuple[int, int] | None) -> None:
-    spec, shape = published(name), Shape(49, 480, 720, True, given)
-    way = placed(shape) if tile is None else placed(shape, decode="by-tile", tile=tile)
-    counted = encoder_peak(spec, shape, tile or (480, 720))
-    assert encode_frames_bytes(spec, shape, "bf16", way) == pytest.approx(counted, rel=LIMIT)
+@pytest.mark.parametrize(("name", "given", "how"), [("CogVideoX-5b-I2V", 1, "whole"), ("CogVideoX-5b", 17, "whole"),
+                                                    ("CogVideoX-5b", 17, "tiled"), ("CogVideoX-5b", 17, "banded"),
+                                                    ("CogVideoX-5b-I2V", 1, "by-tile")])
+def test_encoding_what_a_clip_starts_from(name: str, given: int, how: str) -> None:
+    from engine.models.band_encode import encode_banded
+    from engine.models.vae_encode import encode_chunks
+
+    spec, shape, tile = published(name), Shape(49, 480, 720, True, given), (240, 360) if how in ("tiled", "by-tile") else (480, 720)
+    banded = how in ("banded", "by-tile")
+    counted = encoder_peak(spec, shape, (lambda vae, frames, room: encode_banded(vae, frames, room=room)) if banded else
+                           (lambda vae, frames: encode_chunks(vae, frames, tile)), beside=banded)
+    assert encode_frames_bytes(spec, shape, "bf16", placed(shape, decode=how, tile=tile)) == pytest.approx(counted, rel=LIMIT)
 
 
 def test_the_forecast_has_room_for_what_a_clip_starts_from() -> None:
