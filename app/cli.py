@@ -111,6 +111,8 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="dpm or ddim.")] = None,
     eta: Annotated[float | None, typer.Option(help="Fresh noise of a ddim step, 0 to 1.")] = None,
     guidance_kind: Annotated[str | None, typer.Option(help="constant, cosine or as-published.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Faster, not the same picture: first-block, pab, magcache, taylorseer; off.")] = None,
+    cfg_gate: Annotated[float | None, typer.Option(help="Share of the steps, above 0 to 1, that run the negative prompt.")] = None,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="First frame, for an image-to-video model.")] = None,
     video: Annotated[str | None, typer.Option(metavar="FILE", help="Video to change.")] = None,
     fit: Annotated[str | None, typer.Option(help="crop or pad an image or video of another shape.")] = None,
@@ -124,7 +126,7 @@ def generate(
     """Make one clip in this process, without a server; it is in the same history."""
     values = {"prompt": prompt, "negative": negative, "model": model, "seed": seed, "frames": frames, "width": width,
               "height": height, "steps": steps, "guidance": guidance, "scheduler": scheduler, "eta": eta,
-              "guidance_kind": guidance_kind, "fit": fit, "strength": strength}
+              "guidance_kind": guidance_kind, "fit": fit, "strength": strength, "cache": cache, "cfg_gate": cfg_gate}
     check_start(values, image, video, extend, at)
     _check_out(out)
     started = time.monotonic()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from engine.cache.measured import words, work_share
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
@@ -82,6 +83,10 @@ class Plan:
     """Share of the steps that is run; below 1 only where a video is changed."""
     guidance_kind: str = "constant"
     eta: float = 0.0
+    cache: str = "off"
+    """'off', or a cache of `engine.cache`, which changes the picture."""
+    cfg_gate: float = 1.0
+    """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -105,7 +110,7 @@ class Plan:
                                  video=self.input if self.mode == "v2v" else None,
                                  fit=None if self.mode == "t2v" else self.fit,
                                  strength=self.strength if self.mode == "v2v" else None,
-                                 guidance_kind=self.guidance_kind, eta=self.eta)
+                                 guidance_kind=self.guidance_kind, eta=self.eta, cache=self.cache, cfg_gate=self.cfg_gate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +143,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
-    shape = Shape(frames, height, width, guidance > 1.0)
+    cache, gate = _shortcuts(request, guidance, policy)
+    shape = Shape(frames, height, width, guidance > 1.0, cache)
     way = choose(spec, shape, dtype, hardware, policy)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
@@ -149,11 +155,13 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile, quality="near-lossless" if way.quality == "tiles" else way.quality,
-        work=stage_work(spec, shape, sampled_steps(steps, strength), given_frames={"i2v": 1, "v2v": frames}.get(request.mode, 0)),
-        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength)),
+        profile=policy.profile,
+        quality="fast" if (cache, gate) != ("off", 1.0) else "near-lossless" if way.quality == "tiles" else way.quality,
+        work=_work(spec, shape, sampled_steps(steps, strength), request.mode, gate),
+        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_mode_notes(request, spec, frames, steps, strength),
+               *words(cache, gate)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
-        guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
+        guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec), cache=cache, cfg_gate=gate,
     )
 
 
@@ -194,6 +202,25 @@ def _eta(request: GenerationRequest, spec: ModelSpec) -> float:
         raise InvalidRequest("eta", f"is {request.eta:g}; only the ddim scheduler has it, and this clip is made with "
                                     f"{request.scheduler or spec.scheduler}. Choose scheduler ddim, or leave eta out.")
     return request.eta or 0.0
+
+
+def _shortcuts(request: GenerationRequest, guidance: float, policy: Policy) -> tuple[str, float]:
+    """(cache, gate) of the request. Both are lossy, so a wish for better quality refuses them."""
+    cache, gate = request.cache or "off", 1.0 if request.cfg_gate is None else request.cfg_gate
+    if gate < 1 and guidance <= 1:
+        raise InvalidRequest("cfg_gate", f"is {gate:g}, and guidance {guidance:g} runs no negative prompt that could be left out. Use "
+                                         "guidance above 1, or leave cfg_gate out.")
+    for field, value, exact in (("cache", cache, "off"), ("cfg_gate", gate, 1.0)):
+        if value != exact and policy.quality in ("lossless", "near-lossless"):
+            raise InvalidRequest(field, f"is {value}, which changes the picture more than quality {policy.quality} allows. Ask for "
+                                        f"quality fast, or leave {field} out.")
+    return cache, gate
+
+
+def _work(spec: ModelSpec, shape: Shape, steps: int, mode: str, gate: float) -> dict[str, float]:
+    """Work by stage; of sampling only what is not left out."""
+    work = stage_work(spec, shape, steps, given_frames={"i2v": 1, "v2v": shape.frames}.get(mode, 0))
+    return work | {"sample": work["sample"] * work_share(shape.cache, gate, steps, shape.guided)}
 
 
 def forecast_seconds(plan: Plan, timings: Sequence[Timing]) -> tuple[float | None, str]:
@@ -251,6 +278,9 @@ def check_executable(plan: Plan) -> None:
     if not plan.spec.installed:
         raise ModelNotFound(f"{plan.spec.name} is not on this machine; only facts about it are, enough to plan and not to run. "
                             "Fetch its files first.")
+    if plan.cache == "pab" and plan.placement.feed_forward == "chunked":
+        raise CannotFit("the cache pab keeps the attention of every block, and this plan works in chunks because memory is short. Choose "
+                        "the cache magcache or taylorseer, which keep nothing of that size, or off.")
     if reasons := unsupported(plan.placement, plan.dtype, plan.device):
         raise CannotFit(f"this plan would {', '.join(reasons)}; this version of Sprocket can forecast that and not run it. Plan "
                         "again with more memory, or ask for fewer frames or a smaller size.")

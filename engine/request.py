@@ -27,6 +27,7 @@ MAX_SEED = 2**63 - 1
 SCHEDULERS = ("dpm", "ddim")
 FITS = ("crop", "pad")
 GUIDANCE_KINDS = ("constant", "cosine", "as-published")
+CACHES = ("off", "first-block", "pab", "magcache", "taylorseer")
 INPUT_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{2,5}")
 """An image or a video by what is in it: its sha256 and its kind. No path, so nothing else can be named."""
 
@@ -70,6 +71,11 @@ class GenerationRequest:
     """'constant', 'cosine' or 'as-published', see `engine.guidance`. None: 'constant'."""
     eta: float | None = None
     """Fresh noise of a ddim step, 0 (none) to 1 (as much as DDPM). None: 0."""
+    cache: str | None = None
+    """Which work of a step is taken from the steps before: 'off', 'first-block', 'pab', 'magcache' or 'taylorseer', see
+    `engine.cache`. All but 'off' change the picture. None: 'off'."""
+    cfg_gate: float | None = None
+    """Share of the steps, above 0 to 1, after which the negative prompt's half is no longer run. None: 1, never."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -98,6 +104,10 @@ class GenerationRequest:
         if self.strength == 0.0:
             raise InvalidRequest("strength", "is 0, which would leave the video as it is. Use more than 0, up to 1.")
         set_field("eta", _real("eta", self.eta, 0.0, 1.0))
+        _one_of("cache", self.cache, CACHES)
+        set_field("cfg_gate", _real("cfg_gate", self.cfg_gate, 0.0, 1.0))
+        if self.cfg_gate == 0.0:
+            raise InvalidRequest("cfg_gate", "is 0, which would leave guidance no step to look at. Use more than 0, up to 1.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")

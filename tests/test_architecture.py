@@ -50,7 +50,8 @@ def test_sqlalchemy_only_in_the_history() -> None:
 
 PURE = ("engine", "engine.request", "engine.spec", "engine.plan", "engine.events", "engine.errors", "engine.hardware",
         "engine.models.catalogue", "engine.video.publish", "engine.video.recipe", "engine.media.probe", "app.studio", "app.settings",
-        "app.queue.supervisor", "app.cli", "app.ui.server", "engine.choices", "engine.facts", "engine.memory", "app.plan_command")
+        "app.queue.supervisor", "app.cli", "app.ui.server", "engine.choices", "engine.facts", "engine.memory", "app.plan_command",
+        "engine.cache.measured")
 
 
 def test_the_web_process_never_imports_torch() -> None:

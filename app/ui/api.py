@@ -23,7 +23,7 @@ from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "cache", "cfg_gate")
 MAX_WORDS = 200
 
 
@@ -109,6 +109,8 @@ def add_endpoints(studio: Any) -> None:
         strength: Any = None,
         guidance_kind: Any = None,
         eta: Any = None,
+        cache: Any = None,
+        cfg_gate: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 

@@ -25,7 +25,7 @@ from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
-KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta")
+KEPT = ("image", "video", "fit", "strength", "guidance_kind", "eta", "cache", "cfg_gate")
 """Request fields without a component: a remix or a restored clip brings them, and they go into the next request."""
 PLACEHOLDER = "A red ball bounces over a green meadow"
 
@@ -224,6 +224,10 @@ def kept_words(request: GenerationRequest) -> str:
         said.append(f"It changes the same video{strength}.")
     if request.guidance_kind not in (None, "constant"):
         said.append(f"Its guidance is {request.guidance_kind}.")
+    if request.cache not in (None, "off"):
+        said.append(f"It is made faster with the cache {request.cache}.")
+    if request.cfg_gate not in (None, 1.0):
+        said.append(f"Its negative prompt is run for {request.cfg_gate:.0%} of the steps.")
     return "".join(f" {sentence}" for sentence in said)
 
 

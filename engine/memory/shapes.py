@@ -16,12 +16,14 @@ from engine.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A clip's size in pixels and frames, and whether guidance doubles the batch."""
+    """A clip's size in pixels and frames, whether guidance doubles the batch, and what is kept from step to step."""
 
     frames: int
     height: int
     width: int
     guided: bool
+    cache: str = "off"
+    """A cache of `engine.cache`."""
 
 
 def latent_frames(spec: ModelSpec, frames: int) -> tuple[int, int]:
