@@ -118,6 +118,8 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="dpm or ddim.")] = None,
     eta: Annotated[float | None, typer.Option(help="Fresh noise of a ddim step, 0 to 1.")] = None,
     guidance_kind: Annotated[str | None, typer.Option(help="constant, cosine or as-published.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Faster, not the same picture: first-block, pab, magcache, taylorseer; off.")] = None,
+    cfg_gate: Annotated[float | None, typer.Option(help="Share of the steps, above 0 to 1, that run the negative prompt.")] = None,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="First frame, for an image-to-video model.")] = None,
     video: Annotated[str | None, typer.Option(metavar="FILE", help="Video to change.")] = None,
     fit: Annotated[str | None, typer.Option(help="crop or pad an image or video of another shape.")] = None,
@@ -137,7 +139,7 @@ def generate(
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
               "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
-              "device": device}
+              "device": device, "cache": cache, "cfg_gate": cfg_gate}
     each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
     _generate(values, each, lora, (image, video, extend, at), out, data_dir, as_json)
 

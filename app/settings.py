@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         return self.data_dir / "loras"
 
     @property
+    def calibrations_dir(self) -> Path:
+        """Factors of MagCache, one small file a model (`engine.cache.magnitude`)."""
+        return self.data_dir / "calibrations"
+
+    @property
     def trash_dir(self) -> Path:
         """Files recovery could not place. Nothing is ever deleted by recovery."""
         return self.data_dir / "trash"

@@ -18,6 +18,7 @@ BENCHES = {
     "startup": "sprocket generate from a cold process; memory of the web process; first answer and cancel over HTTP",
     "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same bits, time ratio",
     "video_io": "writing against diffusers' export_to_video at equal quality, reading against imageio, encoding behind decoding",
+    "caches": "caches and the CFG gate on the pocket: transformer arithmetic saved, PSNR to the exact clip",
     "meta_memory": "live storage of the real classes at true sizes on the meta device, against the planner's formulas",
     "streaming": "streamed blocks against resident ones: bytes a pass, blocks at once, bits, time",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",

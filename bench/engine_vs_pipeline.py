@@ -4,8 +4,12 @@
 
 Both sides start from a loaded model and end with uint8 frames in memory: text encoding, all steps, decoding; the rounds
 alternate who goes first. Two more ratios are printed: sampling and decoding alone. The verdict is on wall time, or on
-processor time where other programs kept this one from a full core (wall time then measures them). Exit status 1 if an
-output differs or the ratio of medians is above `--max-ratio`.
+processor time where other programs kept this one from a full core (wall time then measures them).
+
+Then both make one clip of two steps under a meter that sees every tensor torch makes: the highest number of bytes alive at
+once beside the weights. What a kernel takes inside itself, and pictures outside torch, it does not see.
+
+Exit status 1 if an output differs, the ratio of medians is above `--max-ratio` or that of bytes above `--max-bytes`.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.meta_memory import Meter
 from engine.hardware import detect
 from engine.models.cache import ModelCache
 from engine.models.catalogue import find
@@ -83,6 +88,25 @@ def timed(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan) -> tu
     return frames, marks
 
 
+def live_peak(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan, modules: tuple[Any, ...]) -> tuple[int, str]:
+    """(highest live bytes of tensors beside the weights of `modules`, the operation that reached them)."""
+    meter = Meter([tensor for module in modules for tensor in (*module.parameters(), *module.buffers())], "cpu")
+    with meter:
+        side(job, {})
+    return meter.peak, meter.where
+
+
+def report_bytes(sides: dict[str, Any], job: Plan, modules: dict[str, tuple[Any, ...]], limit: float) -> bool:
+    """Print both peaks; True if their ratio is within `limit`."""
+    short = dataclasses.replace(job, steps=2)
+    found = {name: live_peak(sides[name], short, modules[name]) for name in ("pipeline", "engine")}
+    for name, (peak, where) in found.items():
+        print(f"peak live bytes, {name:9} {peak / 2**20:8.1f} MiB beside the weights, reached in {where}")
+    ratio = found["engine"][0] / found["pipeline"][0]
+    print(f"bytes ratio {ratio:.3f} (wanted <= {limit})")
+    return ratio <= limit
+
+
 def report(seen: dict[str, list[dict[str, float]]], limit: float) -> bool:
     """Print every ratio; True if the deciding one is within `limit`."""
     middle = {name: {what: median(m[what] for m in marks) for what in marks[0]} for name, marks in seen.items()}
@@ -107,6 +131,7 @@ def main() -> int:
     ask.add_argument("--steps", type=int, default=None)
     ask.add_argument("--dtype", choices=("bf16", "fp32"), default=None, help="default: what the plan chooses here")
     ask.add_argument("--max-ratio", type=float, default=0.95)
+    ask.add_argument("--max-bytes", type=float, default=0.7)
     wish = ask.parse_args()
 
     spec, hardware = read_spec(find(wish.model), Path(wish.model).name), detect()
@@ -136,6 +161,8 @@ def main() -> int:
         print(f"  round {index + 1}: pipeline {seen['pipeline'][-1]['total']:6.2f} s  engine {seen['engine'][-1]['total']:6.2f} s  "
               f"output {'equal' if same else 'DIFFERENT'}")
     good = report(seen, wish.max_ratio) and equal
+    modules = {name: (owner.text_encoder, owner.transformer, owner.vae) for name, owner in (("pipeline", pipe), ("engine", model))}
+    good &= report_bytes(sides, jobs[0], modules, wish.max_bytes)
     print(f"{'OK' if good else 'NOT REACHED'}: outputs {'equal' if equal else 'DIFFERENT'}")
     models.close()
     return 0 if good else 1

@@ -38,10 +38,11 @@ LIMIT = 0.10
 
 
 class Meter(TorchDispatchMode):
-    """Counts bytes of live meta storages; `known` ones (weights) are not counted."""
+    """Counts bytes of live storages on one device; `known` ones (weights) are not counted."""
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), device: str = "meta") -> None:
         super().__init__()
+        self.device = device
         self.live: dict[int, int] = {}
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
         self.now = self.peak = self.away = 0
@@ -50,7 +51,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.device.type == "meta":
+            if isinstance(leaf, Tensor) and leaf.device.type == self.device:
                 self._count(leaf.untyped_storage(), func)
         return out
 

@@ -1,6 +1,6 @@
 """Saved sampling states: a job that was killed goes on where it was, and ends with the same pixels.
 
-    workspace/step-0012.safetensors     tensors latents, clean, generator; JSON (fingerprint, step, sha256) in its metadata
+    workspace/step-0012.safetensors     tensors latents, clean, generator, anchor-N (of a cache); JSON (fingerprint, step, sha256)
 
 A new file replaces nothing until it is whole on the disk, and the one before it is kept; whatever cannot be trusted is
 passed over, at worst to step 0. No pickle.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_VERSION = 1
 KEEP = 2
 PATTERN = "step-*.safetensors"
+ANCHOR = "anchor-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,17 @@ class Checkpoint:
     """Wall time of the sampling so far, over all attempts."""
 
 
-def fingerprint(plan: Plan) -> dict[str, Any]:
-    """What must be equal for a saved state to lead to the same pixels: request, weights, arithmetic, versions."""
+def fingerprint(plan: Plan, changes: Sequence[float] | None = None) -> dict[str, Any]:
+    """What must be equal for a saved state to lead to the same pixels: request, weights, arithmetic, versions.
+
+    `changes`: MagCache's, which decide what is skipped.
+    """
     import diffusers
 
     return {"version": CHECKPOINT_VERSION, "request": plan.request().to_json() | {"model": ""},
             "model": plan.spec.fingerprint, "dtype": plan.dtype, "device": plan.device.split(":")[0],
             "attention": plan.attention, "compile": plan.compile,
-            "torch": torch.__version__, "diffusers": diffusers.__version__}
+            "torch": torch.__version__, "diffusers": diffusers.__version__} | ({} if changes is None else {"changes": list(changes)})
 
 
 def save_checkpoint(workspace: Path, state: SampleState, generator: torch.Generator, mark: Mapping[str, Any],
@@ -59,6 +63,7 @@ def save_checkpoint(workspace: Path, state: SampleState, generator: torch.Genera
     tensors = {"latents": state.latents, "generator": generator.get_state()}
     if state.clean is not None:
         tensors["clean"] = state.clean
+    tensors |= {f"{ANCHOR}{step}": latents for step, latents in state.anchors}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     note = {"fingerprint": mark, "step": state.step, "seconds": seconds,
             "sha256": _digest(tensors)}
@@ -91,7 +96,10 @@ def _read(path: Path, mark: Mapping[str, Any], shape: tuple[int, ...], device: t
     step, latents, clean = note["step"], tensors["latents"], tensors.get("clean")
     if not isinstance(step, int) or not 1 <= step <= steps or tuple(latents.shape) != tuple(shape):
         raise CheckpointMismatch(f"step {step} of {steps} with latents {tuple(latents.shape)} does not fit")
-    state = SampleState(step, latents.to(device), None if clean is None else clean.to(device))
+    anchors = sorted((int(name.removeprefix(ANCHOR)), kept.to(device)) for name, kept in tensors.items() if name.startswith(ANCHOR))
+    if any(not 0 <= index < step or kept.shape != latents.shape for index, kept in anchors):
+        raise CheckpointMismatch("the steps its cache was filled by do not fit")
+    state = SampleState(step, latents.to(device), None if clean is None else clean.to(device), tuple(anchors))
     return Checkpoint(state, tensors["generator"], float(note["seconds"]))
 
 

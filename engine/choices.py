@@ -246,7 +246,7 @@ def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
 def _what_fits(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> str:
     """The longest, then the largest smaller clip that would fit, as advice."""
     def fits(frames: int, height: int, width: int) -> bool:
-        smaller = Shape(frames, height, width, shape.guided, min(frames, shape.given))
+        smaller = Shape(frames, height, width, shape.guided, min(frames, shape.given), shape.cache)
         return any(fits_in(way, hardware) for way in _weighed(spec, smaller, compute, hardware, policy)
                    if way.quality in _allowed(policy)[-1])
 

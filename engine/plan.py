@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from engine.cache.measured import words, work_share
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
@@ -101,6 +102,10 @@ class Plan:
     """True where the installation names this kernel: if it fails, the job does. Else torch's own takes its place."""
     compile: bool = False
     """The transformer's blocks are compiled."""
+    cache: str = "off"
+    """'off', or a cache of `engine.cache`, which changes the picture."""
+    cfg_gate: float = 1.0
+    """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -125,7 +130,8 @@ class Plan:
                                  fit=None if self.mode == "t2v" else self.fit,
                                  strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
-                                 quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None)
+                                 quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None,
+                                 cache=self.cache, cfg_gate=self.cfg_gate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,13 +170,14 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
-    shape = Shape(frames, height, width, guidance > 1.0, {"i2v": 1, "v2v": frames}.get(request.mode, 0))
+    cache, gate = _shortcuts(request, guidance, policy)
+    shape = Shape(frames, height, width, guidance > 1.0, {"i2v": 1, "v2v": frames}.get(request.mode, 0), cache)
     kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
     if kernel in LOSSY and policy.quality not in (None, "fast"):
         raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
                                           f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
-    work = stage_work(spec, shape, sampled_steps(steps, strength), given_frames=shape.given)
+    work = _work(spec, shape, sampled_steps(steps, strength), gate)
     compiled = compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
                               feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)
@@ -182,14 +189,15 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile, quality="fast" if kernel in LOSSY else "near-lossless" if way.quality == "tiles" else way.quality,
+        profile=policy.profile, quality=_quality(way, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
         allowed=policy.quality or "", budget=request.budget or 0, wanted_device=request.device or "",
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
         notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
-               *_mode_notes(request, spec, frames, steps, strength), *_memory_notes(way, policy), *told(lapses, way.placement)),
+               *_mode_notes(request, spec, frames, steps, strength), *_memory_notes(way, policy), *words(cache, gate),
+               *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
-        loras=request.loras,
+        loras=request.loras, cache=cache, cfg_gate=gate,
     )
 
 
@@ -266,6 +274,30 @@ def _eta(request: GenerationRequest, spec: ModelSpec) -> float:
     return request.eta or 0.0
 
 
+def _shortcuts(request: GenerationRequest, guidance: float, policy: Policy) -> tuple[str, float]:
+    """(cache, gate) of the request. Both are lossy, so a wish for better quality refuses them."""
+    cache, gate = request.cache or "off", 1.0 if request.cfg_gate is None else request.cfg_gate
+    if gate < 1 and guidance <= 1:
+        raise InvalidRequest("cfg_gate", f"is {gate:g}, and guidance {guidance:g} runs no negative prompt that could be left out. Use "
+                                         "guidance above 1, or leave cfg_gate out.")
+    for field, value, exact in (("cache", cache, "off"), ("cfg_gate", gate, 1.0)):
+        if value != exact and policy.quality in ("lossless", "near-lossless"):
+            raise InvalidRequest(field, f"is {value}, which changes the picture more than quality {policy.quality} allows. Ask for "
+                                        f"quality fast, or leave {field} out.")
+    return cache, gate
+
+
+def _quality(way: Way, *, lossy: bool) -> str:
+    """What the notes explain: 'lossless', 'near-lossless' or 'fast'."""
+    return "fast" if lossy else "near-lossless" if way.quality == "tiles" else way.quality
+
+
+def _work(spec: ModelSpec, shape: Shape, steps: int, gate: float) -> dict[str, float]:
+    """Work by stage; of sampling only what is not left out."""
+    work = stage_work(spec, shape, steps, given_frames=shape.given)
+    return work | {"sample": work["sample"] * work_share(shape.cache, gate, steps, shape.guided)}
+
+
 def forecast_seconds(plan: Plan, timings: Sequence[Timing]) -> tuple[float | None, str]:
     """(seconds, basis): wall time of the whole job, see `forecast_stages`; (None, why) without history."""
     stages, basis = forecast_stages(plan, timings)
@@ -336,6 +368,9 @@ def check_executable(plan: Plan) -> None:
     if not plan.spec.installed:
         raise ModelNotFound(f"{plan.spec.name} is not on this machine; only facts about it are, enough to plan and not to run. "
                             "Fetch its files first.")
+    if plan.cache == "pab" and plan.placement.feed_forward == "chunked":
+        raise CannotFit("the cache pab keeps the attention of every block, and this plan works in chunks because memory is short. Choose "
+                        "the cache magcache or taylorseer, which keep nothing of that size, or off.")
     if reasons := unsupported(plan.placement, plan.dtype, plan.device):
         raise CannotFit(f"this plan would {', '.join(reasons)}; this version of Sprocket can forecast that and not run it. Plan "
                         "again with more memory, or ask for fewer frames or a smaller size.")

@@ -34,6 +34,7 @@ PROFILES = ("fast", "balanced", "tiny")
 QUALITIES = ("lossless", "near-lossless", "fast")
 DEVICES = ("cuda", "cpu")
 MIN_BUDGET, MAX_BUDGET = 256 * 2**20, 16 * 2**40
+CACHES = ("off", "first-block", "pab", "magcache", "taylorseer")
 INPUT_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{2,5}")
 """An image or a video by what is in it: its sha256 and its kind. No path, so nothing else can be named."""
 
@@ -87,6 +88,11 @@ class GenerationRequest:
     """Bytes of the device's memory the job may use, 256 MiB to 16 TiB. None: all that is free."""
     device: str | None = None
     """'cuda' or 'cpu'. None: the GPU where there is one."""
+    cache: str | None = None
+    """Which work of a step is taken from the steps before: 'off', 'first-block', 'pab', 'magcache' or 'taylorseer', see
+    `engine.cache`. All but 'off' change the picture. None: 'off'."""
+    cfg_gate: float | None = None
+    """Share of the steps, above 0 to 1, after which the negative prompt's half is no longer run. None: 1, never."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -120,6 +126,10 @@ class GenerationRequest:
         _one_of("quality", self.quality, QUALITIES)
         _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
         _one_of("device", self.device, DEVICES)
+        _one_of("cache", self.cache, CACHES)
+        set_field("cfg_gate", _real("cfg_gate", self.cfg_gate, 0.0, 1.0))
+        if self.cfg_gate == 0.0:
+            raise InvalidRequest("cfg_gate", "is 0, which would leave guidance no step to look at. Use more than 0, up to 1.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")

@@ -19,6 +19,8 @@ import numpy as np
 import psutil
 import torch
 
+from engine.cache.magnitude import SHIPPED, changes_key, read_changes, with_changes
+from engine.cache.shortcut import Shortcut
 from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.digest import file_sha256
 from engine.errors import Cancelled, MemoryRanOut, ModelInvalid, OutputRejected
@@ -41,7 +43,7 @@ from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
 from engine.plan import Plan, check_executable
 from engine.sample import SampleState, sample
-from engine.video.publish import storage_errors
+from engine.video.publish import storage_errors, write_atomic
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
@@ -52,14 +54,15 @@ CLEAR_PEAK, PROCESS_STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/sta
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
         cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0, preview_seconds: float = 1.0,
-        inputs: Path | None = None, loras: Path | None = None) -> Iterator[Event]:
+        inputs: Path | None = None, loras: Path | None = None, calibrations: Path | None = None) -> Iterator[Event]:
     """Make the clip of `plan` in the file `part`; the last event is its one `ClipWritten`.
 
     `workspace`: this job's own folder for checkpoints; one left there by an earlier attempt at the same plan is gone on
     from. `recipe`: `build_recipe(plan)`, written into the file. `cancelled` is asked before every step and chunk.
     `checkpoint_seconds`, `preview_seconds`: least time between two of them; a checkpoint is always written before
     decoding. `inputs`: the folder with the image or video that `plan` starts from, if any; `loras`: the one with its
-    LoRAs. Closing the generator stops the work.
+    LoRAs; `calibrations`: the one where MagCache's magnitudes of other models than the pocket are kept. Closing the generator
+    stops the work.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
     or video that is not there, cannot be read or is too short; a LoRA that is not there, damaged or of another model),
@@ -67,7 +70,7 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
-    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras)
+    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations)
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
@@ -100,10 +103,13 @@ class _Job:
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
                  cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float, inputs: Path | None,
-                 loras: Path | None) -> None:
+                 loras: Path | None, calibrations: Path | None) -> None:
         self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
         self.cancelled, self.checkpoint_seconds, self.preview_seconds = cancelled, checkpoint_seconds, preview_seconds
         self.inputs, self.loras = inputs, loras
+        self.calibrations = None if calibrations is None else calibrations / f"{plan.spec.fingerprint}.json"
+        self.changes = self.read_changes()
+        self.mark = fingerprint(plan, self.changes)
         self.seconds = {stage.value: 0.0 for stage in Stage}
         self.phase = Stage.LOAD.value
         """One of `engine.ladder.PHASES`: where memory ran out, if it does."""
@@ -140,7 +146,7 @@ class _Job:
         and so are LoRAs looked at."""
         plan = self.plan
         read_stack(plan.loras, self.loras, plan.spec)
-        saved = newest_checkpoint(self.workspace, fingerprint(plan), plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
+        saved = newest_checkpoint(self.workspace, self.mark, plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
         if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
             return saved, None
         with self.stage(Stage.ENCODE, "image"):
@@ -177,14 +183,18 @@ class _Job:
 
     def denoise(self, model: VideoModel, text: torch.Tensor, start: _Start) -> Generator[Event, None, SampleState]:
         """The state after the last step; saved to disk whatever comes."""
-        plan, mark, total = self.plan, fingerprint(self.plan), self.plan.sampled_steps
+        plan, mark, total = self.plan, self.mark, self.plan.sampled_steps
         state, generator = start.state, start.generator
         yield StageStarted(Stage.SAMPLE)
         if state.step:
             yield Resumed(state.step, total)
         previewed, checkpointed, on_disk, durations = float("-inf"), time.monotonic(), state.step, []
         weights = guidance_weights(plan.guidance_kind, plan.guidance, start.stepper.timesteps.tolist())
-        steps = sample(model, start.stepper, text, state, weights, generator, start.beside)
+        shortcut = None
+        if plan.cache != "off" or plan.cfg_gate < 1:
+            shortcut = Shortcut(model, start.stepper, text, weights, cache=plan.cache, gate=plan.cfg_gate, beside=start.beside,
+                                changes=self.changes)
+        steps = sample(model, start.stepper, text, state, weights, generator, start.beside, shortcut)
         while state.step < total:
             begun, before = time.perf_counter(), generator.get_state()
             try:
@@ -207,7 +217,25 @@ class _Job:
             if now - previewed >= self.preview_seconds and state.clean is not None and not last:
                 previewed = now
                 yield Preview(state.step, self.models.colours(plan).strip(state.clean[0, plan.latent_padding:]))
+        self.keep_changes(None if shortcut is None else shortcut.changes)
         return state
+
+    def read_changes(self) -> tuple[float, ...] | None:
+        """MagCache's magnitudes for this plan: shipped with the checkpoint or calibrated here before; None: to be calibrated."""
+        plan = self.plan
+        if plan.cache != "magcache":
+            return None
+        files = [plan.spec.path / SHIPPED, *([] if self.calibrations is None else [self.calibrations])]
+        return read_changes(files, plan.spec.fingerprint, plan.scheduler, plan.steps, plan.sampled_steps)
+
+    def keep_changes(self, changes: tuple[float, ...] | None) -> None:
+        """For the next clip of this model, where this one measured them."""
+        if changes is None or self.calibrations is None or plan.loras:  # magnitudes of another model, with LoRAs
+            return
+        plan = self.plan
+        key = changes_key(plan.scheduler, plan.steps, plan.sampled_steps)
+        self.calibrations.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.calibrations, with_changes(self.calibrations, plan.spec.fingerprint, key, changes).encode())
 
     def write(self, model: VideoModel, state: SampleState) -> Generator[Event, None, None]:
         """Decode into the writer, check, and say so."""

@@ -74,7 +74,7 @@ class FakeEngine:
 
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
             cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float,
-            inputs: Path | None = None, loras: Path | None = None) -> Iterator[Event]:
+            inputs: Path | None = None, loras: Path | None = None, calibrations: Path | None = None) -> Iterator[Event]:
         pause = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
         begun = time.perf_counter()
         yield StageStarted(Stage.LOAD)

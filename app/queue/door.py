@@ -48,7 +48,7 @@ class Engine(Protocol):
 
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
             cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float,
-            inputs: Path | None, loras: Path | None) -> Iterator[Event]:
+            inputs: Path | None, loras: Path | None, calibrations: Path | None) -> Iterator[Event]:
         """See `engine.run.run`."""
 
 
@@ -84,12 +84,13 @@ class SprocketEngine:
 
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
             cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float,
-            inputs: Path | None, loras: Path | None) -> Iterator[Event]:
+            inputs: Path | None, loras: Path | None, calibrations: Path | None) -> Iterator[Event]:
         self.warm_up()
         from engine.run import run
 
         return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
-                   checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras)
+                   checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras,
+                   calibrations=calibrations)
 
 
 def _held_on_gpu(device: str) -> int:

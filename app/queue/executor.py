@@ -134,7 +134,7 @@ def _finish_run(place: Workplace, claim: Claim, beat: Heartbeat, on_event: Calla
         for event in engine.run(resolved, part=part, workspace=settings.job_dir(job.id) / "work", recipe=recipe,
                                 models=place.models, cancelled=beat.cancelled,
                                 checkpoint_seconds=settings.checkpoint_seconds, preview_seconds=settings.preview_seconds,
-                                inputs=settings.inputs_dir, loras=settings.loras_dir):
+                                inputs=settings.inputs_dir, loras=settings.loras_dir, calibrations=settings.calibrations_dir):
             phase = _phase(event) or phase
             _tell(place, claim, beat, resolved, event)
             if on_event is not None:

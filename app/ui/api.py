@@ -26,7 +26,8 @@ from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device",
+                  "cache", "cfg_gate")
 MAX_WORDS = 200
 
 
@@ -117,6 +118,8 @@ def add_endpoints(studio: Any) -> None:
         quality: Any = None,
         budget: Any = None,
         device: Any = None,
+        cache: Any = None,
+        cfg_gate: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 

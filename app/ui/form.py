@@ -332,8 +332,18 @@ def kept_fields(request: GenerationRequest) -> dict[str, Any]:
 
 def kept_words(request: GenerationRequest) -> str:
     """What of `request` is not to be seen at once, for people, after the line that says where the settings are from."""
-    said = {"i2v": " It starts from the same image.", "v2v": " It changes the same video."}.get(request.mode, "")
-    return said if request.guidance_kind in (None, "constant") else f"{said} Its guidance is {request.guidance_kind}."
+    said = []
+    if request.mode == "i2v":
+        said.append("It starts from the same image.")
+    if request.mode == "v2v":
+        said.append("It changes the same video.")
+    if request.guidance_kind not in (None, "constant"):
+        said.append(f"Its guidance is {request.guidance_kind}.")
+    if request.cache not in (None, "off"):
+        said.append(f"It is made faster with the cache {request.cache}.")
+    if request.cfg_gate not in (None, 1.0):
+        said.append(f"Its negative prompt is run for {request.cfg_gate:.0%} of the steps.")
+    return "".join(f" {sentence}" for sentence in said)
 
 
 def show_request(request: GenerationRequest, spec: ModelSpec | None) -> dict[str, Any]:

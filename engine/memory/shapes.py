@@ -16,7 +16,7 @@ from engine.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A clip's size in pixels and frames, whether guidance doubles the batch, and what it starts from."""
+    """A clip's size in pixels and frames, whether guidance doubles the batch, what it starts from, and what is kept from step to step."""
 
     frames: int
     height: int
@@ -24,6 +24,8 @@ class Shape:
     guided: bool
     given: int = 0
     """Frames of the image (1) or video that is encoded first; 0 for words alone."""
+    cache: str = "off"
+    """A cache of `engine.cache`."""
 
 
 def latent_frames(spec: ModelSpec, frames: int) -> tuple[int, int]:

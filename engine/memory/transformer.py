@@ -5,7 +5,7 @@ A map is every token of the batch at the full width: n d numbers a row, n = vide
                input (1), the joint input (1), the inner width before and after the activation (4 + 4), and the residual's
                predecessor (1). With diffusers' rotary embedding 13, in attention: it turns queries in float32.
     chunked    the residual of the whole batch, and 5.15 maps of one row in attention (q, k, v, the result, its product)
-Latents, text and timestep embeddings come on top.
+Latents, text and timestep embeddings come on top, and what a cache keeps between steps (`KEPT_MAPS`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from engine.spec import ModelSpec
 
 WHOLE_MAPS = {"sincos": 12.0, "rope": 13.0, "learned": 13.0}
 ROW_MAPS = 5.15
+KEPT_MAPS = {"off": 0.0, "first-block": 2.0, "magcache": 0.0, "taylorseer": 0.0}
+"""Maps a row kept between steps or copied for comparing; pab keeps one for every block. The caches that predict the clean
+latents keep nothing of that size."""
 
 
 def sample_bytes(spec: ModelSpec, shape: Shape, compute: str, placement: Placement) -> int:
@@ -29,4 +32,5 @@ def sample_bytes(spec: ModelSpec, shape: Shape, compute: str, placement: Placeme
     text = batch * spec.max_text_tokens * spec.text_width * number
     tables = 0 if spec.position == "sincos" else 2 * 4 * (tokens(spec, shape) - spec.max_text_tokens) * spec.width // spec.heads
     # State, prediction of each half, the scheduler's history and its result; half of them in float32.
-    return int(maps * row) + (6 + 2 * batch) * latents + text + tables
+    kept = (spec.layers if shape.cache == "pab" else KEPT_MAPS[shape.cache]) * (2 if shape.guided else 1)
+    return int((maps + kept) * row) + (6 + 2 * batch) * latents + text + tables

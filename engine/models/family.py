@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +18,15 @@ class Stepper(Protocol):
 
     timesteps: Tensor
     """int64 (steps,), falling."""
+    fresh_noise: bool
+    """Whether a step draws noise of its own."""
 
     def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
              generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(less noisy latents, predicted clean latents) after step `index`."""
+
+    def signal(self, index: int) -> tuple[float, float]:
+        """(a, s): the clean latents of step `index` are  a latents - s prediction."""
 
     def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
         """`latents` with as much noise as there is before the first step."""
@@ -32,6 +37,8 @@ class VideoModel(Protocol):
 
     loras: LoraStack
     """The LoRAs that change its predictions."""
+    transformer: Any
+    """With `transformer_blocks`, which a cache may pass over."""
 
     def encode(self, prompt: str, negative: str | None) -> Tensor:
         """(1 or 2, tokens, width): the prompt, after the negative prompt where one is given."""

@@ -14,11 +14,23 @@ from torch import Tensor
 class _Steps:
     """A scheduler of diffusers, set to `steps` steps, of which only the last `run` are run."""
 
+    fresh_noise = False
+
     def __init__(self, scheduler: Any, steps: int, run: int, device: torch.device) -> None:
         scheduler.set_timesteps(steps, device=device)
         self.scheduler = scheduler
         # For some counts (61, 103, 121, 122) diffusers' rounding gives one more, below zero.
         self.timesteps: Tensor = scheduler.timesteps[:steps][steps - run:]
+
+    def signal(self, index: int) -> tuple[float, float]:
+        """(a, s) such that the clean latents of step `index` are  a x_t - s v,  v: the model's prediction.
+
+        For v-prediction a^2 = alpha, s^2 = 1 - alpha. For models that predict something else (0, -1): the prediction itself.
+        """
+        if self.scheduler.config.prediction_type != "v_prediction":
+            return 0.0, -1.0
+        alpha = float(self.scheduler.alphas_cumprod[int(self.timesteps[index])])
+        return alpha**0.5, (1 - alpha) ** 0.5
 
     def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
         """`latents` with as much noise as there is before the first step that is run."""
@@ -32,6 +44,7 @@ class DpmSteps(_Steps):
     """DPM-Solver++ (SDE, second order) as in the CogVideoX release: draws noise twice a step."""
 
     scheduler: CogVideoXDPMScheduler
+    fresh_noise = True
 
     def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
              generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -52,6 +65,7 @@ class DdimSteps(_Steps):
     def __init__(self, scheduler: CogVideoXDDIMScheduler, steps: int, run: int, device: torch.device, eta: float = 0.0) -> None:
         super().__init__(scheduler, steps, run, device)
         self.eta = eta
+        self.fresh_noise = eta > 0
 
     def step(self, velocity: Tensor, index: int, latents: Tensor, clean_before: Tensor | None,
              generator: torch.Generator) -> tuple[Tensor, Tensor]:

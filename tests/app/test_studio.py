@@ -46,7 +46,8 @@ def test_a_prompt_alone_becomes_a_clip(studio: Studio, work_once: Work) -> None:
 def test_restoring_gives_the_request_back(studio: Studio, work_once: Work, tmp_path: Path) -> None:
     clip = made(studio, work_once, "a blue heart", seed=2**63 - 1, steps=5, guidance=3.5, frames=17, negative="rain")
     wanted = GenerationRequest(prompt="a blue heart", seed=2**63 - 1, steps=5, guidance=3.5, frames=17, negative="rain",
-                               width=64, height=48, scheduler="dpm", guidance_kind="constant", eta=0.0, profile="fast")
+                               width=64, height=48, scheduler="dpm", guidance_kind="constant", eta=0.0, profile="fast", cache="off",
+                               cfg_gate=1.0)
     elsewhere = tmp_path / "dropped.mp4"
     elsewhere.write_bytes(studio.clip_path(clip.id).read_bytes())
     assert studio.clip_request(clip.id) == wanted
