@@ -230,7 +230,7 @@ class _Job:
 
     def keep_changes(self, changes: tuple[float, ...] | None) -> None:
         """For the next clip of this model, where this one measured them."""
-        if changes is None or self.calibrations is None or plan.loras:  # magnitudes of another model, with LoRAs
+        if changes is None or self.calibrations is None or self.plan.loras:  # with LoRAs it is another model
             return
         plan = self.plan
         key = changes_key(plan.scheduler, plan.steps, plan.sampled_steps)
