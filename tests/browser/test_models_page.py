@@ -96,7 +96,7 @@ def test_a_model_is_fetched_stopped_used_and_deleted(site: Site, hub: LocalHub, 
     page.wait_for_selector("#stage .stage[data-job]:not([data-job=''])")
     job = site.studio.jobs()[0]
     assert job.request["model"] == REPO
-    page.get_by_role("link", name="Models").click()
+    page.get_by_role("link", name="Models", exact=True).click()
     delete(page, REPO)
     expect(page.get_by_text("needed by 1 job that runs or waits")).to_be_visible()
     site.studio.cancel(job.id)
