@@ -65,6 +65,8 @@ def next_rung(ways: Sequence[Way], failed: Way, phase: str, where: str = "device
     `ways`: those that may be taken, in any order. `where`: see `Lapse`. `share`: at most so much of what `failed` needs there.
     """
     limit = share * needed(failed, phase, where)
+    if limit == 0:
+        return None
     lower = [way for way in ways if needed(way, phase, where) <= limit
              and all(way.forecast.stages[stage] <= size for stage, size in failed.forecast.stages.items())]
     return min(lower, key=lambda way: (ORDER.index(way.quality), way.seconds, way.forecast.device_bytes), default=None)
@@ -85,11 +87,15 @@ def told(lapses: Sequence[Lapse], now: Placement) -> tuple[str, ...]:
 
 
 def needed(way: Way, phase: str, where: str) -> int:
-    """Bytes that a way takes in a phase. While loading: the least of all stages, for what is there in every one is the weights."""
+    """Bytes that a way takes in a phase. While loading: the least of all stages, for what is there in every one is the weights
+    that stay; none where none stay."""
     if where == "ram":
         return way.forecast.ram_bytes
     stages = way.forecast.stages
-    return min(stages.values()) if phase == "load" else sum(stages[stage] for stage in STAGES[phase])
+    if phase == "load":
+        stay = any(home.residency == "resident" for home in way.placement.homes.values())
+        return min(stages.values()) if stay else 0
+    return sum(stages[stage] for stage in STAGES[phase])
 
 
 def _difference(before: Placement, after: Placement) -> str:

@@ -40,8 +40,10 @@ def _what_helps(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware,
                 lapses: Sequence[Lapse]) -> str:
     """The message that ends the job."""
     last, often = lapses[-1], len(lapses)
-    text = f"Memory ran out {PHASES[last.phase]}, {often} times in all, the last time in the least memory that "
-    text += f"{policy.quality or 'the default'} quality allows. What was made so far is kept. "
+    text = f"Memory ran out {PHASES[last.phase]}, {often} times in all"
+    if tried_again(lapses):
+        text += f", the last time in the least memory that {policy.quality or 'the default'} quality allows"
+    text += ". What was made so far is kept. "
     for quality in ("near-lossless", "fast"):
         lossy = next_rung(permitted(spec, shape, compute, hardware, replace(policy, quality=quality)), failed, last.phase, last.where)
         if lossy is not None:
