@@ -1,8 +1,9 @@
-"""How well the pocket model does what it is told: `python -m bench.pocket_eval`.
+"""How well a pocket model does what it is told: `python -m bench.pocket_eval [--model assets/pocket-i2v]`.
 
 Takes combinations that were never trained on, writes a caption for each, generates with the
 stock pipeline, reads the clip back with classical vision (`pocket_vision`), and prints the
-share that came out right. Also reconstructs held-out clips with the autoencoder.
+share that came out right. Also reconstructs held-out clips with the autoencoder. The model of
+image to video is given the first frame of such a scene too, and is asked how well it kept it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
+from PIL import Image
 
 from bench.pocket_vision import Reading, read_clip
 from training.pocket import world
@@ -33,6 +35,26 @@ class Case:
     prompt: str
     asked: Reading
     seen: Reading
+    kept_db: float | None = None
+    """PSNR of the clip's first frame against the picture it was given."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to ask for. picture: uint8 (H, W, 3), for image to video."""
+
+    prompt: str
+    asked: Reading
+    picture: np.ndarray | None = None
+
+
+def held_out_picture(index: int) -> Task:
+    """The first frame of a held-out scene, a caption that says how it goes on, and the truth."""
+    scene = world.scene_at(SEED, index, "held-out", pair_share=0.0)
+    subject = scene.subjects[0]
+    return Task(caption(scene, np.random.default_rng((SEED, index))),
+                Reading(subject.shape, subject.colour, scene.background, scene.motion),
+                world.render(scene, 25, only=range(1)).video[0])  # fmt: skip
 
 
 def held_out_scene(index: int) -> tuple[str, Reading]:
@@ -47,27 +69,38 @@ def held_out_scene(index: int) -> tuple[str, Reading]:
     return caption(scene, rng), Reading(shape, colour, background, motion)
 
 
-def generate(pipeline: CogVideoXPipeline, prompts: list[str], *, seed: int, steps: int, guidance: float, frames: int) -> np.ndarray:
-    """uint8 (N, F, H, W, 3); clip n depends on seed + n and its prompt only."""
+def generate(pipeline, tasks: list[Task], *, seed: int, steps: int, guidance: float, frames: int) -> np.ndarray:
+    """uint8 (N, F, H, W, 3); clip n depends on seed + n and its task only."""
+    pictures = [Image.fromarray(task.picture) for task in tasks if task.picture is not None]
     result = pipeline(
-        prompts,
+        **({"image": pictures} if pictures else {}),
+        prompt=[task.prompt for task in tasks],
         num_frames=frames,
         num_inference_steps=steps,
         guidance_scale=guidance,
         max_sequence_length=pipeline.transformer.config.max_text_seq_length,
-        generator=[torch.Generator().manual_seed(seed + n) for n in range(len(prompts))],
+        generator=[torch.Generator().manual_seed(seed + n) for n in range(len(tasks))],
         output_type="np",
     )
     return np.rint(result.frames * 255).astype(np.uint8)
 
 
-def evaluate(pipeline: CogVideoXPipeline, *, clips: int, steps: int, guidance: float, frames: int, batch: int):
-    """Yield (case, clip) for each held-out caption."""
+def evaluate(pipeline, *, clips: int, steps: int, guidance: float, frames: int, batch: int):
+    """Yield (case, clip) for each held-out task of the pipeline's kind."""
+    pictures = isinstance(pipeline, CogVideoXImageToVideoPipeline)
     for start in range(0, clips, batch):
-        scenes = [held_out_scene(i) for i in range(start, min(start + batch, clips))]
-        videos = generate(pipeline, [s[0] for s in scenes], seed=SEED + start, steps=steps, guidance=guidance, frames=frames)
-        for (prompt, asked), video in zip(scenes, videos, strict=True):
-            yield Case(prompt, asked, read_clip(video)), video
+        indices = range(start, min(start + batch, clips))
+        tasks = [held_out_picture(i) if pictures else Task(*held_out_scene(i)) for i in indices]
+        videos = generate(pipeline, tasks, seed=SEED + start, steps=steps, guidance=guidance, frames=frames)
+        for task, video in zip(tasks, videos, strict=True):
+            yield Case(task.prompt, task.asked, read_clip(video), _kept(task.picture, video[0])), video
+
+
+def _kept(picture: np.ndarray | None, frame: np.ndarray) -> float | None:
+    if picture is None:
+        return None
+    error = np.square(frame.astype(float) - picture).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-3)))
 
 
 def scores(cases: list[Case]) -> dict[str, float]:
@@ -75,7 +108,8 @@ def scores(cases: list[Case]) -> dict[str, float]:
     right = {a: [getattr(c.asked, a) == getattr(c.seen, a) for c in cases] for a in ATTRIBUTES}
     table = {a: float(np.mean(hits)) for a, hits in right.items()}
     table["all four"] = float(np.mean(np.all(list(right.values()), axis=0)))
-    return table
+    kept = [c.kept_db for c in cases if c.kept_db is not None]
+    return table | ({"first frame kept, dB": float(np.mean(kept)), "worst kept, dB": min(kept)} if kept else {})
 
 
 @torch.no_grad()
@@ -123,7 +157,9 @@ def main(argv: list[str] | None = None) -> int:
     recommended = json.loads((asked.model / "sprocket.json").read_text())["recommended"]
     steps = asked.steps or recommended["num_inference_steps"]
     guidance = asked.guidance or recommended["guidance_scale"]
-    pipeline = CogVideoXPipeline.from_pretrained(asked.model, dtype=torch.bfloat16)
+    kind = json.loads((asked.model / "model_index.json").read_text())["_class_name"]
+    loader = CogVideoXImageToVideoPipeline if kind == "CogVideoXImageToVideoPipeline" else CogVideoXPipeline
+    pipeline = loader.from_pretrained(asked.model, dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)
     begun, cases, videos = time.monotonic(), [], []
     for case, video in evaluate(pipeline, clips=asked.clips, steps=steps, guidance=guidance, frames=asked.frames, batch=asked.batch):
@@ -133,9 +169,9 @@ def main(argv: list[str] | None = None) -> int:
     vae = reconstruction(pipeline.vae, asked.vae_clips) if asked.vae_clips else {}
     print(f"{asked.clips} held-out captions, {asked.frames} frames, {steps} steps, guidance {guidance:g}")
     for name, share in table.items():
-        print(f"  {name:<12}{share:8.1%}")
+        print(f"  {name:<22}" + (f"{share:6.2f}" if name.endswith("dB") else f"{share:7.1%}"))
     for name, value in vae.items():
-        print(f"  vae {name:<14}{value:6.2f} dB")
+        print(f"  vae {name:<18}{value:6.2f} dB")
     print(f"  {(time.monotonic() - begun) / asked.clips:.1f} s a clip")
     if asked.json:
         record = {"clips": asked.clips, "frames": asked.frames, "steps": steps, "guidance": guidance}

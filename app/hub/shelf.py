@@ -21,11 +21,14 @@ from app.hub.verify import Verified, verify
 from app.hub.words import amount
 from app.settings import Settings
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
-from engine.models.catalogue import LOCAL_FOLDERS, POCKET, find, local_folders, places, pocket_dir
+from engine.models.catalogue import LOCAL_FOLDERS, POCKET, POCKET_I2V, embedded, find, local_folders, places
 from engine.spec import ModelSpec, read_spec
 from engine.video.publish import storage_errors, write_atomic
 
 MAX_NAME_CHARS = 80
+EMBEDDED = {POCKET: ("Pocket", "Tiny, made here, always there."),
+            POCKET_I2V: ("Pocket I2V", "Sets a picture of pocket's world in motion. Tiny, made here, always there.")}
+"""Name -> title and what it is about, of the models that ship with Sprocket."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +103,7 @@ class Hub:
     def cards(self) -> tuple[Card, ...]:
         """Pocket, what is here by name, what is on its way, what is published and not here."""
         coming = {each.repo: each for each in going.downloads(self.folder)}
-        here = {POCKET: pocket_dir(), **places(self.folder)}
+        here = {**_embedded(), **places(self.folder)}
         linked = local_folders(self.folder)
         cards = [self._present(name, folder, coming.get(name), linked.get(name) == folder) for name, folder in here.items()]
         cards += [self._absent(each.repo, each) for each in coming.values() if each.repo not in here]
@@ -143,12 +146,12 @@ class Hub:
         if not real:
             raise InvalidRequest("model", f"{text[:200]!r} is no folder on this machine. Give the whole path of a folder in diffusers "
                                           "layout, the one with model_index.json in it.")
-        for name, known in {POCKET: pocket_dir(), **places(self.folder)}.items():
+        for name, known in {**_embedded(), **places(self.folder)}.items():
             if known.exists() and known.samefile(folder):
                 return name
         read_spec(folder)
         noted = local_folders(self.folder)
-        name = _free_name(folder.name, {POCKET, *places(self.folder), *noted})
+        name = _free_name(folder.name, {*EMBEDDED, *places(self.folder), *noted})
         self._note({**noted, name: folder})
         return name
 
@@ -179,7 +182,7 @@ class Hub:
     # ---- inside
 
     def _place(self, name: str) -> Path:
-        if name == POCKET:
+        if name in EMBEDDED:
             raise NotAllowed("The embedded model is a part of Sprocket and stays.")
         folder = places(self.folder).get(name)
         if folder is None:
@@ -201,11 +204,12 @@ class Hub:
         write_atomic(self.folder / LOCAL_FOLDERS, json.dumps({name: str(path) for name, path in folders.items()}, indent=1).encode())
 
     def _present(self, name: str, folder: Path, coming: Download | None, linked: bool) -> Card:
-        known, pinned, embedded = BY_REPO.get(name), going.manifest(folder), name == POCKET
+        known, pinned, embedded = BY_REPO.get(name), going.manifest(folder), name in EMBEDDED
         origin = "embedded" if embedded else "linked" if linked else "hub" if pinned else "folder"
-        about = known.about if known else "Tiny, made here, always there." if embedded else str(folder) if origin != "hub" else ""
+        title, tiny = EMBEDDED.get(name, (name, ""))
+        about = known.about if known else tiny if embedded else str(folder) if origin != "hub" else ""
         said: dict[str, Any] = {
-            "name": name, "title": known.title if known else "Pocket" if embedded else name, "about": about, "folder": folder,
+            "name": name, "title": known.title if known else title, "about": about, "folder": folder,
             "origin": origin, "size_bytes": _size(folder),
             "revision": pinned.revision if pinned else None, "download": coming,
             "licence": known.licence if known else "Apache 2.0" if embedded else pinned.licence if pinned else None,
@@ -238,6 +242,11 @@ class Hub:
         except SprocketError:
             return None
         return f"About {amount(need)} of memory here"
+
+
+def _embedded() -> dict[str, Path]:
+    """Those that are there; pocket even if it is not, so that its absence is seen."""
+    return {name: folder for name, folder in embedded().items() if name == POCKET or (folder / "model_index.json").is_file()}
 
 
 def _size(folder: Path) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from app.errors import NotAllowed
 from app.history.records import Job
@@ -25,7 +26,7 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
 
     Recovers what earlier, killed processes left behind first: there may never be a server here that does.
     Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
-    having cancelled the job.
+    having cancelled the job, for SIGTERM as for Ctrl-C.
     """
     with contextlib.suppress(StorageBlocked):  # then the job itself says so
         recover(settings, store)
@@ -35,7 +36,21 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
         raise NotAllowed(f"This job cannot be run here: it is {job.state.value}.")
     models = engine.open_models()
     try:
-        perform(Workplace(settings, store, engine, models, threading.Event()), claim, on_event)
+        with _terminable():
+            perform(Workplace(settings, store, engine, models, threading.Event()), claim, on_event)
     finally:
         models.close()
     return store.jobs.get(job_id)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM raises KeyboardInterrupt: the job is then cancelled, not left `running` until somebody looks."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers, and gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from typing import TYPE_CHECKING
 
 from engine.plan import Plan
@@ -10,6 +11,10 @@ from engine.plan import Plan
 if TYPE_CHECKING:
     from engine.models.cogvideox import CogVideoX
     from engine.preview import LatentColours
+
+
+CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Loggers of libraries that warn, when they are imported, of parts that are not used here."""
 
 
 class ModelCache:
@@ -25,6 +30,8 @@ class ModelCache:
         key = (str(plan.spec.path), plan.spec.fingerprint, plan.dtype, plan.device, plan.residency, plan.attention, str(plan.compile))
         if self._model is None or key != self._key:
             self.close()  # before loading, or both would be in memory
+            for name in CHATTY:
+                logging.getLogger(name).setLevel(logging.ERROR)
             from engine.models.accelerate import Ways
             from engine.models.cogvideox import CogVideoX  # seconds of imports, and torch
 

@@ -1,6 +1,6 @@
 """Which models are on this machine. No torch, no network: the pocket model, a models folder, and any local folder.
 
-    pocket                  the embedded model
+    pocket, pocket-i2v      the embedded models, from words and from a first frame
     owner/name              a hub model that was downloaded; it lies in `models_dir/owner--name`
     name                    any other folder below `models_dir`, or one that `models_dir/local-folders.json` points at
     /absolute/folder        any folder in diffusers layout
@@ -17,6 +17,7 @@ from engine.errors import ModelInvalid, ModelNotFound
 from engine.spec import ModelSpec, read_spec
 
 POCKET = "pocket"
+POCKET_I2V = "pocket-i2v"
 LOCAL_FOLDERS = "local-folders.json"
 """{name: absolute folder}: models that stay where they are."""
 MAX_LIST_BYTES = 2**20
@@ -30,6 +31,11 @@ def pocket_dir() -> Path:
     """Where the embedded model lies: `assets/pocket`, or the folder in `SPROCKET_POCKET_DIR`."""
     own = os.environ.get("SPROCKET_POCKET_DIR")
     return Path(own) if own else Path(__file__).resolve().parents[2] / "assets" / "pocket"
+
+
+def embedded() -> dict[str, Path]:
+    """Name -> folder of the models that ship with Sprocket, pocket first, there or not; pocket-i2v lies beside it."""
+    return {POCKET: pocket_dir(), POCKET_I2V: pocket_dir().with_name(POCKET_I2V)}
 
 
 def is_hub_id(text: str) -> bool:
@@ -49,15 +55,16 @@ def model_name(folder: str) -> str:
 
 
 def find(model: str, *, models_dir: Path | None = None) -> Path:
-    """The folder of `model`: 'pocket', a hub id or a name below `models_dir`, or an absolute path of a local folder.
+    """The folder of `model`: an embedded one, a hub id or a name below `models_dir`, or an absolute path of a local folder.
 
     Raises `ModelNotFound`, naming what is there.
     """
-    if model == POCKET:
-        if not _is_model(pocket_dir()):
-            raise ModelNotFound(f"the embedded model is not in {pocket_dir()}. Get a complete copy of Sprocket, or make "
+    if model in embedded():
+        folder = embedded()[model]
+        if not _is_model(folder):
+            raise ModelNotFound(f"the embedded model is not in {folder}. Get a complete copy of Sprocket, or make "
                                 "it with `make pocket`.")
-        return pocket_dir()
+        return folder
     if Path(model).is_absolute():
         if _is_model(Path(model)):
             return Path(model)
@@ -74,7 +81,7 @@ def find(model: str, *, models_dir: Path | None = None) -> Path:
 
 
 def installed(*, models_dir: Path | None = None) -> tuple[ModelSpec, ...]:
-    """The specs of all sound models, pocket first. Damaged folders are left out; `find` and `read_spec` say why."""
+    """The specs of all sound models, the embedded ones first. Damaged folders are left out; `find` and `read_spec` say why."""
     specs = []
     for name in _names(models_dir):
         try:
@@ -85,7 +92,7 @@ def installed(*, models_dir: Path | None = None) -> tuple[ModelSpec, ...]:
 
 
 def places(models_dir: Path | None) -> dict[str, Path]:
-    """Model name -> folder, of everything in `models_dir` that has a model_index.json. Damaged ones too, pocket not.
+    """Model name -> folder, of everything in `models_dir` that has a model_index.json. Damaged ones too, embedded ones not.
 
     A name, never a path: nothing here leads out of the models folder but what its owner wrote into `local-folders.json`.
     """
@@ -95,8 +102,7 @@ def places(models_dir: Path | None) -> dict[str, Path]:
     for name, folder in local_folders(models_dir).items():
         if name not in found and _is_model(folder):
             found[name] = folder
-    found.pop(POCKET, None)
-    return dict(sorted(found.items()))
+    return dict(sorted((name, folder) for name, folder in found.items() if name not in embedded()))
 
 
 def local_folders(models_dir: Path) -> dict[str, Path]:
@@ -112,7 +118,7 @@ def local_folders(models_dir: Path) -> dict[str, Path]:
 
 
 def _names(models_dir: Path | None) -> list[str]:
-    return ([POCKET] if _is_model(pocket_dir()) else []) + list(places(models_dir))
+    return [name for name, folder in embedded().items() if _is_model(folder)] + list(places(models_dir))
 
 
 def _is_model(folder: Path) -> bool:

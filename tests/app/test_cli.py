@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from app.cli import main
+from tests.site import wait_for
 
 
 class Run:
@@ -135,3 +138,15 @@ def test_help_needs_no_torch_and_no_gradio() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).resolve().parents[2])
     assert done.stdout.strip() == "[]"
+
+
+def test_generate_ended_by_sigterm_leaves_no_job_running(run: Run, own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.5")
+    program = [sys.executable, "-c", "from app.cli import main; main()", "generate", "--prompt", "a red ball"]
+    working = subprocess.Popen(program, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(own_data_dir.rglob("checkpoint.json")), "the first step")
+    working.send_signal(signal.SIGTERM)
+    _out, err = working.communicate(timeout=60)
+    assert working.returncode != 0 and "Traceback" not in err
+    assert run.json("queue", "list")["jobs"] == []  # before: `running`, until another process looked
+    assert run.json("history", "list")["clips"] == []

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -16,10 +17,12 @@ from training.pocket.optimizer import orthogonalise
 from training.pocket.recipe import (
     Recipe,
     Workshop,
+    build_animator,
     build_denoiser,
     export,
     extended,
     load_vae,
+    run_animator,
     run_decoder,
     run_denoiser,
     run_latents,
@@ -42,6 +45,7 @@ TOY = Recipe(
         denoiser.DenoiserPhase(2, 192, ((9, 1, 1.0),)),
         denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),
     ),
+    animator_phases=(denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),),
 )
 
 
@@ -55,6 +59,7 @@ def run_all(recipe: Recipe, shop: Workshop) -> None:
     run_latents(recipe, shop, lambda text: None)
     run_reader(recipe, shop)
     run_denoiser(recipe, shop)
+    run_animator(recipe, shop)
     run_decoder(recipe, shop)
 
 
@@ -73,6 +78,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards):
     run_denoiser(TOY, replace(broken, until=1))
     run_denoiser(TOY, replace(broken, until=3))
     run_denoiser(TOY, broken)
+    run_animator(TOY, replace(broken, until=1))
+    run_animator(TOY, broken)
     run_decoder(TOY, replace(broken, until=1))
     run_decoder(TOY, broken)
     for path in sorted(whole.folder.glob("*.safetensors")):
@@ -101,6 +108,13 @@ def test_the_export_runs_in_the_stock_pipeline(tmp_path, small_shards):
     assert pipeline.vae.config.scaling_factor == facts["scaling_factor"]
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline("a red ball rises", num_frames=9, num_inference_steps=2, max_sequence_length=48, output_type="np")
+    assert result.frames.shape == (1, 9, 128, 192, 3)
+    assert np.isfinite(result.frames).all()
+    animator = CogVideoXImageToVideoPipeline.from_pretrained(tmp_path / "out-i2v", dtype=torch.bfloat16)
+    assert torch.equal(animator.vae.decoder.conv_in.conv.weight, pipeline.vae.decoder.conv_in.conv.weight)
+    animator.set_progress_bar_config(disable=True)
+    picture = Image.new("RGB", (192, 128), "navy")
+    result = animator(picture, "a red ball rises", num_frames=9, num_inference_steps=2, max_sequence_length=48, output_type="np")
     assert result.frames.shape == (1, 9, 128, 192, 3)
     assert np.isfinite(result.frames).all()
 
@@ -247,6 +261,32 @@ def test_going_on_from_released_weights_begins_the_last_phase_with_them(tmp_path
     run_denoiser(TOY, replace(again, until=3))
     with safe_open(tmp_path / "again" / "denoiser.safetensors", "pt") as file:
         assert file.metadata() == {"step": "3", "count": "1"}  # one step of the last phase
+
+
+def test_image_to_video_begins_as_text_to_video():
+    torch.manual_seed(0)
+    start = build_transformer(TOY.architecture).eval()
+    start.set_attn_processor(BatchedAttention())
+    noisy, text, t = torch.randn(2, 3, 8, 16, 24), torch.randn(2, 5, 16), torch.tensor([500, 30])
+    rope = denoiser.rotary(3, head_dim=16)
+    with torch.no_grad():
+        wanted = start(noisy, text, t, image_rotary_emb=rope).sample
+        both = torch.cat([noisy, torch.randn_like(noisy)], dim=2)
+        got = build_animator(TOY, start).eval()(both, text, t, image_rotary_emb=rope).sample
+    assert torch.allclose(wanted, got, atol=1e-6)
+
+
+def test_the_picture_stands_in_the_first_frame_only(tmp_path, small_shards):
+    (tmp_path / "w").mkdir()
+    shop = Workshop(tmp_path / "w")
+    run_vae(TOY, shop)
+    run_latents(TOY, shop, lambda text: None)
+    shelves = {9: latents.load_shelf(shop.folder, TOY.shelves[0])}
+    phase = TOY.animator_phases[0]
+    words, pictures = (denoiser.draw_batch(shelves, build_tokenizer(), phase, 1.0, seed=5, step=1, pictures=p) for p in (False, True))
+    assert words.beside.shape[2] == 0
+    assert pictures.beside.shape == pictures.latents.shape
+    assert pictures.beside[:, 0].abs().min() > 0 and not pictures.beside[:, 1:].any()
 
 
 def test_the_objective_matches_the_scheduler():

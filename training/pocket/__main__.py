@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from .card import write_card
-from .recipe import Recipe, Workshop, export, extended, run_decoder, run_denoiser, run_latents, run_reader, run_vae
+from .recipe import Recipe, Workshop, export, extended, run_animator, run_decoder, run_denoiser, run_latents, run_reader, run_vae
 
-STAGES = ("vae", "latents", "reader", "denoiser", "decoder", "export", "card")
+STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "card")
 
 
 def say(text: str) -> None:
@@ -33,7 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("STAGE", "STEPS"),
-        help="add steps to the last phase of vae, decoder or denoiser; a finished stage goes on from its checkpoint",
+        help="add steps to the last phase of vae, decoder, denoiser or animator; a finished stage goes on from its checkpoint",
     )
     parser.add_argument("--released", type=Path, help="go on from the weights of this pipeline: latents, then the denoiser's last phase")
     parser.add_argument("--save-every", type=float, default=90.0, help="seconds between checkpoints")
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         "latents": lambda: run_latents(recipe, shop, say),
         "reader": lambda: run_reader(recipe, shop),
         "denoiser": lambda: run_denoiser(recipe, shop),
+        "animator": lambda: run_animator(recipe, shop),
         "decoder": lambda: run_decoder(recipe, shop),
         "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)['parameters']}"),
         "card": lambda: write_card(recipe, asked.work, asked.out),

@@ -63,6 +63,7 @@ PHASES = (
     DenoiserPhase(300, 8064, ((25, 7, 0.75), (25, 3, 0.05), (1, 1, 0.2))),
     DenoiserPhase(1500, 8064, ((25, 7, 0.92), (25, 5, 0.02), (25, 3, 0.02), (49, 13, 0.04))),
 )
+ANIMATOR_PHASES = (DenoiserPhase(600, 8064, ((25, 7, 0.96), (49, 13, 0.04))),)
 TEXT_LENGTHS = (0, 32, 48, 64, 226)
 """Padding is attended to, so the text is padded to several lengths; 0 means the longest caption of the batch,
 which is cheapest, and 226 is the stock pipeline's default."""
@@ -111,10 +112,11 @@ def tell_time(transformer: nn.Module) -> None:
 class Batch:
     """latents: (B, f, C, h, w) scaled; cover: (B, f, 1, h, w), share of subject; ids: (B, L); t: (B,); noise as latents.
 
-    answers: (B, questions), see `reader`.
+    answers: (B, questions), see `reader`. beside: (B, f, C or 0, h, w), the picture a clip starts from, where there is one.
     """
 
     latents: Tensor
+    beside: Tensor
     cover: Tensor
     ids: Tensor
     answers: Tensor
@@ -125,8 +127,12 @@ class Batch:
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
-def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, scale: float, *, seed: int, step: int) -> Batch:
-    """Everything random about a step, a pure function of (seed, step) and the cached clips."""
+def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, scale: float, *, seed: int, step: int,
+               pictures: bool = False) -> Batch:
+    """Everything random about a step, a pure function of (seed, step) and the cached clips.
+
+    `pictures`: the batch is for image to video: each clip's first frame, encoded by itself, stands beside the noise.
+    """
     rng = np.random.default_rng((seed, step))
     frames, used, _ = phase.mix[rng.choice(len(phase.mix), p=[m[2] for m in phase.mix])]
     cached = shelves[frames]
@@ -139,15 +145,22 @@ def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, s
     length = int(rng.choice(TEXT_LENGTHS, p=TEXT_LENGTH_SHARES))
     padding = {"padding": "max_length", "max_length": length, "truncation": True} if length else {"padding": "longest"}
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    moments = cached.moments[rows][:, :, :, :used].float()
-    draw = torch.randn(moments[:, 0].shape, generator=generator)
-    latents = ((moments[:, 0] + draw * moments[:, 1]) * scale).transpose(1, 2)
+    latents = _drawn(cached.moments[rows][:, :, :, :used], generator) * scale
+    beside = torch.zeros_like(latents)
+    if pictures:  # the other frames of the picture's channels stay empty, as in diffusers' pipeline
+        beside[:, :1] = _drawn(cached.first[rows], generator) * scale
     mask = cached.mask[rows][:, :used]
     u = (torch.arange(size) + torch.rand(size, generator=generator)) / size
     t = (1000 * focus(u)).long().clamp(0, 999)
     noise = torch.randn(latents.shape, generator=generator)
     ids = tokenizer(captions, return_tensors="pt", **padding).input_ids
-    return Batch(latents, mask[:, :, None].float() / 255, ids, right, t, noise)
+    return Batch(latents, beside if pictures else beside[:, :, :0], mask[:, :, None].float() / 255, ids, right, t, noise)
+
+
+def _drawn(moments: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 2, C, f, h, w) means and deviations -> (B, f, C, h, w), one draw."""
+    mean, deviation = moments.float().unbind(1)
+    return (mean + torch.randn(mean.shape, generator=generator) * deviation).transpose(1, 2)
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -170,18 +183,24 @@ def predict(transformer, noisy: Tensor, text: Tensor, t: Tensor, rope: tuple[Ten
     return transformer.proj_out(transformer.norm_out(transformer.norm_final(video), temb=emb)), halfway
 
 
-def v_loss(model: nn.ModuleDict, alphas: Tensor, batch: Batch, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, dict]:
-    """Weighted mean squared error of v, and the helpers' losses. `alphas`: the scheduler's alphas_cumprod in fp32."""
+def v_error(transformer, alphas: Tensor, batch: Batch, text: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, float, Tensor]:
+    """(subject-weighted mean squared error of v, the plain one, video tokens halfway up).
+
+    `alphas`: the scheduler's alphas_cumprod in fp32. Curves show the plain one, so that different weightings compare.
+    """
     a = alphas[batch.t].view(-1, 1, 1, 1, 1)
     noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
     target = to_tokens(a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents)
-    cover = to_tokens(batch.cover)
+    output, halfway = predict(transformer, torch.cat([noisy, batch.beside], dim=2), text, batch.t, rope)
+    weight = (1 + SUBJECT_WEIGHT * to_tokens(batch.cover)).repeat(1, 1, batch.latents.shape[2])
+    error = (output.float() - target).square()
+    return (weight * error).mean() / (1 + SUBJECT_WEIGHT * batch.cover.mean()), float(error.detach().mean()), halfway
+
+
+def v_loss(model: nn.ModuleDict, alphas: Tensor, batch: Batch, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, dict]:
+    """The error of v and the helpers' losses, for the transformer and the text encoder together."""
     text = model["text_encoder"](batch.ids).last_hidden_state
     reading, facts = reading_loss(model["reading"], text, batch.answers)
-    output, halfway = predict(model["transformer"], noisy, text, batch.t, rope)
-    sketch = functional.binary_cross_entropy_with_logits(model["sketch"](halfway).float(), cover)
-    weight = (1 + SUBJECT_WEIGHT * cover).repeat(1, 1, batch.latents.shape[2])
-    error = (output.float() - target).square()
-    loss = (weight * error).mean() / (1 + SUBJECT_WEIGHT * batch.cover.mean()) + READING_SHARE * reading + SKETCH_SHARE * sketch
-    # Unweighted, so that curves of different weightings compare.
-    return loss, facts | {"v_mse": float(error.detach().mean()), "sketch": float(sketch.detach())}
+    loss, plain, halfway = v_error(model["transformer"], alphas, batch, text, rope)
+    sketch = functional.binary_cross_entropy_with_logits(model["sketch"](halfway).float(), to_tokens(batch.cover))
+    return loss + READING_SHARE * reading + SKETCH_SHARE * sketch, facts | {"v_mse": plain, "sketch": float(sketch.detach())}

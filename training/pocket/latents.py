@@ -1,9 +1,10 @@
 """Stage 2: encode scenes once, so that the denoiser never waits for the autoencoder.
 
-A shard holds the posterior of consecutive scenes of one clip length, in bf16, and each
-latent's share of subject (the mask). Scenes and captions are not stored: both are functions
-of the seed. Shards are written atomically and each is a pure function of (seed, frames,
-shard number), so making them may be stopped, resumed, or spread over several processes.
+A shard holds the posterior of consecutive scenes of one clip length, in bf16, that of each
+first frame by itself (what an image-to-video model is given), and each latent's share of
+subject (the mask). Scenes and captions are not stored: both are functions of the seed. Shards
+are written atomically and each is a pure function of (seed, frames, shard number), so making
+them may be stopped, resumed, or spread over several processes.
 """
 
 from __future__ import annotations
@@ -66,30 +67,38 @@ def make_shard(vae: AutoencoderKLCogVideoX, folder: Path, shelf: Shelf, number: 
     path = shard_path(folder, shelf, number)
     if path.exists():
         return
-    moments, masks = [], []
+    moments, first, masks = [], [], []
     for index in range(number * SHARD, (number + 1) * SHARD):
         clip = world.render(world.scene_at(shelf.seed(seed), index), shelf.frames)
-        with torch.autocast(device, torch.bfloat16):
-            posterior = vae.encode(to_tensor(clip.video, device)).latent_dist
-        moments.append(torch.stack([posterior.mean[0], posterior.std[0]]).bfloat16().cpu())
+        moments.append(_moments(vae, clip.video, device))
+        first.append(_moments(vae, clip.video[:1], device))
         masks.append(torch.from_numpy(latent_mask(clip.mask)))
     part = path.with_suffix(f".{os.getpid()}.part")
-    save_file({"moments": torch.stack(moments), "mask": torch.stack(masks)}, part)
+    save_file({"moments": torch.stack(moments), "first": torch.stack(first), "mask": torch.stack(masks)}, part)
     part.replace(path)
+
+
+def _moments(vae: AutoencoderKLCogVideoX, video: np.ndarray, device: str) -> Tensor:
+    """Mean and deviation, bf16 (2, C, f, h, w), of a clip (F, H, W, 3)."""
+    with torch.autocast(device, torch.bfloat16):
+        posterior = vae.encode(to_tensor(video, device)).latent_dist
+    return torch.stack([posterior.mean[0], posterior.std[0]]).bfloat16().cpu()
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A loaded shelf. moments: (N, 2, C, f, h, w) mean and deviation; mask: (N, f, h, w) uint8."""
+    """A loaded shelf. moments: (N, 2, C, f, h, w) mean and deviation; first: (N, 2, C, 1, h, w) of the first frame by
+    itself; mask: (N, f, h, w) uint8."""
 
     shelf: Shelf
     moments: Tensor
+    first: Tensor
     mask: Tensor
 
 
 def load_shelf(folder: Path, shelf: Shelf) -> Cached:
     shards = [load_file(shard_path(folder, shelf, n)) for n in range(shelf.clips // SHARD)]
-    return Cached(shelf, torch.cat([s["moments"] for s in shards]), torch.cat([s["mask"] for s in shards]))
+    return Cached(shelf, *(torch.cat([shard[part] for shard in shards]) for part in ("moments", "first", "mask")))
 
 
 def latent_scale(cached: Cached) -> float:

@@ -7,6 +7,7 @@ Declares sizes only; nothing here trains. `save_pipeline` writes the layout that
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +57,12 @@ def build_vae(arch: Architecture) -> AutoencoderKLCogVideoX:
     )
 
 
-def build_transformer(arch: Architecture) -> CogVideoXTransformer3DModel:
+def build_transformer(arch: Architecture, *, pictures: bool = False) -> CogVideoXTransformer3DModel:
+    """`pictures`: for image to video, with the picture's latents in as many channels again."""
     return CogVideoXTransformer3DModel(
         num_attention_heads=arch.heads,
         attention_head_dim=arch.head_dim,
-        in_channels=LATENT_CHANNELS,
+        in_channels=LATENT_CHANNELS * (2 if pictures else 1),
         out_channels=LATENT_CHANNELS,
         time_embed_dim=arch.time_dim,
         text_embed_dim=arch.text_dim,
@@ -133,4 +135,26 @@ def save_pipeline(
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes for the owner only
     (folder / "latent_rgb.json").write_text(json.dumps(latent_rgb, indent=1) + "\n")
+    _recommend(folder, recommended)
+
+
+def _recommend(folder: Path, recommended: dict) -> None:
     (folder / "sprocket.json").write_text(json.dumps({"recommended": recommended, "max_frames": 49}, indent=1) + "\n")
+
+
+def save_animator(folder: Path, transformer: CogVideoXTransformer3DModel, text_to_video: Path, *, recommended: dict) -> None:
+    """Write an image-to-video pipeline in bf16 beside the text-to-video one it was trained from.
+
+    Everything but the transformer is that one's, and is linked, not copied.
+    """
+    transformer.to(torch.bfloat16).save_pretrained(folder / "transformer", safe_serialization=True)
+    for path in (folder / "transformer").glob("*.safetensors"):
+        path.chmod(0o644)
+    index = json.loads((text_to_video / "model_index.json").read_text())
+    index["_class_name"] = "CogVideoXImageToVideoPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for shared in ("scheduler", "text_encoder", "tokenizer", "vae", "latent_rgb.json"):
+        link = folder / shared
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(os.path.relpath(text_to_video / shared, folder)))
+    _recommend(folder, recommended)

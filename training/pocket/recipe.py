@@ -1,4 +1,4 @@
-"""The recipe, stage by stage: vae -> latents, reader -> denoiser, decoder, each resumable, then export.
+"""The recipe, stage by stage: vae -> latents, reader -> denoiser -> animator, decoder, each resumable, then export.
 
 Every stage reads what the stage before left in the work folder and leaves one file (or shards)
 there; a stage that is done is skipped. The same functions run on CPU and GPU.
@@ -25,6 +25,7 @@ from .models import (
     build_text_encoder,
     build_transformer,
     build_vae,
+    save_animator,
     save_pipeline,
 )
 from .tokenizer import build_tokenizer
@@ -54,6 +55,8 @@ class Recipe:
     denoiser_lr: float = 3e-3
     released_lr: float = 2e-3
     """Of the denoiser where it goes on from released weights."""
+    animator_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.ANIMATOR_PHASES
+    animator_lr: float = 2e-3
     recommended_steps: int = 20
     recommended_guidance: float = 5.0
 
@@ -77,8 +80,8 @@ def extended(recipe: Recipe, stage: str, steps: int) -> Recipe:
     The learning rate follows the longer schedule, so a stage that had ended warms up again.
     """
     field_name = f"{stage}_phases"
-    if field_name not in ("vae_phases", "decoder_phases", "denoiser_phases"):
-        raise ValueError(f"stage {stage!r} has no steps to extend; choose vae, decoder or denoiser")
+    if field_name not in ("vae_phases", "decoder_phases", "denoiser_phases", "animator_phases"):
+        raise ValueError(f"stage {stage!r} has no steps to extend; choose vae, decoder, denoiser or animator")
     *first, last = getattr(recipe, field_name)
     changed: dict[str, Any] = {field_name: (*first, replace(last, steps=last.steps + steps))}
     return replace(recipe, **changed)
@@ -190,6 +193,48 @@ def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
     return model
 
 
+def run_animator(recipe: Recipe, shop: Workshop) -> None:
+    """Stage 5: image to video, from the transformer of text to video; the text encoder stays as it is."""
+    pair = trained_denoiser(recipe, shop)
+    text_encoder = pair["text_encoder"].requires_grad_(False)
+    model = build_animator(recipe, pair["transformer"]).to(shop.device)
+    state = TrainState(model, shop.folder / "animator.safetensors", ("patch_embed", "proj_out"))
+    schedule = Schedule(_total(recipe.animator_phases), recipe.animator_lr, warmup=50, cooldown=0.65, ema=0.995)
+    draw = _batches(recipe, shop, recipe.animator_phases, pictures=True)
+    alphas = build_scheduler().alphas_cumprod.float().to(shop.device)
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch, rope = draw(step)
+        with torch.autocast(shop.device, torch.bfloat16):
+            with torch.no_grad():
+                text = text_encoder(batch.ids).last_hidden_state
+            loss, plain, _ = denoiser.v_error(model, alphas, batch, text, rope)
+        return loss, {"v_mse": plain}
+
+    _run(state, schedule, loss_at, shop)
+
+
+def trained_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
+    """What stage 4 left, or the released weights where it has not run."""
+    pair = build_denoiser(recipe, shop)
+    if not shop.released or (shop.folder / "denoiser.safetensors").exists():
+        load_average(pair, shop.folder / "denoiser.safetensors")
+    return pair
+
+
+@torch.no_grad()
+def build_animator(recipe: Recipe, start: nn.Module) -> Any:
+    """The transformer of image to video that does what `start`, that of text to video, does: the picture weighs nothing yet."""
+    model: Any = build_transformer(recipe.architecture, pictures=True)
+    model.set_attn_processor(BatchedAttention())
+    weights = dict(start.state_dict())
+    wide = torch.zeros_like(model.patch_embed.proj.weight)
+    narrow = weights.pop("patch_embed.proj.weight")
+    wide[:, : narrow.shape[1]] = narrow
+    model.load_state_dict({**weights, "patch_embed.proj.weight": wide})
+    return model
+
+
 def load_released(model: nn.Module, folder: Path) -> None:
     """Fill a model with the weights of its folder in a released pipeline, widened to the model's precision."""
     (file,) = folder.glob("*.safetensors")
@@ -203,23 +248,32 @@ def latent_scale(recipe: Recipe, shop: Workshop) -> float:
 
 
 def _denoiser_loss_at(model, recipe: Recipe, shop: Workshop):
-    tokenizer, device = build_tokenizer(), shop.device
-    alphas = build_scheduler().alphas_cumprod.float().to(device)
-    scale = latent_scale(recipe, shop)
-    shelves: dict[int, latents.Cached] = {}
+    alphas = build_scheduler().alphas_cumprod.float().to(shop.device)
+    draw = _batches(recipe, shop, recipe.denoiser_phases)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        phase = denoiser.phase_at(step, recipe.denoiser_phases)
+        batch, rope = draw(step)
+        with torch.autocast(shop.device, torch.bfloat16):
+            return denoiser.v_loss(model, alphas, batch, rope)
+
+    return loss_at
+
+
+def _batches(recipe: Recipe, shop: Workshop, phases: tuple[denoiser.DenoiserPhase, ...], *, pictures: bool = False):
+    """step -> (batch, rotary tables), on the device; shelves are read when they are first asked for."""
+    tokenizer, scale = build_tokenizer(), latent_scale(recipe, shop)
+    shelves: dict[int, latents.Cached] = {}
+
+    def draw(step: int) -> tuple[denoiser.Batch, tuple[Tensor, Tensor]]:
+        phase = denoiser.phase_at(step, phases)
         for shelf in recipe.shelves:
             if shelf.frames not in shelves and any(shelf.frames == m[0] for m in phase.mix):
                 shelves[shelf.frames] = latents.load_shelf(shop.folder, shelf)
-        batch = denoiser.draw_batch(shelves, tokenizer, phase, scale, seed=recipe.seed, step=step)
-        rope = denoiser.rotary(batch.latents.shape[1], head_dim=recipe.architecture.head_dim)
-        rope = (rope[0].to(device), rope[1].to(device))
-        with torch.autocast(device, torch.bfloat16):
-            return denoiser.v_loss(model, alphas, batch.to(device), rope)
+        batch = denoiser.draw_batch(shelves, tokenizer, phase, scale, seed=recipe.seed, step=step, pictures=pictures)
+        cos, sin = denoiser.rotary(batch.latents.shape[1], head_dim=recipe.architecture.head_dim)
+        return batch.to(shop.device), (cos.to(shop.device), sin.to(shop.device))
 
-    return loss_at
+    return draw
 
 
 def _run(state: TrainState, schedule: Schedule, loss_at, shop: Workshop) -> None:
@@ -250,13 +304,12 @@ def fit_latent_rgb(model, scale: float, *, seed: int, device: str = "cpu", clips
 
 
 def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
-    """Write the pipeline of the averaged weights; returns facts for the model card."""
+    """Write the pipeline of the averaged weights, and that of image to video beside it; returns facts for the model card."""
     model = load_vae(recipe, shop)
     scale = latent_scale(recipe, shop)
     model.register_to_config(scaling_factor=scale)
     rgb = fit_latent_rgb(model, scale, seed=recipe.seed, device=shop.device)
-    pair = build_denoiser(recipe, shop)
-    step = load_average(pair, shop.folder / "denoiser.safetensors")
+    pair = trained_denoiser(recipe, shop)
     recommended = {
         "num_inference_steps": recipe.recommended_steps,
         "guidance_scale": recipe.recommended_guidance,
@@ -265,10 +318,14 @@ def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
         "height": world.HEIGHT,
         "width": world.WIDTH,
     }
-    save_pipeline(out, model, pair["transformer"], pair["text_encoder"], latent_rgb=rgb, recommended=recommended)
     parts = {"vae": model, "transformer": pair["transformer"], "text_encoder": pair["text_encoder"]}
+    if (shop.folder / "animator.safetensors").exists():
+        parts["animator"] = build_animator(recipe, pair["transformer"])
+        load_average(parts["animator"], shop.folder / "animator.safetensors")
+    save_pipeline(out, model, pair["transformer"], pair["text_encoder"], latent_rgb=rgb, recommended=recommended)
+    if "animator" in parts:
+        save_animator(out.with_name(f"{out.name}-i2v"), parts["animator"], out, recommended=recommended)
     facts = {
-        "denoiser_step": step,
         "scaling_factor": scale,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "recipe": asdict(recipe),
