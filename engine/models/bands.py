@@ -88,7 +88,7 @@ class Bands:
             bottom = min(top + rows, high)
             band = hidden.new_empty(1, channels, before + frames, bottom - top + 2, wide)
             _fill(band[:, :, before:], hidden, top, bottom, above)
-            band[:, :, :before] = kept[index] if kept else band[:, :, before:before + 1]
+            band[:, :, :before].copy_(kept[index] if kept else band[:, :, before:before + 1], non_blocking=True)
             self._keep(conv, index, band[:, :, frames:])
             above = hidden[:, :, :, bottom - 1:bottom].clone() if overwrite else None
             result = F.conv3d(band, conv.conv.weight, conv.conv.bias, padding=(0, 0, 1))

@@ -55,7 +55,7 @@ def test_a_published_checkpoint(capsys: pytest.CaptureFixture[str], monkeypatch:
     code, small, _ = sprocket(capsys, monkeypatch, *base, "--width", "480", "--height", "320", "--frames", "9", "--steps", "20")
     assert (small["plan"]["frames"], small["plan"]["steps"], small["plan"]["width"]) == (9, 20, 480)
     assert small["forecast"]["stages"]["sample"] < made["forecast"]["stages"]["sample"]
-    assert (made["plan"]["quality"], small["plan"]["quality"]) == ("near-lossless", "lossless")
+    assert (made["plan"]["quality"], made["plan"]["placement"]["decode"]) == ("lossless", "banded")
     code, error, _ = sprocket(capsys, monkeypatch, *base, "--now")
     assert (code, error["error"]["code"]) == (3, "cannot_fit")
     assert list(tmp_path.iterdir()) == []
