@@ -31,11 +31,11 @@ SHIPPED = "magcache.json"
 class Magnitude:
     """Decides by the calibrated magnitudes alone, so which steps are skipped is known before the first one."""
 
-    threshold: float = 0.10
+    threshold: float = 0.11
     """Largest e of a skipped step."""
-    most: int = 5
+    most: int = 7
     """Most steps skipped in a row."""
-    retained: float = 0.26
+    retained: float = 0.28
     """Share of the steps at the start that are always run in full: there the picture is laid out."""
     last: int = 1
     """Steps at the end that are always run in full."""
@@ -43,7 +43,7 @@ class Magnitude:
     def schedule(self, changes: Sequence[float]) -> tuple[bool, ...]:
         """For each step: True where it is run in full. `changes`: g of every step, the first is not used."""
         steps, made = len(changes), []
-        first = max(1, math.ceil(self.retained * steps))
+        first = max(1, round(self.retained * steps))
         squares, row = 0.0, 0
         for step, change in enumerate(changes):
             squares, row = squares + change**2, row + 1
