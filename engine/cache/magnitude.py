@@ -5,7 +5,7 @@
 
 A step is skipped while e stays within the threshold; F is then taken from the last full step. The solver's fresh noise makes F
 walk at random, so distances add up by their squares. (The paper calibrates |F(t)| / |F(t-1)| of the hidden states' change. For
-the clean latents that is within 1 % of 1 from the second step on, and says nothing; how far they move falls from 20 % to 3 %.)
+the clean latents that is within 3 % of 1 from the third step on, and says nothing; how far they move falls from 20 % to 3 %.)
 
 The magnitudes g belong to one checkpoint, scheduler and number of steps. The pocket model's are shipped; for any other the first clip
 made with this cache is run in full, and its magnitudes are kept.
