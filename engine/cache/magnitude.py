@@ -5,7 +5,7 @@
 
 A step is skipped while e stays within the threshold; F is then taken from the last full step. The solver's fresh noise makes F
 walk at random, so distances add up by their squares. (The paper calibrates |F(t)| / |F(t-1)| of the hidden states' change. For
-the clean latents that is within 1 % of 1 from the second step on, and says nothing; how far they move falls from 20 % to 3 %.)
+the clean latents that is within 3 % of 1 from the third step on, and says nothing; how far they move falls from 20 % to 3 %.)
 
 The magnitudes g belong to one checkpoint, scheduler and number of steps. The pocket model's are shipped; for any other the first clip
 made with this cache is run in full, and its magnitudes are kept.
@@ -31,11 +31,11 @@ SHIPPED = "magcache.json"
 class Magnitude:
     """Decides by the calibrated magnitudes alone, so which steps are skipped is known before the first one."""
 
-    threshold: float = 0.10
+    threshold: float = 0.11
     """Largest e of a skipped step."""
-    most: int = 5
+    most: int = 7
     """Most steps skipped in a row."""
-    retained: float = 0.26
+    retained: float = 0.28
     """Share of the steps at the start that are always run in full: there the picture is laid out."""
     last: int = 1
     """Steps at the end that are always run in full."""
@@ -43,7 +43,7 @@ class Magnitude:
     def schedule(self, changes: Sequence[float]) -> tuple[bool, ...]:
         """For each step: True where it is run in full. `changes`: g of every step, the first is not used."""
         steps, made = len(changes), []
-        first = max(1, math.ceil(self.retained * steps))
+        first = max(1, round(self.retained * steps))
         squares, row = 0.0, 0
         for step, change in enumerate(changes):
             squares, row = squares + change**2, row + 1

@@ -33,7 +33,7 @@ WITHOUT, GIVEN = 0, 1
 """Rows of guidance: without the words, with them."""
 
 
-POLICIES = {"first-block": FirstBlock(), "pab": Broadcast(), "magcache": Magnitude(), "taylorseer": Taylor()}
+POLICIES: dict[str, Any] = {"first-block": FirstBlock(), "pab": Broadcast(), "magcache": Magnitude(), "taylorseer": Taylor()}
 
 
 class Shortcut:

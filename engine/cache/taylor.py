@@ -33,7 +33,7 @@ class Taylor:
 
     def schedule(self, steps: int) -> tuple[bool, ...]:
         """For each step: True where it is run in full."""
-        every, first = max(1, round(self.every * steps)), max(1, math.ceil(self.retained * steps))
+        every, first = max(1, round(self.every * steps)), max(1, round(self.retained * steps))
         made, since = [], every
         for step in range(steps):
             full = step < first or step >= steps - self.last or since >= every

@@ -14,6 +14,7 @@ from engine.cache.broadcast import Broadcast
 from engine.cache.first_block import FirstBlock
 from engine.cache.gate import first_gated
 from engine.cache.magnitude import Magnitude, read_changes, with_changes
+from engine.cache.measured import measured, table, words, work_share
 from engine.cache.taylor import Taylor, differences, predicted
 from engine.errors import Cancelled, CannotFit, InvalidRequest
 from engine.events import Event, Resumed, Stage, StepDone
@@ -328,3 +329,15 @@ def test_pab_does_not_go_with_chunks(job_of: Callable[..., Plan]) -> None:
     check_executable(job)
     with pytest.raises(CannotFit, match="pab"):
         check_executable(replace(job, placement=replace(job.placement, feed_forward="chunked")))
+
+
+def test_the_docs_show_what_was_measured() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "speed.md").read_text()
+    assert measured().rows and [line for line in table() if line not in text] == []
+    best = next(row for row in measured().rows if (row.cache, row.cfg_gate) == ("magcache", 1.0))
+    assert any(f"{best.flops_ratio:.1f} times less arithmetic" in sentence for sentence in words("magcache", 1.0))
+    assert words("off", 1.0) == []
+    assert work_share("off", 1.0, 50, True) == 1.0
+    assert work_share("off", 0.5, 50, True) == 0.75 and work_share("off", 0.5, 50, False) == 1.0
+    assert work_share("taylorseer", 1.0, 50, True) == 0.4
+    assert work_share("magcache", 1.0, 50, True) == pytest.approx(1 / best.flops_ratio)
