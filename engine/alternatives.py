@@ -12,7 +12,7 @@ from typing import Any
 from engine.choices import ORDER, PROFILES, Policy, Way, fits_in, permitted
 from engine.errors import CannotFit
 from engine.hardware import Hardware
-from engine.memory import Placement, Shape
+from engine.memory import Placement
 from engine.memory.corrections import Correction, placement_kind
 from engine.plan import Plan, Timing, forecast_stages, plan
 
@@ -58,7 +58,7 @@ class Alternatives:
 
 def alternatives(made: Plan, hardware: Hardware, timings: Sequence[Timing], known: Sequence[Correction] = ()) -> Alternatives:
     """What `made` could be instead, on `hardware` as it was planned for. `known`: corrections of its model and device."""
-    request, shape = made.request(), Shape(made.frames, made.height, made.width, made.guided)
+    request, shape = made.request(), made.shape
     policy = Policy(profile=made.profile, quality=made.allowed or None, corrections=tuple(known))
     within = replace(hardware, free_bytes=min(hardware.free_bytes, made.budget)) if made.budget else hardware
     allowed = [way.placement for way in permitted(made.spec, shape, made.dtype, within, policy)]

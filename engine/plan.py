@@ -113,6 +113,11 @@ class Plan:
         """Steps that are really run, at least 1: with `strength` below 1 the first ones are left out, as in diffusers."""
         return sampled_steps(self.steps, self.strength)
 
+    @property
+    def shape(self) -> Shape:
+        """What memory formulas need to know of the clip."""
+        return Shape(self.frames, self.height, self.width, self.guided, _given(self.mode, self.frames), self.cache)
+
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -171,7 +176,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     strength = _strength(request, steps)
     dtype = _dtype(spec, hardware)
     cache, gate = _shortcuts(request, guidance, policy)
-    shape = Shape(frames, height, width, guidance > 1.0, {"i2v": 1, "v2v": frames}.get(request.mode, 0), cache)
+    shape = Shape(frames, height, width, guidance > 1.0, _given(request.mode, frames), cache)
     kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
     if kernel in LOSSY and policy.quality not in (None, "fast"):
         raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
@@ -285,6 +290,11 @@ def _shortcuts(request: GenerationRequest, guidance: float, policy: Policy) -> t
             raise InvalidRequest(field, f"is {value}, which changes the picture more than quality {policy.quality} allows. Ask for "
                                         f"quality fast, or leave {field} out.")
     return cache, gate
+
+
+def _given(mode: str, frames: int) -> int:
+    """Frames of the image or video that is encoded first."""
+    return {"i2v": 1, "v2v": frames}.get(mode, 0)
 
 
 def _quality(way: Way, *, lossy: bool) -> str:
