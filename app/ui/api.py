@@ -137,6 +137,13 @@ def add_endpoints(studio: Any) -> None:
         studio.cancel(_identifier("job_id", job_id), owner=OWNER)
         return job_state(job_id)
 
+    endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
+                                           *_batch_endpoints(studio, job_state)]
+    for endpoint in endpoints:
+        gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
+
+
+def _clips_endpoint(studio: Any) -> Callable[..., dict]:
     def clips(words: Any = None, page: Any = None) -> dict:
         """Finished clips, newest first, 24 a page; every one of `words` occurs in the prompt or the name."""
         if words is not None and (not isinstance(words, str) or len(words) > MAX_WORDS):
@@ -147,10 +154,7 @@ def add_endpoints(studio: Any) -> None:
         shown = [clip_json(clip) for clip in found.clips]
         return {"clips": shown, "page": found.page, "pages": found.pages, "total": found.total}
 
-    endpoints: list[Callable[..., Any]] = [submit, job, cancel, clips, _models_endpoint(studio), _loras_endpoint(studio),
-                                           *_batch_endpoints(studio, job_state)]
-    for endpoint in endpoints:
-        gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
+    return clips
 
 
 def _models_endpoint(studio: Any) -> Callable[[], dict]:

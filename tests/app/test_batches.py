@@ -55,9 +55,9 @@ def test_all_or_none(studio: Studio, bad: Any, field: str, says: str) -> None:
     assert studio.jobs() == ()
 
 
-@pytest.mark.parametrize("requests", [[], [{"prompt": "x"}] * 17, "abc", {"prompt": "x"}, None, 7])
+@pytest.mark.parametrize("requests", [[], [{"prompt": "x"}] * 33, "abc", {"prompt": "x"}, None, 7])
 def test_a_batch_has_an_end(studio: Studio, requests: Any) -> None:
-    with pytest.raises(InvalidRequest, match="list of 1 to 16 requests") as caught:
+    with pytest.raises(InvalidRequest, match="list of 1 to 32 requests") as caught:
         studio.submit_batch(requests)
     assert caught.value.field == "requests" and studio.jobs() == ()
 
@@ -158,8 +158,8 @@ def test_an_interrupt_cancels_the_rest(run: Run, monkeypatch: pytest.MonkeyPatch
     (["--seeds", "1,2", "--seed", "1"], "seeds", "Use one of them"), (["--seeds", "1", "--count", "2"], "seeds", "Use one of them"),
     (["--seeds", "1,x"], "seeds", "'x'"), (["--seeds", ""], "seeds", "''"), (["--seeds", "1,,2"], "seeds", "whole numbers"),
     (["--seeds", "-1"], "seeds", "'-1'"), (["--seeds", "1,1"], "seeds", "twice"), (["--seeds", str(2**63)], "seed", "2^63"),
-    (["--seeds", "9" * 5000], "seeds", "whole numbers"), (["--count", "0"], "count", "1 to 16"), (["--count", "17"], "count", "1 to 16"),
-    (["--count", "2", "--seed", str(2**63 - 1)], "seed", "2^63"), (["--count", "9", "--prompt", "b"], "prompt", "make 18 clips"),
+    (["--seeds", "9" * 5000], "seeds", "whole numbers"), (["--count", "0"], "count", "1 to 32"), (["--count", "33"], "count", "1 to 32"),
+    (["--count", "2", "--seed", str(2**63 - 1)], "seed", "2^63"), (["--count", "17", "--prompt", "b"], "prompt", "make 34 clips"),
     (["--prompt", " "], "prompt", "is empty"), (["--count", "2", "--out", "x.mp4"], "out", "one file"),
     (["--count", "2", "--frames", "26"], "frames", "25")])
 def test_refusals(run: Run, arguments: list[str], field: str, says: str) -> None:
