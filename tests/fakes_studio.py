@@ -113,6 +113,13 @@ class FakeStudio:
         self._count += 1
         return f"{self._count:08x}{uuid.uuid4().hex[:24]}"
 
+    def submit_batch(self, requests: Any, *, owner: str = "local", project_id: str | None = None, idempotency_key: str | None = None,
+                     made_from: str | None = None) -> tuple[Job, ...]:
+        wishes = [self._checked(request) for request in requests]
+        return tuple(self.submit(wish, owner=owner, project_id=project_id, made_from=made_from,
+                                 idempotency_key=f"{idempotency_key}.{number}" if idempotency_key else None)
+                     for number, wish in enumerate(wishes))
+
     def submit(
         self,
         request: Any,

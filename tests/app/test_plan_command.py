@@ -51,12 +51,14 @@ def test_a_published_checkpoint(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert (code, made["runs"], made["model"]["installed"]) == (0, False, False)
     assert made["forecast"]["device_bytes"] <= 8 * 2**30
     assert made["plan"]["placement"]["transformer"]["residency"] == "streamed"
-    assert any("one tile to its end" in reason for reason in made["missing"])
+    assert made["missing"] == []
     code, small, _ = sprocket(capsys, monkeypatch, *base, "--width", "480", "--height", "320", "--frames", "9", "--steps", "20")
     assert (small["plan"]["frames"], small["plan"]["steps"], small["plan"]["width"]) == (9, 20, 480)
     assert small["forecast"]["stages"]["sample"] < made["forecast"]["stages"]["sample"]
     assert (made["plan"]["quality"], made["plan"]["placement"]["decode"]) == ("lossless", "banded")
-    code, error, _ = sprocket(capsys, monkeypatch, *base, "--now")
+    code, now, _ = sprocket(capsys, monkeypatch, *base, "--now")
+    assert (code, now["plan"]["placement"]) == (0, made["plan"]["placement"])
+    code, error, _ = sprocket(capsys, monkeypatch, *base, "--budget", "1GiB")
     assert (code, error["error"]["code"]) == (3, "cannot_fit")
     assert list(tmp_path.iterdir()) == []
 

@@ -58,7 +58,7 @@ class Recipe:
     animator_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.ANIMATOR_PHASES
     animator_lr: float = 2e-3
     recommended_steps: int = 20
-    recommended_guidance: float = 5.0
+    recommended_guidance: float = 2.5
 
 
 @dataclass(frozen=True)
