@@ -120,15 +120,8 @@ class FakeStudio:
                                  idempotency_key=f"{idempotency_key}.{number}" if idempotency_key else None)
                      for number, wish in enumerate(wishes))
 
-    def submit(
-        self,
-        request: Any,
-        *,
-        owner: str = "local",
-        project_id: str | None = None,
-        idempotency_key: str | None = None,
-        made_from: str | None = None,
-    ) -> Job:
+    def submit(self, request: Any, *, owner: str = "local", project_id: str | None = None, idempotency_key: str | None = None,
+               made_from: str | None = None) -> Job:
         if idempotency_key in self._keys:
             return self._jobs[self._keys[idempotency_key]]
         wish = self._checked(request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request))

@@ -352,8 +352,8 @@ def test_a_batch_is_asked_for_seen_and_cancelled_as_one(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("sent", "words"), [
-    ([{"prompt": "a"}, {"prompt": ""}], "In request 2 of 2; none was taken"), ([], "1 to 16"), ("abc", "1 to 16"), (None, "1 to 16"),
-    ([5], "must be an object"), ([{"prompt": "a"}] * 17, "not 17 of them"), ([{"prompt": "a", "seed": "7"}], "whole number")])
+    ([{"prompt": "a"}, {"prompt": ""}], "In request 2 of 2; none was taken"), ([], "1 to 32"), ("abc", "1 to 32"), (None, "1 to 32"),
+    ([5], "must be an object"), ([{"prompt": "a"}] * 33, "not 33 of them"), ([{"prompt": "a", "seed": "7"}], "whole number")])
 def test_a_bad_batch_takes_nothing(site: Site, client: Client, sent: Any, words: str) -> None:
     before = len(site.studio.jobs(limit=500))
     with pytest.raises(AppError, match=words):
