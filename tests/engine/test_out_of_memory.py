@@ -147,11 +147,12 @@ def test_weights_that_do_not_go_into_memory_are_not_called_damaged(tmp_path: Pat
     def full(*_args: Any, **_more: Any) -> Any:
         raise an_error("cpu")
 
-    monkeypatch.setattr("engine.models.cogvideox.T5EncoderModel.from_pretrained", full)
-    with pytest.raises(MemoryRanOut) as caught:
-        events(job, tmp_path, ModelCache(), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.models.loading.WeightFiles.fill", full)
+        with pytest.raises(MemoryRanOut) as caught:
+            events(job, tmp_path, ModelCache(), tmp_path)
     assert caught.value.phase == "load"
-    monkeypatch.setattr("engine.models.cogvideox.T5EncoderModel.from_pretrained", lambda *a, **k: (_ for _ in ()).throw(OSError("bits")))
+    monkeypatch.setattr("transformers.T5Config.from_pretrained", lambda *a, **k: (_ for _ in ()).throw(OSError("bits")))
     with pytest.raises(ModelInvalid, match="cannot be loaded"):
         events(job, tmp_path, ModelCache(), tmp_path)
 
