@@ -107,9 +107,10 @@ def take_pictures(browser: Browser, url: str, studio: Studio, out: Path) -> None
     page = open_page(browser, url, "/?view=create", DESK, "dark")
     page.fill("#field-prompt textarea", PROMPTS[-1])
     page.fill("#field-seed input, #field-seed textarea", "7")
+    page.locator("#field-steps input[type=number]").fill("60")  # long enough to be seen between two looks of the page
     page.keyboard.press("Control+Enter")
     page.wait_for_function(
-        "() => { const s = document.querySelector('#stage .caption-line'); return s && /step ([6-9]|1[0-9]) of/.test(s.textContent) }",
+        "() => { const s = document.querySelector('#stage .caption-line'); return s && /step ([6-9]|[1-5][0-9]) of/.test(s.textContent) }",
         timeout=600_000,
     )
     save(page, out / "create-running.png")
