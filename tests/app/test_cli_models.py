@@ -54,7 +54,7 @@ def test_download_stopped_by_ctrl_c_goes_on_then_verify_and_delete(run: Run, hub
     assert (made["name"], made["state"], made["revision"]) == (REPO, "ready", hub.repos[REPO].revision)
     assert hub.bodies() - before < whole - 1_000_000
     report = run.json("models", "verify")
-    assert report["ok"] and {m["name"]: m["checked"] for m in report["models"]} == {"pocket": 0, REPO: 12}
+    assert report["ok"] and {m["name"]: m["checked"] for m in report["models"]} == {"pocket": 0, "pocket-i2v": 0, REPO: 12}
     assert run("models", "download", REPO)[0] == 1  # it is here already
     (Path(made["folder"]) / "vae" / "config.json").write_text("{}")
     code, out, _err = run("models", "verify", REPO)
@@ -74,7 +74,7 @@ def test_refusals_have_codes_and_say_what_to_do(run: Run, hub: LocalHub, own_dat
 
 def test_the_list_has_what_is_here_and_what_could_be(run: Run, hub: LocalHub, own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = run.json("models", "list")
-    assert [m["name"] for m in listed["models"]] == ["pocket"] and listed["models"][0]["native_frames"] == 25
+    assert [m["name"] for m in listed["models"]] == ["pocket", "pocket-i2v"] and listed["models"][0]["native_frames"] == 25
     assert "zai-org/CogVideoX1.5-5B-I2V" in [m["name"] for m in listed["available"]]
     assert run.json("models", "add", str(pocket_dir())) == {"name": "pocket"}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

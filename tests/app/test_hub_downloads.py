@@ -103,7 +103,7 @@ def test_a_whole_download(hub: LocalHub, settings: Settings, models: Hub, fetch:
     assert manifest["revision"] == hub.repos[REPO].revision and manifest["licence"] == "apache-2.0"
     card = next(card for card in models.cards() if card.name == REPO)
     assert card.ready and card.revision == hub.repos[REPO].revision and card.size_bytes and card.origin == "hub"
-    assert [spec.name for spec in installed(models_dir=settings.models_dir)] == ["pocket", REPO]
+    assert [spec.name for spec in installed(models_dir=settings.models_dir)] == ["pocket", "pocket-i2v", REPO]
     assert not (settings.models_dir / DOWNLOADS / "me--pocket").exists()
     assert all(asked.token is None for asked in hub.asked)
     with pytest.raises(NotAllowed, match="already here"):

@@ -31,7 +31,7 @@ def test_a_downloaded_model_makes_a_clip(tmp_path: Path, own_data_dir: Path, mon
         try:
             studio.hub.ask("me/tiny")
             assert main(["me/tiny"]) == 0
-            assert [spec.name for spec in studio.models()] == ["pocket", "me/tiny"]
+            assert [spec.name for spec in studio.models()] == ["pocket", "pocket-i2v", "me/tiny"]
             job = studio.submit({"prompt": "a red fox", "model": "me/tiny", "steps": 2, "seed": 7, "frames": 9}, reserve=True)
             done = studio.run_here(job.id)
             said = f"{done.error_code}: {done.error}"
