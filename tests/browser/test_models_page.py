@@ -58,7 +58,7 @@ def empty_shelf(site: Site, hub: LocalHub) -> Iterator[None]:
         wait_for(lambda known=known: site.studio.hub.download(known.name).phase.ended, "the end of a download")
         site.studio.hub.discard(known.name)
     for each in site.studio.hub.cards():
-        if each.folder is not None and each.name != "pocket":
+        if each.folder is not None and each.origin != "embedded":
             site.studio.hub.delete(each.name)
 
 
@@ -192,6 +192,6 @@ def test_a_phone_needs_no_sideways_scrolling(site: Site, open_page: Callable[...
     shutil.copytree(pocket_dir(), long)
     site.studio.hub.add(str(long))
     page = open_page("/?view=models", phone=True, dark=dark)
-    expect(page.locator(".model")).to_have_count(2 + len(KNOWN))
+    expect(page.locator(".model")).to_have_count(3 + len(KNOWN))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     wait_for(lambda: page.evaluate("document.body.classList.contains('dark')") == dark, "the light")

@@ -239,17 +239,12 @@ def test_a_phone_needs_no_sideways_scrolling(site: Site, open_page: Callable[...
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-# ---- the true engine, on tiny models
+# ---- the true engine, on the models that ship
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Supervisor, worker and engine as they are; 'words' and 'still' have random weights and the true architecture."""
-    from tests.engine.tiny import save_tiny
-
-    folder = tmp_path_factory.mktemp("real")
-    save_tiny(folder / "models" / "words", "rope")
-    save_tiny(folder / "models" / "still", "i2v-rope")
-    settings = Settings(data_dir=folder / "data", models_dir=folder / "models", min_free_bytes=0)
+    """Supervisor, worker, engine and pocket weights as they are."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("real"), min_free_bytes=0)
     supervisor = Supervisor(settings)
     supervisor.start()
     try:
@@ -271,7 +266,7 @@ def test_a_picture_becomes_a_clip_that_is_changed_and_extended(real: Site, chrom
     shown(page)
     first = generate(page, real, "a heart")
     asked = studio.clip_request(first)
-    assert (asked.model, asked.fit) == ("still", "crop") and asked.image is not None
+    assert (asked.model, asked.fit) == ("pocket-i2v", "crop") and asked.image is not None
     with Image.open(studio.settings.inputs_dir / asked.image) as kept:
         assert kept.size == (300, 400)
 
@@ -282,16 +277,16 @@ def test_a_picture_becomes_a_clip_that_is_changed_and_extended(real: Site, chrom
     second = generate(page, real, "a heart again")
     assert studio.clip(second).made_from == first and studio.clip_request(second).image == studio.add_frame(first, 3)
 
-    page.get_by_role("button", name="Use words for words").click()
-    expect(page.locator("#field-model input")).to_have_value("words")
+    page.get_by_role("button", name="Use pocket for words").click()
+    expect(page.locator("#field-model input")).to_have_value("pocket")
     source(page, "v2v")
     drop(page, studio.clip_path(second), ".dropzone")
     shown(page)
     page.get_by_label("number input for Strength").fill("0.5")
     third = generate(page, real, "a moon")
     changed = studio.clip_request(third)
-    assert (changed.model, changed.strength) == ("words", 0.5) and changed.video == studio.add_input(studio.clip_path(second))
-    assert studio.clip(third).recipe["plan"]["latent_shape"][1] == 3
+    assert (changed.model, changed.strength) == ("pocket", 0.5) and changed.video == studio.add_input(studio.clip_path(second))
+    assert studio.clip(third).recipe["plan"]["latent_shape"][1] == 7
     page.close()
 
 
