@@ -145,8 +145,8 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
     try:
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         said = settled(kept, views.spec_of(studio, values.get("model")))
-        if missing := waits_for(said):  # made from words alone it would not be what was asked for
-            return {parts.forecast: forecast_html(None, waits_for=missing)}
+        if waits_for(said):  # made from words alone it would not be what was asked for; the line under the button says so
+            return {parts.forecast: forecast_markup(studio, values, kept)}
         request = read_form(values, said)
         wanted = requests_of(request, how_many, per_line)
         jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=parent(made_from, said))
