@@ -45,7 +45,7 @@ class Recipe:
     decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
     decoder_lr: float = 8e-4
     shelves: tuple[latents.Shelf, ...] = (
-        latents.Shelf(25, 6000),
+        latents.Shelf(25, 4200),
         latents.Shelf(1, 6000),
         latents.Shelf(49, 100),
     )
