@@ -1,6 +1,7 @@
 """The `sprocket` command. Thin: every command builds values, calls the studio, prints.
 
     sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
+    sprocket interpolate CLIP --fps 24        more frames for a clip or video file: smoother, or slowed down
     sprocket serve                            the studio in a browser
     sprocket queue | history | models | loras list --json, and what else they offer
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
@@ -33,6 +34,7 @@ from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_interpolate import interpolate_command
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
@@ -348,6 +350,9 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
             print(f"{marks[finding.ok]}{finding.what:<16}{finding.detail}")
     if not report["ok"]:
         raise SystemExit(1)
+
+
+app.command("interpolate")(interpolate_command(_check_out, _copy, _Progress))
 
 
 def _job_row(job: Job) -> dict[str, Any]:

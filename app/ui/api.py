@@ -7,6 +7,7 @@
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
     client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
     client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
+    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video): more frames
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
@@ -22,7 +23,7 @@ import gradio as gr
 
 from app.history.records import Clip, ClipQuery, Job
 from app.queue.kinds import job_title
-from app.ui.html.common import clip_url, poster_url
+from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
@@ -66,6 +67,7 @@ def clip_json(clip: Clip) -> dict[str, Any]:
         "sha256": clip.sha256,
         "favourite": clip.favourite,
         "made_from": clip.made_from,
+        "kind": kind_of_clip(clip),
         "created_at": clip.created_at,
     }
 
@@ -141,6 +143,7 @@ def add_endpoints(studio: Any) -> None:
         return job_state(job_id)
 
     endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
+                                           _interpolate_endpoint(studio),
                                            *_batch_endpoints(studio, job_state)]
     for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
@@ -166,6 +169,21 @@ def _models_endpoint(studio: Any) -> Callable[[], dict]:
         return {"models": [card.to_json() for card in studio.hub.cards()]}
 
     return models
+
+
+def _interpolate_endpoint(studio: Any) -> Callable[..., str]:
+    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None) -> str:
+        """Queues more frames for a clip (its id) or a `video` (the name of an input) and returns the job id. `fps` of the result,
+        `slow` how many times slower, one of them at least. `method`: flow, which is motion interpolation and not generation, or
+        generate. /job tells how it gets on."""
+        wish = {"fps": fps, "slow": slow, "method": method or "flow"}
+        if (clip is None) == (video is None):
+            raise InvalidRequest("clip", "or video, one of them, says what gets more frames.")
+        if video is not None:
+            return studio.interpolations.submit_input(video, owner=OWNER, **wish).id
+        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, **wish).id
+
+    return interpolate
 
 
 def _batch_endpoints(studio: Any, job_state: Callable[[str], dict[str, Any]]) -> tuple[Callable[..., dict], ...]:

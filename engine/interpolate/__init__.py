@@ -1,0 +1,7 @@
+"""More frames for a video that is there: at a higher rate, or slowed down.
+
+    InterpolateRequest + VideoFacts --plan_interpolation--> InterpolatePlan --run--> events, one mp4
+
+Two methods share request, plan and timing: 'flow' (`flow.py`) moves the pixels of the two neighbouring frames, which is
+motion interpolation, not generation; 'generate' lets a model that was trained for it invent the frames between.
+"""
