@@ -31,7 +31,7 @@ class Sound:
 
     def into(self, target: Any) -> _Heard:
         """Adds its stream to `target`, which has not begun yet."""
-        if self._stream.codec_context.name in COPIED:
+        if self._stream.codec_context.codec.canonical_name in COPIED:  # its decoder may be called otherwise
             stream = target.add_stream_from_template(self._stream)
             return _Heard(target, self._copied(stream))
         stream = target.add_stream("aac", rate=self._stream.rate or 48000)
