@@ -27,14 +27,16 @@ _SHOWS = re.compile(r"^(?:in\s+(?:this|the)\s+(?:short\s+)?(?:video|clip|scene|i
                     r"(?:shows?|depicts?|features?|captures?|displays?|presents?|portrays?|opens\s+(?:with|on)|begins\s+with)\s+(?:us\s+)?|"
                     r"(?:the\s+)?(?:video|scene)\s*:\s*|we\s+(?:can\s+)?see\s+)", re.IGNORECASE)
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
-_REFUSAL = re.compile(r"\b(?:i(?:'m| am) (?:sorry|unable|not able|afraid|an ai|just an ai)|i (?:can(?:'t|not| not)|won't|will not|must decline)|"
-                      r"as an? (?:ai|language model|assistant)|i do(?:n't| not) (?:have|feel comfortable)|cannot (?:assist|help|comply|fulfil)|"
-                      r"can't (?:assist|help|comply)|unable to (?:assist|help|comply|fulfil|generate)|against (?:my|our) (?:policy|guidelines))",
-                      re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\b(?:i(?:'m| am) (?:sorry|unable|not able|afraid|an ai|just an ai)|i (?:can(?:'t|not| not)|won't|will not|must decline)|"
+    r"as an? (?:ai|language model|assistant)|i do(?:n't| not) (?:have|feel comfortable)|cannot (?:assist|help|comply|fulfil)|"
+    r"can't (?:assist|help|comply)|unable to (?:assist|help|comply|fulfil|generate)|against (?:my|our) (?:policy|guidelines))",
+    re.IGNORECASE)
 _TALKS = re.compile(r"\b(?:system prompt|my instructions|previous instructions|api[ _-]?key|let me know if|would you like|how can i help|"
                     r"feel free to|happy to help|do you want me|please provide|could you (?:please )?(?:clarify|provide))\b", re.IGNORECASE)
-_CODE = re.compile(r"https?://|www\.|<\s*/?\s*(?:script|img|iframe|a|div|html|svg|style|body|object|embed)\b|javascript:|\{\{|\bimport os\b|"
-                   r"\bcurl \b|[{}\[\]]\s*[\"']\w+[\"']\s*:", re.IGNORECASE)
+_CODE = re.compile(
+    r"https?://|www\.|<\s*/?\s*(?:script|img|iframe|a|div|html|svg|style|body|object|embed)\b|javascript:|\{\{|\bimport os\b|"
+    r"\bcurl \b|[{}\[\]]\s*[\"']\w+[\"']\s*:", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"'”’)]*\s+")
 
 
@@ -99,11 +101,13 @@ def _quotes_instructions(text: str, system: str, run: int = 9) -> bool:
     return any(tuple(words[at : at + run]) in runs for at in range(len(words) - run + 1))
 
 
-_SMALL = frozenset("""about above after again along also another around away back been before behind being below beside between both camera
-    close clip does down each every fast from gentle gently goes going have here into its just like little look make moves moving much near
-    nice off onto over past please quick quickly really scene show shot side slow slowly some something still such than that their them then
-    there these they thing this those through toward towards under until very video view want wants what when where which while with would
-    your moving motion animation""".split())
+_SMALL = frozenset(re.findall(r"\w+", """
+    about above after again along also another around away back been before behind being below beside between both camera close clip
+    does down each every fast from gentle gently goes going have here into its just like little look make moves moving much near nice
+    off onto over past please quick quickly really scene show shot side slow slowly some something still such than that their them
+    then there these they thing this those through toward towards under until very video view want wants what when where which while
+    with would your moving motion animation"""))
+"""Words that say nothing about what is to be seen."""
 
 
 def _off_topic(text: str, wish: str) -> bool:
@@ -137,7 +141,8 @@ def fitted(text: str, ask: Ask) -> tuple[str, str]:
         return " ".join(kept), f"The answer was longer than the {ask.max_tokens} tokens the model reads; {said} cut off."
     kept = _most(words, fits)
     shown = " ".join(kept).rstrip(",;:") or text[:40]
-    return shown, f"The answer was one sentence longer than the {ask.max_tokens} tokens the model reads; it was cut after {len(kept)} words."
+    return shown, (f"The answer was one sentence longer than the {ask.max_tokens} tokens the model reads; it was cut after {len(kept)} "
+                   "words.")
 
 
 def _most(parts: list[str], fits) -> list[str]:

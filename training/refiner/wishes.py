@@ -32,7 +32,16 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 KEYS = "qwertyuiop asdfghjkl zxcvbnm"
 TABLES = tables()
 PREPOSITIONS = ("in the", "on the", "over the", "at the", "in a", "over a", "in", "on", "near the", "above the", "with", "")
-JOINS = ("and", "and", "with", "plus", "&", "next to", "together with", "beside", ",", "+", "and also")
+STUFF = ("shape", "thing", "thingy", "figure", "sticker", "icon", "object", "toy", "symbol", "sign", "emoji", "model", "form", "cutout")
+"""What people put behind a shape's name,"""
+MADE = ("paper", "toy", "rubber", "plastic", "bouncy", "magic", "candy", "soft", "hard", "fat", "thin", "old", "new", "perfect", "lonely",
+        "happy", "floating")
+"""before it,"""
+VERY = ("very", "super", "really", "bright", "vivid", "intense", "pure", "strong", "rich", "quite", "so", "totally")
+"""and before a colour,"""
+ENDINGS = ("ish", "-ish", "y", "-coloured", " colored", " coloured")
+"""or behind it."""
+JOINS = ("and", "and", "with", "plus", "&", "next to", "together with", "beside", ",", "+", "and also", "and one", "alongside")
 CONTEXTS = {
     "wherever": ("background",),
     "motion": ("it {}", "which {}", "{}", "{}", "that {}", "while {}", "{}", "and it {}"),
@@ -65,7 +74,9 @@ def wish_at(seed: int, number: int) -> Wish:
         if parts:
             break
     if rng.random() < 0.55:
-        parts = [(_typo(words, rng) if rng.random() < 0.4 else words, out) for words, out in parts]
+        parts = [(_typo(words, rng) if rng.random() < 0.45 else words, out) for words, out in parts]
+    if rng.random() < 0.25:
+        parts = [(_glued(words, rng) if rng.random() < 0.5 else words, out) for words, out in parts]
     text, marks = _joined(parts, rng)
     words = words_of(text)[:MAX_WORDS]
     return Wish(text, tuple(words), facts, marks[: len(words)])
@@ -105,8 +116,9 @@ def _draw(scene: world.Scene, rng: np.random.Generator) -> tuple[list[Part], tup
         groups = [groups[i] for i in rng.permutation(len(groups))]
     if foreign and rng.random() < 0.6:
         groups.insert(int(rng.integers(len(groups) + 1)), [(_pick(rng, OUTSIDE) if rng.random() < 0.8 else _gibberish(rng), True)])
-    if rng.random() < 0.35:
-        groups.insert(int(rng.integers(len(groups) + 1)), [(_pick(rng, FILLERS), False)])
+    if rng.random() < 0.45:
+        at = 0 if rng.random() < 0.5 else int(rng.integers(len(groups) + 1))
+        groups.insert(at, [(_pick(rng, FILLERS), False)])
     return [part for group in groups for part in group], (*facts, background, motion, pace)
 
 
@@ -130,7 +142,11 @@ def _thing(rng: np.random.Generator, shape: str, colour: str, foreign: bool, *, 
         if not has_colour:
             return [], NONE, NONE
         noun = _pick(rng, ("one", "thing", "something", "object", "shape", ""))
+    if has_shape and not foreign:
+        noun = f"{noun} {_pick(rng, STUFF)}" if rng.random() < 0.12 else f"{_pick(rng, MADE)} {noun}" if rng.random() < 0.08 else noun
     hue = _pick(rng, TABLES["colour"][colour]) if has_colour else ""
+    if hue and rng.random() < 0.12:
+        hue = f"{_pick(rng, VERY)} {hue}" if " " in hue or rng.random() < 0.6 else hue + _pick(rng, ENDINGS)
     article = _pick(rng, ("a ", "a ", "the ", "", "", "one ", "my ", "an "))
     extra = _pick(rng, ("small ", "big ", "little ", "cute ", "shiny ", "large ", "tiny ", "nice ")) if rng.random() < 0.1 else ""
     draw = rng.random()
@@ -138,7 +154,9 @@ def _thing(rng: np.random.Generator, shape: str, colour: str, foreign: bool, *, 
     colour_part: list[Part] = [(hue, False)] if hue else []
     said = noun if foreign or has_shape else noun or "thing"
     noun_part: list[Part] = [(said, foreign)]
-    if hue and draw < 0.08:
+    if hue and draw < 0.03:
+        parts = [*lead, *noun_part, (f"({hue})", False)]
+    elif hue and draw < 0.08:
         parts = [*lead, *noun_part, (_pick(rng, ("in", "that is", "coloured", ",", "colored", "which is")), False), *colour_part]
     elif hue and draw < 0.14:
         parts = [*lead, *noun_part, *colour_part]
@@ -157,14 +175,13 @@ def _gibberish(rng: np.random.Generator) -> str:
 
 def _joined(parts: list[Part], rng: np.random.Generator) -> tuple[str, tuple[bool, ...]]:
     """The text, and for each of its words whether it is outside."""
-    telegram = rng.random() < 0.3
+    telegram, rule = rng.random() < 0.3, _pick(rng, (", ", " / ", "... ", " - ", "; ", " + ", ". ", " | "))
     text, marks = "", []
     for number, (words, outside) in enumerate(parts):
         gap = ""
         if number:
-            gap = _pick(rng, (", ", " ", " ")) if telegram else _pick(rng, (" ", " ", " ", " ", " ", " ", ", "))
-        if gap.strip():
-            marks.append(False)
+            gap = _pick(rng, (", ", " ", rule)) if telegram else _pick(rng, (" ", " ", " ", " ", " ", " ", " ", ", ", ": "))
+        marks += [False] * len(words_of(gap))
         text += gap + words.strip()
         marks += [outside] * len(words_of(words))
     case = rng.random()
@@ -174,9 +191,18 @@ def _joined(parts: list[Part], rng: np.random.Generator) -> tuple[str, tuple[boo
     return text, tuple(marks + [False] * (len(words_of(text)) - len(marks)))
 
 
+def _glued(text: str, rng: np.random.Generator) -> str:
+    """Two words written as one, or with a hyphen; a hyphen left out."""
+    spots = [m.start() for m in re.finditer(r"(?<=\w)[ -](?=\w)", text)]
+    if not spots:
+        return text
+    at = spots[rng.integers(len(spots))]
+    return text[:at] + _pick(rng, ("", "-", " ")) + text[at + 1 :]
+
+
 def _typo(text: str, rng: np.random.Generator) -> str:
-    """One slip of the fingers in a word of four letters or more: lost, doubled, swapped or neighbouring letters."""
-    spots = [m.start() + int(rng.integers(1, len(m.group()) - 1)) for m in re.finditer(r"[a-z]{4,}", text)]
+    """One slip of the fingers inside a word of three letters or more: lost, doubled, swapped or neighbouring letters."""
+    spots = [m.start() + int(rng.integers(1, len(m.group()) - 1)) for m in re.finditer(r"[a-z]{3,}", text)]
     if not spots:
         return text
     at = spots[rng.integers(len(spots))]
