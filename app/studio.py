@@ -29,6 +29,7 @@ from app.queue.door import Engine, open_engine
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.refining import Refining
 from app.settings import Settings
 from engine.alternatives import Alternatives, alternatives
 from engine.errors import InvalidRequest
@@ -81,8 +82,11 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.refining = Refining(settings, self.spec, self.loras)
+        """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
 
     def close(self) -> None:
+        self.refining.close()
         self.store.close()
 
     # ---- jobs

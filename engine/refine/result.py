@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest, SprocketError
-from engine.request import MAX_PROMPT_CHARS
+from engine.request import MAX_PROMPT_CHARS, REFINERS
 
 PURPOSES = ("text-to-video", "image-to-video", "caption", "translate")
 """Each has a system prompt of its own in `prompts/`."""
-BACKENDS = ("pocket", "endpoint", "local")
+BACKENDS = REFINERS
 MAX_VERSION = 10_000
 MAX_IMAGES = 16
 """Frames of a clip that a vision model is shown (as for CogVideoX's own captions: Yang et al. 2024, section 4.2)."""

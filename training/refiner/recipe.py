@@ -29,7 +29,7 @@ class RefinerRecipe:
 
     seed: int = 0
     shape: Shape = field(default_factory=Shape)
-    steps: int = 3200
+    steps: int = 2200
     batch: int = 160
     lr: float = 3e-3
 
