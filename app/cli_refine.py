@@ -42,8 +42,8 @@ def refined(prompts: list[str], values: dict[str, Any], backend: str, from_image
     Raises what refining raises, and InvalidRequest where one recipe could not say where several prompts came from.
     """
     if len(prompts) > 1:
-        raise InvalidRequest("refine", f"is for one prompt, and {len(prompts)} are given. Refine each with `sprocket refine`, or make them one "
-                                       "by one.")
+        raise InvalidRequest("refine", f"is for one prompt, and {len(prompts)} are given. Refine each with `sprocket refine`, or make "
+                                       "them one by one.")
     if values.get("wish") is not None:
         raise InvalidRequest("refine", "and wish are both given. A prompt that was refined already is not refined again; leave one out.")
     with opened(data_dir) as studio:

@@ -87,10 +87,10 @@ def unusable(text: str, ask: Ask, *, system: str = "", secret: str = "") -> str:
         return "it held a link, markup or code"
     if _TALKS.search(text) or _quotes_instructions(text, system):
         return "it spoke about itself or its instructions instead of a video"
-    if ask.purpose != "caption" and _off_topic(text, ask.text):
-        return "it describes something else"
     if language_of(text) not in (ENGLISH, ""):
         return f"it is in {language_of(text)}, and the video model understands English only"
+    if ask.purpose != "caption" and _off_topic(text, ask.text):
+        return "it describes something else"
     return ""
 
 

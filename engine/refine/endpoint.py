@@ -21,6 +21,7 @@ from huggingface_hub.errors import BadRequestError, HfHubHTTPError, InferenceTim
 from huggingface_hub.utils import get_session
 
 from engine.refine.address import Server, parsed, resolved
+from engine.refine.clean import MAX_ANSWER_CHARS
 from engine.refine.prompts import messages_of
 from engine.refine.result import Ask, RefinerFailed
 
@@ -57,8 +58,12 @@ class Endpoint:
             stream = client.chat_completion(
                 messages_of(ask), model=model, stream=True, max_tokens=MAX_ANSWER_TOKENS, temperature=TEMPERATURE,
                 seed=ask.version + 1, extra_body=None)
+            length = 0
             for event in stream:
                 if event.choices and (piece := event.choices[0].delta.content):
+                    length += len(piece)
+                    if length > MAX_ANSWER_CHARS:
+                        raise RefinerFailed(_too_much(server))
                     yield piece
 
     @contextlib.contextmanager
@@ -75,7 +80,7 @@ class Endpoint:
             said = f"The refiner's server {server.shown} did not answer in {self.seconds:g} s. Try again, or set"\
                    " SPROCKET_REFINER_SECONDS."
         except (httpx.TransportError, OSError):
-            said = f"The connection to the refiner's server {server.shown} broke. Is it running? Try again."
+            said = f"The connection to the refiner's server {server.shown} broke off. Is it running? Try again."
         except (TextGenerationError, BadRequestError):
             said = f"The refiner's server {server.shown} stopped with an error of its own. Its log says which."
         except (ValueError, KeyError, TypeError, AttributeError, httpx.HTTPError):
@@ -137,37 +142,53 @@ class _Client(InferenceClient):
 
     def _lines(self, response: Any, end: float) -> Iterator[str]:
         """Lines of the body, each whole; stops reading at the limits of bytes and time."""
-        held, seen = b"", 0
+        held, seen, ended = b"", 0, False
         for block in response.iter_raw(READING):
             seen += len(block)
             held += block
             if seen > MAX_BODY_BYTES or len(held) > MAX_LINE_BYTES:
-                raise RefinerFailed(f"The refiner's server {self._server.shown} sent more than {MAX_BODY_BYTES // 1024} KB, which is no "
-                                    "description of a short clip. The connection was closed.")
+                raise RefinerFailed(_too_much(self._server))
             if self._stop.is_set():
                 raise RefinerFailed("Refining was stopped.")
             if time.monotonic() > end:
                 raise httpx.ReadTimeout("too slow")
             *whole, held = held.split(b"\n")
-            yield from (_checked(line) for line in whole)
+            for line in whole:
+                text, last = _checked(line)
+                ended = ended or last
+                yield text
         if held.strip():
-            yield _checked(held)
+            text, last = _checked(held)
+            ended = ended or last
+            yield text
+        if not ended:  # a connection that ends is no answer that ends
+            raise httpx.RemoteProtocolError("the stream has no end") if seen else ValueError("nothing came")
 
 
-def _checked(line: bytes) -> str:
-    """A line of the stream, its event looked at before the client does: a fault of the server is one, whatever shape it has."""
+def _checked(line: bytes) -> tuple[str, bool]:
+    """(a line of the stream, is it the answer's end), looked at before the client does: a fault of the server is one, in any shape.
+
+    Raises ValueError for what no chat server streams, TextGenerationError for an error it reports.
+    """
     text = line.decode("utf-8", "replace").strip()
-    if text.startswith("data:") and text != "data: [DONE]":
-        data = text.removeprefix("data:").strip()
-        event = json.loads(data) if data != "[DONE]" else {}
-        if not isinstance(event, dict):
-            raise ValueError("an event is no object")
-        if event.get("error") is not None:
-            raise TextGenerationError("the server reports an error")
-        return f"data: {data}"
-    if text.startswith("{"):
-        raise ValueError("a plain object where a stream was asked for")
-    return text
+    if not text.startswith("data:"):
+        if text and not text.startswith((":", "event:", "id:", "retry:")):
+            raise ValueError("no event of a stream")
+        return "", False
+    data = text.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return "data: [DONE]", True
+    event = json.loads(data)
+    if not isinstance(event, dict) or not isinstance(event.get("choices", None if "error" not in event else []), list):
+        raise ValueError("an event without choices")
+    if event.get("error") is not None:
+        raise TextGenerationError("the server reports an error")
+    return f"data: {data}", any(isinstance(each, dict) and each.get("finish_reason") for each in event["choices"])
+
+
+def _too_much(server: Server) -> str:
+    return (f"The refiner's server {server.shown} sent more than {MAX_BODY_BYTES // 1024} KB or {MAX_ANSWER_CHARS:,} letters, which is no "
+            "description of a short clip. The connection was closed.")
 
 
 def _at(url: str, number: str) -> str:
