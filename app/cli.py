@@ -5,6 +5,7 @@
     sprocket serve                            the studio in a browser
     sprocket queue | history | models | loras list --json, and what else they offer
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
+    sprocket refine "ball goes up"            the description a video model understands; `generate --refine` does both
     sprocket doctor                           what this machine has, and what is wrong with it
 
 Exit codes: 0 done, 2 bad request, 3 cannot fit this machine, 1 any other failure. With `--json` one JSON object goes to
@@ -38,6 +39,7 @@ from app.cli_interpolate import interpolate_command
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
+from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
@@ -57,6 +59,7 @@ app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
 app.command("plan")(plan_command)
+app.command("refine")(refine_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
 def main() -> None:
@@ -134,6 +137,9 @@ def generate(
     budget: Annotated[str | None, typer.Option(help="Memory of the device the job may use, e.g. 8GiB; all that is free.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the GPU where there is one.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA to apply, -4 to 4; repeatable.")] = None,
+    refine: Annotated[str | None, typer.Option(metavar="BACKEND", help="Refine the prompt first: auto, pocket, endpoint, local.")] = None,
+    wish: Annotated[str | None, typer.Option(help="The words that the prompt was refined from; kept beside the clip.")] = None,
+    refiner: Annotated[str | None, typer.Option(help="What refined them: pocket, endpoint or local.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -142,7 +148,9 @@ def generate(
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
               "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
-              "device": device, "cache": cache, "cfg_gate": cfg_gate}
+              "device": device, "cache": cache, "cfg_gate": cfg_gate, "wish": wish, "refiner": refiner}
+    if refine is not None:
+        prompt, values = refined(prompt, values, refine, image is not None, data_dir)
     each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
     _generate(values, each, lora, (image, video, extend, at), out, data_dir, as_json)
 

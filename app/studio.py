@@ -31,6 +31,7 @@ from app.queue.kinds import GENERATE
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.refining import Refining
 from app.settings import Settings
 from engine.alternatives import Alternatives, alternatives
 from engine.errors import InvalidRequest
@@ -85,8 +86,11 @@ class Studio:
         """LoRAs: add, list, delete, `sprocket loras`."""
         self.interpolations = Interpolations(self)
         """More frames for a clip or a video, `sprocket interpolate`."""
+        self.refining = Refining(settings, self.spec, self.loras)
+        """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
 
     def close(self) -> None:
+        self.refining.close()
         self.store.close()
 
     # ---- jobs

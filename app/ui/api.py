@@ -8,6 +8,7 @@
     client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
     client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
     client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video): more frames
+    client.predict("ball goes up", api_name="/refine")        -> {text, original, notes, backend, tokens, max_tokens, fallback}
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
@@ -25,11 +26,12 @@ from app.history.records import Clip, ClipQuery, Job
 from app.queue.kinds import job_title
 from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
+from app.ui.refine_api import refine_endpoint
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
                   "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device",
-                  "cache", "cfg_gate")
+                  "cache", "cfg_gate", "wish", "refiner")
 MAX_WORDS = 200
 
 
@@ -125,6 +127,8 @@ def add_endpoints(studio: Any) -> None:
         device: Any = None,
         cache: Any = None,
         cfg_gate: Any = None,
+        wish: Any = None,
+        refiner: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 
@@ -143,7 +147,7 @@ def add_endpoints(studio: Any) -> None:
         return job_state(job_id)
 
     endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
-                                           _interpolate_endpoint(studio),
+                                           _interpolate_endpoint(studio), refine_endpoint(studio),
                                            *_batch_endpoints(studio, job_state)]
     for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)

@@ -37,9 +37,11 @@ class Parts:
     form: Mapping[str, Component]
     """Request field -> component."""
     many: Mapping[str, Component]
-    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
+    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
+    refine: Component
+    """The prompt refined (`refine.py`)."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -73,6 +75,7 @@ class Parts:
             self.models,
             *self.form.values(),
             self.source,
+            self.refine,
             self.batch,
             self.timer,
             self.job,
