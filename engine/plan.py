@@ -16,6 +16,7 @@ from engine.cache.measured import words, work_share
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
+from engine.interpolate.planning import HierarchyPlan, plan_hierarchy, request_of
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
@@ -106,6 +107,8 @@ class Plan:
     """'off', or a cache of `engine.cache`, which changes the picture."""
     cfg_gate: float = 1.0
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
+    hierarchy: HierarchyPlan | None = None
+    """Key frames first, then rounds between them; None: one clip at once."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -123,10 +126,13 @@ class Plan:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
-                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras]}
+                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras],
+                         "hierarchy": None if self.hierarchy is None else self.hierarchy.to_json()}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
+        if self.hierarchy is not None:
+            return request_of(self)
         return GenerationRequest(prompt=self.prompt, negative=self.negative, model=self.model, seed=self.seed,
                                  frames=self.frames, width=self.width, height=self.height, steps=self.steps,
                                  guidance=self.guidance, scheduler=self.scheduler,
@@ -163,6 +169,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
+    if request.hierarchical:
+        return plan_hierarchy(request, spec, lambda wish, model: plan(wish, model, hardware, policy, speed, lapses=lapses), hardware.device)
     check_mode(request, spec)
     hardware, policy = _within(request, hardware), _wished(request, policy)
     frames = _frames(request.frames, spec)

@@ -1,0 +1,1 @@
+"""Hierarchical generation: key frames first, then frames between frames, round by round (docs/hierarchy.md)."""
