@@ -114,7 +114,7 @@ class Plan:
     @property
     def sampled_steps(self) -> int:
         """Steps that are really run, at least 1: with `strength` below 1 the first ones are left out, as in diffusers."""
-        return sampled_steps(self.steps, self.strength)
+        return sampled_steps(self.steps, self.strength) if self.hierarchy is None else self.hierarchy.steps
 
     @property
     def shape(self) -> Shape:
@@ -344,7 +344,8 @@ def forecast_stages(plan: Plan, timings: Sequence[Timing], *, alike_only: bool =
 def disk_need(plan: Plan) -> int:
     """Bytes a job may write, generously: twice a poorly compressed clip, and its saved sampling states."""
     pixels = plan.frames * plan.width * plan.height
-    return 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
+    kept = 3 * pixels if plan.hierarchy is not None else 0  # each frame, until the file is whole
+    return kept + 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
 
 
 def _frames(wish: int | None, spec: ModelSpec) -> int:

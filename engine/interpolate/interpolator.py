@@ -55,7 +55,8 @@ class Interpolator:
     @contextmanager
     def opened(cls, model: CogVideoX, adapter: Path, facts: Facts, *, prompt: str, size: tuple[int, int],
                tile: tuple[int, int], how: str = "whole") -> Iterator[Interpolator]:
-        """`size`: pixels (height, width) of the frames; `tile`, `how`: as for decoding. Raises `ModelInvalid` for an adapter that does not fit."""
+        """`size`: pixels (height, width) of the frames; `tile`, `how`: as for decoding. Raises `ModelInvalid` where the adapter does not
+        fit the model."""
         stage = load_adapter(adapter, model.transformer, facts)
         with stage.installed():
             yield cls(model, stage, facts, prompt, size, tile, how)

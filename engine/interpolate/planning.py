@@ -50,9 +50,17 @@ class HierarchyPlan:
     """(frame number, name of an input) of given frames."""
     edits: tuple[tuple[int, int | str], ...]
     review: bool
-    key_frames_asked: int | None
     image: bool
     """True where frame 0 was given as the request's image."""
+
+    first_steps: int
+    """Denoising steps of stage 1."""
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of all stages and blocks."""
+        again = sum(isinstance(what, int) for _, what in self.edits)
+        return self.first_steps + (again + self.levels.blocks) * self.facts.steps
 
     def to_json(self) -> dict[str, Any]:
         """What a recipe and a clip's page say of it."""
@@ -96,7 +104,8 @@ def plan_hierarchy(request: GenerationRequest, spec: ModelSpec, plan_one: Callab
     base = first or second
     plan = HierarchyPlan(levels=levels, stage_one=how, clip_frames=clip, interpolator=interpolator, adapter=found[1], facts=facts,
                          blocks_at_once=BLOCKS_AT_ONCE[device.partition(":")[0]], inputs=tuple(inputs), edits=request.edits,
-                         review=request.review, key_frames_asked=request.key_frames, image=request.image is not None)
+                         review=request.review, first_steps=first.sampled_steps if first else facts.steps,
+                         image=request.image is not None)
     _check_edits(request, levels)
     return replace(base, model=request.model, spec=spec, frames=levels.frames, fps=levels.fps, hierarchy=plan, fit=request.fit or "crop",
                    work=_work(plan, first, second), predicted_bytes=max(base.predicted_bytes, second.predicted_bytes),

@@ -10,6 +10,7 @@ plan's; so an interrupted run ends with the same pixels as one that was not.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,9 +28,10 @@ from engine.inputs import read_input
 from engine.interpolate.interpolator import Interpolator, Window
 from engine.interpolate.levels import Block
 from engine.interpolate.planning import HierarchyPlan, stage_one_plan, stage_two_plan
-from engine.interpolate.store import FrameStore
+from engine.interpolate.store import KEYS, FrameStore
 from engine.plan import Plan
 from engine.preview import MAX_STRIP_WIDTH, STRIP_HEIGHT, webp
+from engine.video.publish import write_atomic
 from engine.video.writer import ClipWriter
 
 if TYPE_CHECKING:
@@ -52,11 +54,7 @@ class HierarchyRun:
         self.store = FrameStore(job.workspace, mark_of(self.plan, self.made), edits, (self.plan.height, self.plan.width))
         self.given: dict[int, np.ndarray] = {}
         self.done = 0
-        first = stage_one_plan(self.plan).sampled_steps if self.made.stage_one != "slots" else self.made.facts.steps
-        again = sum(isinstance(what, int) for _, what in self.made.edits)
-        self.first_steps = first
-        self.total = first + (again + self.levels.blocks) * self.made.facts.steps
-        """Denoising steps of all stages and blocks."""
+        self.first_steps, self.total = self.made.first_steps, self.made.steps
 
     def events(self) -> Iterator[Event]:
         """Raises as `engine.run.run`, and `AwaitingReview` where the key frames are to be looked at first."""
@@ -65,6 +63,7 @@ class HierarchyRun:
             self.given = self._read_given()
         yield from self._key_frames()
         yield self._strip(0)
+        self._tell_keys()
         if self.made.review:
             raise AwaitingReview(f"{self.levels.key_frames} key frames are ready. Look at them, make some anew or put images in their "
                                  "place, then go on.")
@@ -106,7 +105,7 @@ class HierarchyRun:
         saved, frames = job.look()
         model, text = yield from job.prepare()
         start = yield from job.begin(model, saved, frames)
-        steps = job.denoise(model, text, start)
+        steps = job.denoise(model, text, start)  # of all events only steps need other numbers
         while True:
             try:
                 event = next(steps)
@@ -148,6 +147,19 @@ class HierarchyRun:
             block = Block(frames, tuple(frame for frame in frames if frame not in replaced), (index,))
             look = lambda frame: self.given.get(frame, self._original(frame))  # noqa: E731
             yield from self._make([block], seed, self.levels.key_fps, look, lambda frame: self.store.key(frame, replaced[frame]))
+
+    def _tell_keys(self) -> None:
+        """Which file is which key frame, for whoever looks at them."""
+        again = dict(self.made.edits)
+        rows = []
+        for index in self.levels.keys:
+            edit = again.get(index)
+            if index in self.given:
+                rows.append({"index": index, "input": edit if isinstance(edit, str) else dict(self.made.inputs)[index]})
+            else:
+                path = self.store.key(index, edit if isinstance(edit, int) else None)
+                rows.append({"index": index, "file": path.relative_to(self.job.workspace).as_posix(), "again": isinstance(edit, int)})
+        write_atomic(self.job.workspace / KEYS, json.dumps(rows).encode())
 
     # ---- stage 2
 

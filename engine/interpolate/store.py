@@ -23,6 +23,8 @@ from PIL import Image
 from engine.video.publish import write_atomic
 
 FOLDER = "frames-"
+KEYS = "keys.json"
+"""In the workspace: [{index, file or input}, ...] of the key frames, once they are all there."""
 
 
 class FrameStore:
