@@ -76,6 +76,19 @@ def picture(frame: KeyFrame) -> bytes:
         raise NotFound("This key frame is not here any more.") from error
 
 
+def strip_count(path: Path | None, shape: float) -> int:
+    """How many pictures of `shape` (width / height) stand side by side in a film strip; 0 where there is none."""
+    from PIL import Image
+
+    if path is None:
+        return 0
+    try:
+        with Image.open(path) as image:
+            return max(1, round(image.width / (image.height * shape)))
+    except (OSError, ValueError):
+        return 0
+
+
 def edited(settings: Settings, index: int, what: int | str | None) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The change of a request that makes key frame `index` anew (None: with a drawn seed) or puts an input in its place.
 

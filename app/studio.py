@@ -200,7 +200,7 @@ class Studio:
         return key_frames.key_frames(self.settings, self.job(job_id, owner=owner))
 
     def edit_key_frame(self, job_id: str, index: int, what: int | str | None = None, *, owner: str = LOCAL) -> Job:
-        """A key frame made anew (a seed; None: one is drawn) or replaced (name of an input). Raises NotFound, NotAllowed, InvalidRequest."""
+        """A key frame made anew (a seed; None: a drawn one) or replaced (an input). Raises NotFound, NotAllowed, InvalidRequest."""
         job, change = self.job(job_id, owner=owner), key_frames.edited(self.settings, index, what)
         self._planned(GenerationRequest.from_mapping(change(job.request)))  # an index that is no key frame is refused here
         return self.store.jobs.revise(job.id, owner=owner, now=time.time(), code=AwaitingReview.code, change=change)

@@ -250,7 +250,7 @@ def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
 
 def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
     """Raises `InvalidRequest` where the checkpoint cannot do what is asked for: it lacks the mode, or its input is missing."""
-    if request.mode in spec.modes:
+    if request.mode in spec.modes or (request.hierarchical and request.mode != "v2v"):
         return
     if request.mode == "i2v":
         raise InvalidRequest("image", f"is given, and {spec.name} does not take one: it makes videos from words. Choose an "

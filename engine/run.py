@@ -36,7 +36,7 @@ from engine.events import (
 )
 from engine.guidance import guidance_weights
 from engine.inputs import read_input
-from engine.interpolate.run import HierarchyRun
+from engine.interpolate.hierarchy_run import HierarchyRun
 from engine.ladder import PHASES
 from engine.lora import read_stack
 from engine.memory.peak import CONTEXT_BYTES

@@ -21,6 +21,7 @@ from app.ui.address import Address
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.length import LENGTH_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
 from app.ui.source import panel
@@ -255,6 +256,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *LENGTH_ACTIONS,
     )
 }
 

@@ -40,6 +40,8 @@ class Parts:
     """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
     source: Component
     """What the clip starts from."""
+    timeline: Component
+    """Images the clip passes through (`length.py`)."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -73,6 +75,8 @@ class Parts:
             self.models,
             *self.form.values(),
             self.source,
+            self.timeline,
+            self.many["seconds"],
             self.batch,
             self.timer,
             self.job,

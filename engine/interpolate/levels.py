@@ -128,7 +128,7 @@ def frames_for(seconds: float, fps: float, key_frames: int | None = None, *, mos
     if key_frames is not None:
         intervals = max(1, key_frames - 1)
         return intervals * 2 ** min(MAX_ROUNDS, max(0, round(math.log2(wanted / intervals)))) + 1
-    rounds = max(0, math.floor(math.log2(max(fps, 1.0))))
+    rounds = max(1, math.floor(math.log2(max(fps, 1.0))))
     while rounds > 1 and round(wanted / 2**rounds) < MIN_INTERVALS:
         rounds -= 1
     while round(wanted / 2**rounds) > most_keys - 1:

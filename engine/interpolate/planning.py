@@ -34,7 +34,7 @@ BLOCKS_AT_ONCE = {"cpu": 2, "cuda": 8}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HierarchyPlan:
-    """What `engine.interpolate.run` needs beside the plan of the whole clip."""
+    """What `engine.interpolate.hierarchy_run` needs beside the plan of the whole clip."""
 
     levels: Hierarchy
     stage_one: str

@@ -49,7 +49,7 @@ SEED = 4242
 class Interpolation:
     """The stage: `steps` of `batch` windows, on `scenes` scenes."""
 
-    steps: int = 400
+    steps: int = 230
     batch: int = 12
     scenes: int = 200
     rank: int = 48

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from app.history.records import Clip, ClipPage, Project
 from app.ui.address import Address
 from app.ui.html.common import ago, button, clip_url, duration, empty, esc, link, poster_url, short, size
+from app.ui.html.keys import hierarchy_html
 from app.ui.html.source import extend_html
 
 
@@ -61,7 +62,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
         f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
         f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
         f'<div class="actions">{actions}</div></div><div class="clip-side">{_name_form(clip)}'
-        f"{_facts(clip, project)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
+        f"{_facts(clip, project)}{hierarchy_html(clip)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
     )
 
 
