@@ -76,6 +76,7 @@ def build_form(studio: Any) -> dict[str, Component]:
         with gr.Row():
             made["fps"] = FIELDS["fps"].build(spec)
             made["seconds"] = seconds_slider()
+        with gr.Row():
             made["key_frames"] = FIELDS["key_frames"].build(spec)
         made["timeline"] = gr.HTML(timeline({}, {}), elem_id="timeline", apply_default_css=False)
         made["review"] = FIELDS["review"].build(spec)

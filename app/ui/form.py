@@ -269,16 +269,15 @@ FIELDS: Mapping[str, Field] = {
             label="Frames a second",
             info="key frames first, then frames between",
             allow_custom_value=True,
-            filterable=False,
             elem_id="field-fps",
         ),
         lambda _name, value: rate_of(value),
         lambda value, _spec: {"value": ONE_CLIP if value is None else f"{value:g}"},
     ),
     "key_frames": Field(
-        lambda _: gr.Number(label="Key frames", value=None, minimum=None, precision=0, elem_id="field-key-frames", placeholder="automatic"),
+        lambda _: gr.Textbox(label="Key frames", placeholder="automatic", max_lines=1, elem_id="field-key-frames"),
         read_whole,
-        lambda value, _spec: {"value": value},
+        show_seed,
     ),
     "review": Field(
         lambda _: gr.Checkbox(label="Show me the key frames before the rounds", value=False, elem_id="field-review"),

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.length import frames_of, with_known
+from app.ui.form import read_whole
 from app.ui.html.keys import timeline_html
 from app.ui.parts import OWNER, Changes
 from app.ui.rates import EDITED_FOR, KNOWN, ONE_CLIP, rate_of
@@ -35,8 +35,7 @@ def lengthened(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSp
     rate = rate_of(values.get("fps"))
     if rate is None or spec is None:
         return {**values, "fps": None, "key_frames": None, "review": False}, left
-    keys = values.get("key_frames")
-    keys = int(keys) if isinstance(keys, (int, float)) and not isinstance(keys, bool) and math.isfinite(keys) and keys else None
+    keys = read_whole("key_frames", values.get("key_frames"))
     frames = frames_of(values.get("seconds"), rate, keys, spec)
     known = kept.get(KNOWN)
     if isinstance(known, dict) and known:

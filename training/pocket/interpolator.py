@@ -49,12 +49,12 @@ SEED = 4242
 class Interpolation:
     """The stage: `steps` of `batch` windows, on `scenes` scenes."""
 
-    steps: int = 230
+    steps: int = 160
     batch: int = 12
     scenes: int = 200
     rank: int = 48
     modulation_rank: int = 12
-    lr: float = 3e-3
+    lr: float = 1e-3
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def timeline_html(known: Mapping[str, str], *, on: bool) -> str:
 def _slot(place: str, label: str, name: str) -> str:
     choose = {"purpose": f"known-{place}", "accept": ACCEPT["i2v"]}
     if not name:
-        return f'<li class="slot">{button(label, "choose", kind="slot-add", title=f"{label} image of the clip", **choose)}</li>'
+        return f'<li class="slot">{button(f"+ {label}", "choose", kind="slot-add", title=f"{label} image of the clip", **choose)}</li>'
     picture = f'<img src="/media/inputs/{esc(name)}.webp?width=192&amp;height=128&amp;fit=crop" alt="{esc(label)} image of the clip">'
     return f'<li class="slot filled">{picture}<span>{label}</span>{button("Remove", "unknown", kind="link small", place=place)}</li>'
 
