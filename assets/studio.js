@@ -330,6 +330,8 @@
     answered,
     // Something that the source panel shows was changed; where it shows no file, only another model matters.
     source(model = "") { if (model || document.querySelector('#source [data-has="1"]')) send("source", { model }); },
+    // One clip or a frame rate: the images it passes through appear or go.
+    length() { send("length"); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;

@@ -34,20 +34,20 @@ from engine.events import (
 )
 from engine.guidance import guidance_weights
 from engine.inputs import read_input
+from engine.interpolate.hierarchy_run import HierarchyRun
 from engine.ladder import PHASES
 from engine.lora import read_stack
 from engine.memory.peak import CONTEXT_BYTES
 from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
 from engine.plan import Plan, check_executable
-from engine.process_memory import begin_peak, peak_bytes
+from engine.process_memory import begin_peak, peak_resident
 from engine.sample import SampleState, sample
 from engine.video.publish import storage_errors, write_atomic
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "out_of_device_memory")
-"""Linux: 5 written to the first sets the highest resident set, VmHWM in the second, to the present one."""
 
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -68,10 +68,13 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
-    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations)
+    job = Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations)
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
+            if plan.hierarchy is not None:
+                yield from HierarchyRun(job, lambda one: replace_plan(job, one)).events()
+                return
             saved, frames = job.look()
             model, text = yield from job.prepare()
             start = yield from job.begin(model, saved, frames)
@@ -85,6 +88,12 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
                            "Close other programs, or ask for fewer frames or a smaller size.", phase=job.phase, where=where) from error
 
 
+def replace_plan(job: Job, plan: Plan) -> Job:
+    """The same job with another plan: a stage of its own."""
+    return Job(plan, job.part, job.workspace, job.recipe, job.models, job.cancelled, job.checkpoint_seconds, job.preview_seconds,
+               job.inputs, job.loras, job.calibrations)
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     """What sampling begins with."""
@@ -96,7 +105,7 @@ class _Start:
     generator: torch.Generator
 
 
-class _Job:
+class Job:
     """The state of one run: its clock and its arguments."""
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -258,7 +267,7 @@ class _Job:
                 writer.finish()
                 digest = file_sha256(self.part)
         yield ClipWritten(self.part, writer.poster, digest, self.part.stat().st_size, plan.frames, plan.width, plan.height,
-                          plan.fps, dict(self.seconds), _peak_bytes(plan.device))
+                          plan.fps, dict(self.seconds), peak_bytes(plan.device))
 
     def eta_sampling(self, step: int, durations: list[float]) -> float:
         """Seconds to the end: the remaining steps at the recent pace, and decoding at the same arithmetic speed."""
@@ -301,6 +310,6 @@ def _begin_memory(plan: Plan) -> None:
         begin_peak()
 
 
-def _peak_bytes(device: str) -> int:
+def peak_bytes(device: str) -> int:
     """Highest resident set of this process, or of torch's allocator on a GPU, since `_begin_memory`."""
-    return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else peak_bytes()
+    return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else peak_resident()

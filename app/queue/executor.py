@@ -23,7 +23,7 @@ from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.queue.kinds import Work, kind_of
 from app.queue.workplace import Attempt, Workplace
-from engine.errors import Cancelled, CannotFit, MemoryRanOut, SprocketError, StorageBlocked
+from engine.errors import AwaitingReview, Cancelled, CannotFit, MemoryRanOut, SprocketError, StorageBlocked
 from engine.events import CutsFound, Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.interpolate.plan import cuts_note
 from engine.ladder import PHASES, Lapse
@@ -62,6 +62,10 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
             reason = str(error)
             log.warning("blocked: %s", reason)
             _stored(place, lambda: place.store.leases.block(claim, now=time.time(), code=StorageBlocked.code, reason=reason))
+        except AwaitingReview as error:
+            what = str(error)
+            log.info("held: %s", what)
+            _stored(place, lambda: place.store.leases.hold(claim, now=time.time(), code=AwaitingReview.code, reason=what))
         except SprocketError as error:
             _failed(place, claim, error.code, str(error))
         except KeyboardInterrupt:

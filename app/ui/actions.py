@@ -22,6 +22,7 @@ from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
 from app.ui.interpolate_actions import INTERPOLATE_ACTIONS
+from app.ui.length import LENGTH_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
 from app.ui.refine import REFINE_ACTIONS, reset
@@ -259,6 +260,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         *SOURCE_ACTIONS,
         *INTERPOLATE_ACTIONS,
         *REFINE_ACTIONS,
+        *LENGTH_ACTIONS,
     )
 }
 

@@ -40,6 +40,8 @@ class Parts:
     """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
+    timeline: Component
+    """Images the clip passes through (`length.py`)."""
     refine: Component
     """The prompt refined (`refine.py`)."""
     batch: Component
@@ -75,6 +77,8 @@ class Parts:
             self.models,
             *self.form.values(),
             self.source,
+            self.timeline,
+            self.many["seconds"],
             self.refine,
             self.batch,
             self.timer,

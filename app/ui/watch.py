@@ -20,6 +20,7 @@ from app.ui import create, views
 from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
+from app.ui.length import seconds_of, timeline
 from app.ui.parts import OWNER, Changes, Parts, remembered
 from app.ui.refine import poll_token, refine_panel, restored
 from app.ui.source import panel
@@ -76,7 +77,8 @@ def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
     updates = show_request(request, views.spec_of(studio, request.model))
     kept = {**kept_fields(request), **restored(request)}
     return {**{parts.form[name]: update for name, update in updates.items()}, parts.kept: kept,
-            parts.source: panel(studio, request.to_json(), kept), parts.refine: refine_panel(studio, request.to_json(), kept)}
+            parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+            parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
 
 
 def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest, ModelInvalid
+from engine.interpolate.planning import texts
 from engine.plan import Plan
 
 
@@ -20,7 +21,7 @@ def check_tokens(plan: Plan) -> None:
     if not file.is_file():
         return
     tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
-    for field, text in {"prompt": plan.prompt, "negative": plan.negative if plan.guided else ""}.items():
+    for field, text in (*(("prompt", text) for text in texts(plan)), ("negative", plan.negative if plan.guided else "")):
         limit_tokens(field, len(tokenizer.encode(text).ids), plan.spec.name, plan.spec.max_text_tokens)
 
 

@@ -11,6 +11,7 @@ from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
 from app.ui.html.common import ago, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
 from app.ui.html.interpolate import interpolate_html
+from app.ui.html.keys import hierarchy_html
 from app.ui.html.source import extend_html
 
 
@@ -56,7 +57,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
         f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
         f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
         f'<div class="actions">{actions}</div>{smooth}</div><div class="clip-side">{_name_form(clip)}'
-        f"{_facts(clip, project)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
+        f"{_facts(clip, project)}{hierarchy_html(clip)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
     )
 
 
