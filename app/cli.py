@@ -41,7 +41,7 @@ from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
-from engine.events import Event, Resumed, StageStarted, StepDone
+from engine.events import Event, RanksRestarted, Resumed, StageStarted, StepDone
 from engine.request import GenerationRequest
 from engine.video.publish import storage_errors
 
@@ -130,6 +130,7 @@ def generate(
     quality: Annotated[str | None, typer.Option(help="What may be lost for it: lossless, near-lossless or fast.")] = None,
     budget: Annotated[str | None, typer.Option(help="Memory of the device the job may use, e.g. 8GiB; all that is free.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the GPU where there is one.")] = None,
+    parallel: Annotated[str | None, typer.Option(metavar="cfg=2,ulysses=2,ring=1", help="Several devices for one video.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA to apply, -4 to 4; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
@@ -139,7 +140,7 @@ def generate(
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
               "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
-              "device": device, "cache": cache, "cfg_gate": cfg_gate}
+              "device": device, "cache": cache, "cfg_gate": cfg_gate, "parallel": parallel}
     each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
     _generate(values, each, lora, (image, video, extend, at), out, data_dir, as_json)
 
@@ -212,6 +213,8 @@ class _Progress:
             _say(f"  {event.stage.value}")
         elif isinstance(event, Resumed):
             _say(f"  resumed from step {event.step} of {event.steps}")
+        elif isinstance(event, RanksRestarted):
+            _say(f"  started again, because {event.why}")
         elif isinstance(event, StepDone):
             fifth = event.step * 5 // event.steps
             if fifth > self._fifth:

@@ -19,6 +19,7 @@ from engine.hardware import Hardware
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
+from engine.parallel.planned import divide
 from engine.recovery import way_after
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
@@ -106,6 +107,10 @@ class Plan:
     """'off', or a cache of `engine.cache`, which changes the picture."""
     cfg_gate: float = 1.0
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
+    parallel: str = ""
+    """`engine.parallel.degrees.Degrees` as text; '' for one device."""
+    devices: tuple[str, ...] = ()
+    """Of each rank; empty for one device."""
     schema_version: int = PLAN_VERSION
 
     @property
@@ -123,7 +128,8 @@ class Plan:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
-                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras]}
+                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras],
+                         "devices": list(self.devices)}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
@@ -136,7 +142,7 @@ class Plan:
                                  strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
                                  quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None,
-                                 cache=self.cache, cfg_gate=self.cfg_gate)
+                                 cache=self.cache, cfg_gate=self.cfg_gate, parallel=self.parallel or None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,13 +183,16 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     dtype = _dtype(spec, hardware)
     cache, gate = _shortcuts(request, guidance, policy)
     shape = Shape(frames, height, width, guidance > 1.0, _given(request.mode, frames), cache)
+    division = divide(request.parallel, spec, shape, hardware, gated=gate < 1)
+    hardware = division.hardware
     kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
     if kernel in LOSSY and policy.quality not in (None, "fast"):
         raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
                                           f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
-    work = _work(spec, shape, sampled_steps(steps, strength), gate)
-    compiled = compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
+    work = division.sooner(_work(spec, shape, sampled_steps(steps, strength), gate))
+    division.check_kernel(kernel)
+    compiled = not division.devices and compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
                               feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
@@ -199,10 +208,10 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
         notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
                *_mode_notes(request, spec, frames, steps, strength), *_memory_notes(way, policy), *words(cache, gate),
-               *told(lapses, way.placement)),
+               *division.notes, *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
-        loras=request.loras, cache=cache, cfg_gate=gate,
+        loras=request.loras, cache=cache, cfg_gate=gate, parallel=division.text, devices=division.devices,
     )
 
 

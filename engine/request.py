@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.parallel.degrees import parse_degrees
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARS = 2000
@@ -93,6 +94,8 @@ class GenerationRequest:
     `engine.cache`. All but 'off' change the picture. None: 'off'."""
     cfg_gate: float | None = None
     """Share of the steps, above 0 to 1, after which the negative prompt's half is no longer run. None: 1, never."""
+    parallel: str | None = None
+    """Several devices for this one clip, 'cfg=2,ulysses=2,ring=1', see `engine.parallel.degrees`. None: one device."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -130,6 +133,8 @@ class GenerationRequest:
         set_field("cfg_gate", _real("cfg_gate", self.cfg_gate, 0.0, 1.0))
         if self.cfg_gate == 0.0:
             raise InvalidRequest("cfg_gate", "is 0, which would leave guidance no step to look at. Use more than 0, up to 1.")
+        if self.parallel is not None:
+            set_field("parallel", str(parse_degrees(self.parallel)))
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")

@@ -31,7 +31,7 @@ from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.settings import Settings
 from engine.errors import Cancelled, MemoryRanOut, SprocketError, StorageBlocked
-from engine.events import ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
+from engine.events import ClipWritten, Event, Preview, RanksRestarted, Resumed, Stage, StageStarted, StepDone
 from engine.ladder import PHASES, Lapse, read_lapses
 from engine.plan import Plan, disk_need
 from engine.request import GenerationRequest
@@ -179,6 +179,9 @@ def _tell(place: Workplace, claim: Claim, beat: Heartbeat, resolved: Plan, event
         log.info("resumed from step %d of %d", event.step, event.steps)
         note = f"Resumed from step {event.step} of {event.steps}."
         beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=json.dumps([*resolved.notes, note]))
+    elif isinstance(event, RanksRestarted):
+        log.warning("restarted, because %s. Its last lines:\n%s", event.why, event.log)
+        beat.note(notes=json.dumps([*resolved.notes, f"Started again, because {event.why}."]))
     elif isinstance(event, Preview):
         path = place.settings.job_dir(claim.job.id) / "preview.webp"
         part = path.with_suffix(".part")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,15 @@ from engine.parallel.attend import SequenceAttend, token_part
 from engine.parallel.bands import decode_rows, encode_rows
 from engine.parallel.degrees import Share, deal, share_of
 from engine.parallel.mesh import Mesh
+from engine.parallel.weights import compare_weights
 
 EXACT = ("whole", "banded")
+
+
+def spread(model: Any, mesh: Mesh, folder: Path) -> SpreadModel:
+    """`model`, loaded from `folder` on every rank, on all of them. Raises `ModelInvalid`, on all, where weights differ."""
+    compare_weights(mesh, folder)
+    return SpreadModel(model, mesh)
 
 
 class SpreadModel:
@@ -32,10 +40,11 @@ class SpreadModel:
 
     def __init__(self, model: Any, mesh: Mesh) -> None:
         self.model, self.mesh = model, mesh
-        if mesh.degrees.sequence > 1:
-            ours = all(isinstance(one, JointAttention) for one in model.transformer.attn_processors.values())
-            if not ours:  # diffusers' own would attend to its part alone, without a word
-                model.transformer.set_attn_processor(JointAttention())
+        if mesh.degrees.sequence > 1 and not all(isinstance(one, JointAttention) for one in self._processors()):
+            # diffusers' own would attend to its part alone, without a word
+            model.transformer.set_attn_processor(JointAttention())
+        self._attention = self._processors()
+        """Looked up now: caches hide the blocks while they work."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -94,8 +103,7 @@ class SpreadModel:
 
     @contextmanager
     def _attending(self, share: Share) -> Iterator[None]:
-        processors = set(self.model.transformer.attn_processors.values())
-        kernels = {one: one.attend for one in processors}
+        kernels = {one: one.attend for one in self._attention}
         for one, kernel in kernels.items():
             one.attend = SequenceAttend(kernel, self.mesh, share)
         try:
@@ -103,6 +111,9 @@ class SpreadModel:
         finally:
             for one, kernel in kernels.items():
                 one.attend = kernel
+
+    def _processors(self) -> set[Any]:
+        return set(self.model.transformer.attn_processors.values())
 
     @torch.inference_mode()
     def encode_frames(self, frames: np.ndarray, tile: tuple[int, int], how: str = "whole") -> Iterator[tuple[int, Tensor]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 BEAT_SECONDS = 1.0
-SILENT_SECONDS = 15.0
+SILENT_SECONDS = 20.0
 STUCK_SECONDS = 20.0
 
 
