@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import OutputRejected
+from engine.memory.shapes import decode_flops_per_pixel
 from engine.models.attention import JointAttention
 from engine.parallel.attend import SequenceAttend, token_part
 from engine.parallel.bands import decode_rows, encode_rows
@@ -27,6 +28,9 @@ from engine.parallel.mesh import Mesh
 from engine.parallel.weights import compare_weights
 
 EXACT = ("whole", "banded")
+LEAST_WORK = 2e12
+"""Multiplications and additions of a decode from which on rows are dealt out. Less is done in seconds by one rank, to the very bit of what
+a clip on one device has; over several ranks a norm's sums are added in another order, which in bf16 may move a pixel by a step or two."""
 
 
 def spread(model: Any, mesh: Mesh, folder: Path) -> SpreadModel:
@@ -38,8 +42,8 @@ def spread(model: Any, mesh: Mesh, folder: Path) -> SpreadModel:
 class SpreadModel:
     """`engine.models.family.VideoModel` on all ranks of a mesh. Does not own the model."""
 
-    def __init__(self, model: Any, mesh: Mesh) -> None:
-        self.model, self.mesh = model, mesh
+    def __init__(self, model: Any, mesh: Mesh, least_work: float = LEAST_WORK) -> None:
+        self.model, self.mesh, self.least_work = model, mesh, least_work
         if mesh.degrees.sequence > 1 and not all(isinstance(one, JointAttention) for one in self._processors()):
             # diffusers' own would attend to its part alone, without a word
             model.transformer.set_attn_processor(JointAttention())
@@ -118,7 +122,7 @@ class SpreadModel:
     @torch.inference_mode()
     def encode_frames(self, frames: np.ndarray, tile: tuple[int, int], how: str = "whole") -> Iterator[tuple[int, Tensor]]:
         """As the model's, on every rank, and always exactly: a rank's rows take less memory than any tile."""
-        sizes = self._rows(frames.shape[1] // self.model.spec.spatial_scale)
+        sizes = self._rows(frames.shape[1] // self.model.spec.spatial_scale, frames[..., 0].size / 2)
         if sizes is None:
             yield from self.model.encode_frames(frames, tile, how)
         else:
@@ -130,13 +134,14 @@ class SpreadModel:
 
         What would be decoded in tiles for want of memory is decoded by the first rank alone: tiles are another picture.
         """
-        sizes = self._rows(latents.shape[3])
+        spec = self.model.spec
+        sizes = self._rows(latents.shape[3], latents[:, :, 0].numel() * spec.spatial_scale**2 * spec.temporal_scale)
         if sizes is None or how not in EXACT:
             yield from self._decode_alone(latents, tile, how)
             return
         vae, kept = self.model._on_device("vae"), self.model.components["vae"].dtype
-        scaled = (1 / self.model.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)).to(kept)
-        scale = self.model.spec.spatial_scale
+        scaled = (1 / spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)).to(kept)
+        scale = spec.spatial_scale
         for chunk in decode_rows(vae, scaled, self.mesh, sizes):
             if self.mesh.agree(not bool(torch.isfinite(chunk).all())):
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights of the VAE, or "
@@ -156,7 +161,8 @@ class SpreadModel:
                 return
             yield torch.empty(count, 0, 0, 3, dtype=torch.uint8) if chunk is None else chunk
 
-    def _rows(self, high: int) -> tuple[int, ...] | None:
-        """Rows of latents by rank; None where there are fewer than ranks."""
-        return None if high < self.mesh.degrees.ranks else deal(high, self.mesh.degrees.ranks)
+    def _rows(self, high: int, pixels: float) -> tuple[int, ...] | None:
+        """Rows of latents by rank for a decode of so many pixels; None where there are fewer than ranks, or it is little work."""
+        work = pixels * decode_flops_per_pixel(self.model.spec)
+        return None if high < self.mesh.degrees.ranks or work < self.least_work else deal(high, self.mesh.degrees.ranks)
 
