@@ -9,7 +9,7 @@
     bands       layers of the VAE over rows that lie on several ranks
     rank        one process a device, kept warm between jobs        launch      torch's elastic launcher around it
     fleet       owns these processes                                drive       one job on a fleet, and again after a rank died
-    alone       the same under `torchrun`, on one computer or several
 
+`app/cli_torchrun.py` is the same under `torchrun`, on one computer or several.
 Importing this package, `degrees`, `cost` or `watch` imports no torch. docs/parallel.md has the picture.
 """

@@ -36,6 +36,8 @@ TOGETHER_SECONDS = 5.0
 """Within which all ranks end a job that ended for one."""
 CULPRIT_SECONDS = 2.0
 """How long a rank that died by itself is looked for, when another one complains of its silence."""
+GONE_SECONDS = 10.0
+"""Most that the kernel is waited for to bury the killed."""
 TAIL_LINES = 15
 
 
@@ -95,6 +97,9 @@ class Fleet:
         if self._launcher.poll() is None:
             _kill(self._launcher.pid)
         self._launcher.wait()
+        deadline = time.monotonic() + GONE_SECONDS
+        while any(map(_runs, self._pids.values())) and time.monotonic() < deadline:  # what they held is free when they are gone
+            time.sleep(LOOK_SECONDS / 10)
         self._listener.close()
         for line in self._lines.values():
             line.close()
