@@ -157,7 +157,10 @@ def _normed(part: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, eps: fl
     mean, deviation = (one.repeat_interleave(channels) for one in (moments[:, 0], (moments[:, 1] + eps).rsqrt()))
     by = weight.float() * deviation
     plus = bias.float() - mean * by
-    return (part * by[None, :, None, None, None]).add_(plus[None, :, None, None, None]).to(part.dtype)  # rounded once
+    by, plus = by[None, :, None, None, None], plus[None, :, None, None, None]
+    if part.dtype == torch.float32:
+        return torch.addcmul(plus, part, by)
+    return (part * by).add_(plus).to(part.dtype)  # rounded once
 
 
 def _modulate(normed: Tensor, scale: Tensor, shift: Tensor) -> None:

@@ -28,6 +28,9 @@ from engine.parallel.attend import token_part
 from engine.parallel.degrees import starts
 from engine.parallel.mesh import Mesh
 
+TINY = 1e-12
+"""Beside a variance, so that a group of equal numbers divides by something."""
+
 
 class RowBands(Bands):
     """Layers over this rank's rows of a picture."""
@@ -42,13 +45,22 @@ class RowBands(Bands):
     def moments(self, hidden: Tensor, groups: int, step: int) -> Tensor:
         width, own = hidden.shape[1] // groups, []
         for part in hidden[0].split(step):
-            variance, mean = torch.var_mean(part.reshape(len(part) // width, -1).float(), dim=1, correction=0)
-            own.append(torch.stack([torch.full_like(mean, float(part[0].numel() * width)), mean, variance], dim=1))
+            own.append(_moments(part.float(), width))
         count, mean, variance = self._mesh.stacked(torch.cat(own).double()).unbind(2)  # each (ranks, groups)
         total = count.sum(0)
         middle = (count * mean).sum(0) / total
         spread = (count * (variance + (mean - middle).square())).sum(0) / total
         return torch.stack([middle, spread], dim=1).float()
+
+
+def _moments(part: Tensor, width: int) -> Tensor:
+    """(groups, 3): count, mean and variance of every `width` channels of `part` (channels, ...), in float32.
+
+    Out of torch's group norm, whose one pass is ten times as fast as `torch.var_mean` on a processor; what it normalises is dropped.
+    """
+    groups, each = len(part) // width, part[0].numel()
+    _, mean, scale = torch.native_group_norm(part.contiguous(), None, None, 1, len(part), each, groups, TINY)
+    return torch.stack([torch.full_like(mean[0], float(each * width)), mean[0], scale[0].double().pow(-2).sub(TINY).float()], dim=1)
 
 
 def decode_rows(vae: Any, latents: Tensor, mesh: Mesh, sizes: tuple[int, ...], *, limit: int = BAND_BYTES,

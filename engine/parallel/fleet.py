@@ -148,7 +148,7 @@ class Fleet:
         while len(ready) < self.ranks:
             if len(self._lines) == self.ranks:
                 ready |= {rank for rank, kind, _ in self._listen() if kind == "ready"}
-                self._check()
+                self._check_launcher()  # not for silence: an import may hold up a rank's other threads
             else:
                 time.sleep(LOOK_SECONDS / 4)
                 if (code := self._launcher.poll()) is not None:
@@ -200,6 +200,9 @@ class Fleet:
     def _check(self) -> None:
         if found := broken(self._heard, time.monotonic()):
             raise self._lost(*found)
+        self._check_launcher()
+
+    def _check_launcher(self) -> None:
         if (code := self._launcher.poll()) is not None:
             raise self._lost((), f"the launcher ended with code {code}")
 

@@ -7,6 +7,7 @@ When the owner is gone, so is this process, at once.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import queue
 import signal
@@ -86,9 +87,13 @@ def _serve(line: Line) -> None:
     """Job after job. The first one says which device this rank has, so only then are the ranks joined."""
     import torch
 
-    from engine.models.cache import ModelCache
+    import engine.models.cogvideox  # what jobs will need: no import later silences this rank
+    import engine.run  # noqa: F401
+    from engine.models.cache import CHATTY, ModelCache
     from engine.parallel.mesh import Beat, Mesh, join
 
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     rank, models, beat = int(os.environ["RANK"]), ModelCache(), Beat()
     line.pulse = beat.pulse
