@@ -47,7 +47,7 @@ from app.plan_command import parse_bytes, plan_command
 from app.queue.kinds import job_title
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
-from engine.events import Event, Resumed, StageStarted, StepDone
+from engine.events import Event, RanksRestarted, Resumed, StageStarted, StepDone
 from engine.request import GenerationRequest
 from engine.video.publish import storage_errors
 
@@ -141,6 +141,7 @@ def generate(
     fps: Annotated[float | None, typer.Option(help="Frames a second, 1 to 60, made the same way.")] = None,
     key_frames: Annotated[int | None, typer.Option(help="How many key frames; as few as the rate allows.")] = None,
     keyframe: Annotated[list[str] | None, typer.Option(metavar="INDEX=IMAGE", help="An image as a frame; first, middle, last.")] = None,
+    parallel: Annotated[str | None, typer.Option(metavar="cfg=2,ulysses=2,ring=1", help="Several devices for one video.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA to apply, -4 to 4; repeatable.")] = None,
     refine: Annotated[str | None, typer.Option(metavar="BACKEND", help="Refine the prompt first: auto, pocket, endpoint, local.")] = None,
     wish: Annotated[str | None, typer.Option(help="The words that the prompt was refined from; kept beside the clip.")] = None,
@@ -153,7 +154,7 @@ def generate(
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
               "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
-              "device": device, "cache": cache, "cfg_gate": cfg_gate, "wish": wish, "refiner": refiner}
+              "device": device, "cache": cache, "cfg_gate": cfg_gate, "parallel": parallel, "wish": wish, "refiner": refiner}
     length = Length(seconds, fps, key_frames, read_keyframes(keyframe))
     if refine is not None:
         prompt, values = refined(prompt, values, refine, image is not None, data_dir)
@@ -233,6 +234,8 @@ class _Progress:
             _say(f"  {event.stage.value}")
         elif isinstance(event, Resumed):
             _say(f"  resumed from step {event.step} of {event.steps}")
+        elif isinstance(event, RanksRestarted):
+            _say(f"  started again, because {event.why}")
         elif isinstance(event, StepDone):
             fifth = event.step * 5 // event.steps
             if fifth > self._fifth:

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """A file that is given up when the disk is full, so that the history can still say so. 0: none."""
     backups: int = Field(default=3, ge=1)
     """Daily copies of the history that are kept."""
+    fleet_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
     attention: str = "auto"
     """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
     compile: bool = False

@@ -414,7 +414,7 @@ class Studio:
             return False, None
         report, at = known
         alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
-        return alive, Hardware(**report["hardware"]) if alive else None
+        return alive, Hardware.from_json(report["hardware"]) if alive else None
 
     def _project(self, project_id: str | None, owner: str, now: float) -> Project:
         if project_id is None:
