@@ -2,6 +2,7 @@
 
     sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
     sprocket serve                            the studio in a browser
+    sprocket dataset import | check ...       sets of clips to train on
     sprocket queue | history | models | loras list --json, and what else they offer
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
     sprocket doctor                           what this machine has, and what is wrong with it
@@ -33,6 +34,7 @@ from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_dataset import dataset_app
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
@@ -53,6 +55,7 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
+app.add_typer(dataset_app, name="dataset")
 app.command("plan")(plan_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app import batches, input_view, inputs, storage
+from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
 from app.history.leases import Limits
@@ -81,6 +82,8 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.datasets = Datasets(settings, self.spec)
+        """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
         self.store.close()

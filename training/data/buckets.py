@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
-from engine.media.clip import LEAST_SHOW
 from engine.spec import ModelSpec
 from training.data.records import Clip, Dataset
 
+LEAST_SHOW = 0.25
+"""As in `engine.media.clip`: a last frame that is on display for less than this part of its time does not count."""
 SHAPES = ("native", "aspect")
 ASPECTS = (1.0, 4 / 3, 3 / 4)
 """Width to height of the further sizes that 'aspect' offers, beside the model's own and the same turned by 90 degrees."""

@@ -23,7 +23,7 @@ from engine.spec import ModelSpec, part_fingerprint
 from engine.video.publish import write_atomic
 from training.data.buckets import Bucket, Left, Placed, Rules, bucket_of, too_short
 from training.data.checks import BAD, check
-from training.data.frames import clip_frames, source_path, unchanged
+from training.data.files import source_path, unchanged
 from training.data.records import Clip, Dataset
 from training.data.store import Damaged, read_tensors, sound, write_tensors
 
@@ -238,6 +238,8 @@ class _Work:
         return placed, key
 
     def _frames(self, placed: Placed) -> Any:
+        from training.data.frames import clip_frames
+
         clip, bucket = placed.clip, placed.bucket
         path = source_path(clip, self.folder)
         try:

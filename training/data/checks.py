@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.models.tokens import count_tokens
 from engine.spec import ModelSpec
 from training.data.buckets import Left, Placed, Row, Rules, place, table
-from training.data.looks import alike
+from training.data.likeness import alike
 from training.data.records import Clip, Dataset
 
 STATIC_SHARE = 0.3
@@ -16,6 +16,9 @@ STATIC_SHARE = 0.3
 FEW, GOOD = 10, 25
 """Fewer clips than `FEW` are learned by heart; from `GOOD` on a concept is learned (diffusers' CogVideoX guide)."""
 BAD, WARN = "bad", "warn"
+LEADS = ("the video shows", "this video shows", "the video features", "the video captures", "the video depicts", "in this video",
+         "the clip shows", "a video of")
+"""How describing models begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,6 @@ def _of_words(clip: Clip, dataset: Dataset, tokens: int | None, spec: ModelSpec)
     if lead:
         found.append(Problem("words", f"its caption begins with {clip.caption[:len(lead)]!r}, which says nothing of what is seen."))
     return found
-
-
-LEADS = ("the video shows", "this video shows", "the video features", "the video captures", "the video depicts", "in this video",
-         "the clip shows", "a video of")
-"""How describing models begin."""
 
 
 def _of_looks(clip: Clip) -> list[Problem]:

@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 
-from engine.digest import file_sha256
 from engine.errors import InvalidRequest
 from engine.media.clip import Span, at_rate, iter_frames, within
 from engine.media.probe import VideoFacts
+from training.data.files import pictures_in
 from training.data.records import Clip
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Fit = Literal["crop", "pad"]
-
-
-def source_path(clip: Clip, folder: Path) -> Path:
-    """Where its file is. `folder`: the dataset's own, for what came out of an archive."""
-    return Path(clip.source) if Path(clip.source).is_absolute() else folder / clip.source
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a frame folder in the order of their names, numbers counted as numbers."""
-    return sorted((path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file()), key=natural)
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """Order of names in which 'f10' comes after 'f9'."""
-    parts: list[tuple[int, int, str]] = []
-    word = ""
-    for char in path.name.lower() + "\0":
-        if word and word[-1].isdigit() != char.isdigit():
-            parts.append((0, int(word), "") if word.isdigit() else (1, 0, word))
-            word = ""
-        word += char if not char.isdigit() or char.isascii() else "?"
-    return parts
-
-
-def folder_sha256(pictures: Iterable[Path]) -> str:
-    """Of names and contents, so that a picture more or less is another clip."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for path in pictures:
-        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def unchanged(clip: Clip, path: Path) -> bool:
-    """Whether the source still is what was taken in. Raises OSError."""
-    return clip.sha256 == (folder_sha256(pictures_in(path)) if clip.kind == "frames" else file_sha256(path))
 
 
 def clip_frames(clip: Clip, path: Path, *, frames: int, width: int, height: int, fps: float, fit: str, span: Span) -> np.ndarray:

@@ -24,8 +24,6 @@ STILL_STEP = 0.9
 STILL_PATCH = 6.0
 """...unless some patch of `PATCH` x `PATCH` pixels changes by more: a small thing that moves is no still picture."""
 PATCH = 8
-ALIKE_BITS, ALIKE_LEVELS = 6, 10
-"""Pictures look the same that differ in at most so many of 64 bits, and nowhere by more levels of 255."""
 MOST_FPS = 60.0
 LEAST_SHARE = 0.9
 """Of the pictures a file says it has, so many must come out of the decoder."""
@@ -126,22 +124,6 @@ def perceptual_hash(picture: np.ndarray) -> str:
 def colour_print(picture: np.ndarray) -> str:
     """Mean colours of 4 x 4 places of uint8 (height, width, 3), 96 hex digits: flat pictures have no gradients to compare."""
     return _reduced(picture, (4, 4)).tobytes().hex()
-
-
-def alike(first: Looks, second: Looks) -> bool:
-    """Whether two clips look the same: first, middle and last picture in gradients and in colours."""
-    same = all(distance(one, other) <= ALIKE_BITS for one, other in zip(first.hashes, second.hashes, strict=True))
-    return same and all(_apart(one, other) <= ALIKE_LEVELS for one, other in zip(first.colours, second.colours, strict=True))
-
-
-def _apart(first: str, second: str) -> int:
-    one, other = (np.frombuffer(bytes.fromhex(each), np.uint8).astype(int) for each in (first, second))
-    return int(np.abs(one - other).max())
-
-
-def distance(first: str, second: str) -> int:
-    """Bits in which two hashes differ, 0 to 64."""
-    return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
 def sampled(clip: Clip, path: Path, pictures: int, longest: int) -> Iterator[np.ndarray]:

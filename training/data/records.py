@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidRequest, SprocketError
-from engine.media.clip import Span
+
+if TYPE_CHECKING:
+    from engine.media.clip import Span
 
 SCHEMA = 1
 MAX_CAPTION_CHARS = 4000

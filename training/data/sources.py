@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
-from training.data.frames import PICTURES, pictures_in
+from training.data.files import pictures_in
 from training.data.records import Rejection, one_line
 from training.data.texts import CAPTION_KEYS, MAX_ROWS, Unreadable, caption_in, caption_of, json_rows, lines_of, table_rows
 
@@ -40,8 +40,8 @@ class Wish:
     """Where relative paths begin; the folder of the list or table unless said."""
     picture_fps: float = 8.0
     """Rate at which folders of pictures are to be shown."""
-    confined: bool = False
-    """Paths must stay inside the source: it came from somewhere else (an archive, the hub, a browser)."""
+    into: Path | None = None
+    """A folder of ours for videos that lie inside tables."""
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.picture_fps <= 240:
@@ -281,5 +281,3 @@ def _listing(layout: str, found: list[Found], rejections: list[Rejection], notes
     return Listing(layout, tuple(found), tuple(rejections), tuple(notes))
 
 
-def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES

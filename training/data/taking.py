@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.digest import file_sha256
 from engine.errors import InvalidRequest, SprocketError
 from engine.media.probe import probe_image, probe_video
-from training.data.frames import folder_sha256, pictures_in, source_path
+from training.data.files import folder_sha256, pictures_in, source_path
 from training.data.looks import Seen, look
 from training.data.records import MAX_CAPTION_CHARS, Clip, Rejection, clip_id, one_line
 from training.data.sources import Found
