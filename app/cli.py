@@ -41,6 +41,7 @@ from app.cli_models import models_app
 from app.cli_start import Start, check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
+from app.queue.kinds import job_title
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
 from engine.events import Event, Resumed, StageStarted, StepDone
@@ -260,7 +261,7 @@ def queue_list(
     with _studio(data_dir) as studio:
         rows = [_job_row(job) for job in studio.jobs(active_only=not ended)]
     _print_list("jobs", rows, as_json,
-                lambda r: f"{r['id']}  {r['state']:<10}  {r['step']}/{r['steps']}  {r['request']['prompt'][:60]}",
+                lambda r: f"{r['id']}  {r['state']:<10}  {r['step']}/{r['steps']}  {r['title'][:60]}",
                 empty="Nothing runs or waits.")
 
 
@@ -353,7 +354,7 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 def _job_row(job: Job) -> dict[str, Any]:
-    return dataclasses.asdict(job) | {"state": job.state.value}
+    return dataclasses.asdict(job) | {"state": job.state.value, "title": job_title(job)}
 
 
 def _clip_row(studio: Studio, clip: Clip) -> dict[str, Any]:

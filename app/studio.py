@@ -27,6 +27,7 @@ from app.hub.shelf import Hub
 from app.loras import Loras
 from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
 from app.queue.door import Engine, open_engine
+from app.queue.kinds import GENERATE
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
@@ -180,6 +181,10 @@ class Studio:
     def duplicate(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """A new job with the same request, seed included."""
         job = self.job(job_id, owner=owner)
+        if job.kind != GENERATE:
+            return self.store.jobs.add(owner=owner, project_id=job.project_id, kind=job.kind, request=job.request, asked=job.request,
+                                       now=time.time(), steps=job.steps, notes=job.notes, made_from=job.made_from,
+                                       max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting)
         return self.submit(job.request, owner=owner, project_id=job.project_id, made_from=job.made_from)
 
     def move(self, job_id: str, *, owner: str = LOCAL, to: str) -> Job:
@@ -201,6 +206,8 @@ class Studio:
         job = self.job(job_id, owner=owner)
         if job.state not in (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED):
             raise NotAllowed(f"Only waiting jobs can be taken back; this one is {job.state.value}.")
+        if job.kind != GENERATE:
+            raise NotAllowed("Only jobs of the form on Create can be taken back into it. Cancel this one and ask again.")
         request = GenerationRequest.from_mapping(job.request)
         after = self.store.jobs.ask_cancel(job.id, owner=owner, now=time.time())
         if after.state is not JobState.CANCELLED:

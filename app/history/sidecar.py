@@ -39,8 +39,10 @@ def clip_file(job: Job) -> str:
     The last eight digits of the id are its random ones; the first say the time, which is in the name anyway.
     """
     at = time.gmtime(job.created_at)
-    model = re.sub(r"[^a-z0-9-]+", "-", Path(str(job.request["model"])).name.lower()).strip("-")[:40] or "model"
-    return f"{time.strftime('%Y-%m', at)}/{time.strftime('%Y%m%d-%H%M%S', at)}_{model}_s{job.request['seed']}_{job.id[-8:]}.mp4"
+    named = Path(str(job.request.get("model") or job.kind)).name.lower()  # what no model made is called after its kind
+    model = re.sub(r"[^a-z0-9-]+", "-", named).strip("-")[:40] or "model"
+    seed = "" if job.request.get("seed") is None else f"_s{job.request['seed']}"
+    return f"{time.strftime('%Y-%m', at)}/{time.strftime('%Y%m%d-%H%M%S', at)}_{model}{seed}_{job.id[-8:]}.mp4"
 
 
 def title(prompt: str) -> str:

@@ -1,7 +1,7 @@
 """The named endpoints for `gradio_client`. Nothing here is reachable that the pages could not do.
 
     client.predict(prompt="a red ball", api_name="/submit")   -> job id (every other field is optional)
-    client.predict("<job id>", api_name="/job")               -> {id, state, stage, step, steps, eta_seconds, clip, error}
+    client.predict("<job id>", api_name="/job")               -> {id, kind, title, state, stage, step, steps, eta_seconds, clip, error}
     client.predict("<job id>", api_name="/cancel")            -> the same, after the wish to stop was noted
     client.predict("red", 1, api_name="/clips")               -> {clips: [...], page, pages, total}; both are optional
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
@@ -21,6 +21,7 @@ from typing import Any
 import gradio as gr
 
 from app.history.records import Clip, ClipQuery, Job
+from app.queue.kinds import job_title
 from app.ui.html.common import clip_url, poster_url
 from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
@@ -35,6 +36,8 @@ def job_json(job: Job, clip: Clip | None) -> dict[str, Any]:
     """What `/job` answers."""
     return {
         "id": job.id,
+        "kind": job.kind,
+        "title": job_title(job),
         "state": job.state.value,
         "stage": job.stage,
         "step": job.step,
@@ -129,7 +132,7 @@ def add_endpoints(studio: Any) -> None:
         return studio.submit(given({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
 
     def job(job_id: Any = None) -> dict:
-        """State of a job: {id, state, stage, step, steps, eta_seconds, clip, error}."""
+        """State of a job: {id, kind, title, state, stage, step, steps, eta_seconds, clip, error}."""
         return job_state(_identifier("job_id", job_id))
 
     def cancel(job_id: Any = None) -> dict:

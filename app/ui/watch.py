@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from app.history.records import Job
+from app.queue.kinds import GENERATE
 from app.ui import create, views
 from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
@@ -65,6 +66,8 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
 
 def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
     """The form as it was when the job on the screen was asked for. The seed stays open: it was drawn for that job."""
+    if job.kind != GENERATE:
+        return {}
     try:
         request = GenerationRequest.from_mapping(job.request | {"seed": None})
     except InvalidRequest:

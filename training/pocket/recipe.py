@@ -45,7 +45,7 @@ class Recipe:
     decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
     decoder_lr: float = 8e-4
     shelves: tuple[latents.Shelf, ...] = (
-        latents.Shelf(25, 2000),
+        latents.Shelf(25, 4200),
         latents.Shelf(1, 6000),
         latents.Shelf(49, 100),
     )
@@ -186,6 +186,7 @@ def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
     if shop.released:
         load_released(transformer, shop.released / "transformer")
         load_released(model["text_encoder"], shop.released / "text_encoder")
+        model["text_encoder"].requires_grad_(False)  # the released models of image to video read with it too
         for weight in (*model["reading"].parameters(), *model["sketch"].parameters()):
             nn.init.zeros_(weight)  # the helpers were not released; at zero they disturb nothing while they learn
     else:

@@ -12,6 +12,7 @@ The parts (screen, film strip, caption, actions) are the same elements in every 
 from __future__ import annotations
 
 from app.history.records import Clip, Forecast, Job, JobState
+from app.queue.kinds import GENERATE
 from app.ui.html.common import (
     ACTIVE,
     STATE_WORDS,
@@ -234,7 +235,8 @@ def _bar(job: Job) -> str:
 
 def _actions(job: Job) -> str:
     if job.state is JobState.FAILED:
-        return button("Try again", "retry", kind="primary", job=job.id) + button("Change the settings", "edit", job=job.id)
+        change = button("Change the settings", "edit", job=job.id) if job.kind == GENERATE else ""
+        return button("Try again", "retry", kind="primary", job=job.id) + change
     if job.state is JobState.CANCELLED:
         return button("Start again", "retry", job=job.id)
     if job.state in (JobState.CANCELLING, JobState.FINALIZING, JobState.DONE):
