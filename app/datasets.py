@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.dataset_work import DatasetWork
 from app.errors import NotAllowed, NotFound
 from app.lock import FileLock
 from app.settings import Settings
@@ -53,7 +54,7 @@ class Import:
     revision: str | None = None
     """Of a dataset on the hub."""
     files: Path | None = None
-    """A folder of files that came from a browser; it is moved into the dataset."""
+    """A folder of files that came from a browser; it is moved into the dataset. One zip in it is unpacked."""
 
 
 class Datasets:
@@ -64,6 +65,11 @@ class Datasets:
         self._guard = threading.Lock()
         self._read: dict[Path, tuple[int, Dataset]] = {}
         self._reports: dict[tuple[Any, ...], Report] = {}
+        self.work = DatasetWork()
+        """What a page has begun and does not wait for."""
+
+    def close(self) -> None:
+        self.work.close()
 
     @property
     def root(self) -> Path:
@@ -179,6 +185,11 @@ class Datasets:
         files = part / "files"
         wish = replace(wanted.wish, into=files / "tables")
         if wanted.files is not None:
+            packed = [each for each in wanted.files.iterdir() if each.suffix.lower() == ".zip"]
+            if len(packed) == 1 and len(list(wanted.files.iterdir())) == 1:
+                files.mkdir()
+                refused = archive.unpack(packed[0], files)
+                return list_source(_inner(files), wish), wanted.source, files, refused
             wanted.files.rename(files)
             return list_source(files, wish), wanted.source, files, ()
         path = Path(wanted.source).expanduser()
@@ -190,6 +201,40 @@ class Datasets:
             refused = archive.unpack(path, files)
             return list_source(_inner(files), wish), str(path.absolute()), files, refused
         return list_source(path.absolute(), wish), str(path.absolute()), None, ()  # a list of the user's own may point anywhere
+
+    def token(self, *, owner: str) -> str:
+        """Changes whenever a page of datasets would look different."""
+        work = [(each.id, each.done, each.of, each.error) for each in self.work.list(owner=owner)]
+        return f"{work}|{[(each.id, each.changed_at) for each in self.list(owner=owner)]}"
+
+    def start(self, wanted: Import, *, owner: str) -> None:
+        """`add` without waiting for it; `work.list` says how far it is. Raises InvalidRequest (name), NotAllowed."""
+        name = checked_name(wanted.name or _name_of(wanted))
+
+        def work(told: Told, stopped: Callable[[], bool]) -> str:
+            try:
+                return self.add(replace(wanted, name=name), owner=owner, told=told, stopped=stopped).id
+            finally:
+                if wanted.files is not None:
+                    shutil.rmtree(wanted.files, ignore_errors=True)
+
+        self.work.start(owner, name, "Importing", work)
+
+    def start_example(self, *, owner: str) -> None:
+        """`example` without waiting for it."""
+        self.work.start(owner, "crescents", "Drawing and importing", lambda told, stopped: self.example(owner=owner, told=told).id)
+
+    def start_describing(self, dataset_id: str, *, owner: str) -> None:
+        """Captions for all clips without one, by the vision endpoint, without waiting for them. Raises NotFound, NotAllowed."""
+        dataset, describer = self.get(dataset_id, owner=owner), self.describer()
+
+        def work(told: Told, stopped: Callable[[], bool]) -> str:
+            failed = self.describe(dataset_id, describer, owner=owner, told=told, stopped=stopped)[1]
+            if failed:
+                raise NotAllowed(f"{len(failed)} clips could not be described: {failed[0][1]}")
+            return dataset_id
+
+        self.work.start(owner, dataset.name, "Describing", work, dataset_id)
 
     def example(self, *, owner: str, told: Told = lambda done, of: None) -> Dataset:
         """The small set of `training.data.example`, drawn now."""
@@ -240,7 +285,8 @@ class Datasets:
         raise NotAllowed("No vision endpoint is set up here, so captions are written by hand. docs/datasets.md says how to set one up.")
 
     def describe(self, dataset_id: str, describer: Describer, *, owner: str, clips: Iterable[str] | None = None, prompt: str | None = None,
-                 told: Told = lambda done, of: None) -> tuple[Dataset, tuple[tuple[str, str], ...]]:
+                 told: Told = lambda done, of: None,
+                 stopped: Callable[[], bool] = lambda: False) -> tuple[Dataset, tuple[tuple[str, str], ...]]:
         """Captions by a model that sees: of the named clips, else of all without one. Returns also (clip id, why) where it failed."""
         from training.data.describe import description
 
@@ -248,6 +294,8 @@ class Datasets:
         wanted = [dataset.clip(each) for each in clips] if clips is not None else [each for each in dataset.used if not each.caption]
         failed = []
         for done, clip in enumerate(wanted):
+            if stopped():
+                break
             told(done, len(wanted))
             try:
                 words = description(describer, clip, source_path(clip, self.folder(dataset_id)), prompt)

@@ -87,6 +87,7 @@ class Studio:
         """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
+        self.datasets.close()
         self.store.close()
 
     # ---- jobs
