@@ -237,8 +237,9 @@ def unique(clips: Iterable[Clip]) -> tuple[tuple[Clip, ...], tuple[Rejection, ..
     kept: dict[str, Clip] = {}
     again = []
     for clip in clips:
-        first = kept.setdefault(clip.id, clip)
-        if first is not clip:
-            again.append(Rejection(clip.origin, f"is the same file as {first.origin}, byte for byte. It is kept once; give it only one "
-                                                "caption.", clip.caption))
+        if clip.id in kept:
+            again.append(Rejection(clip.origin, f"is the same file as {kept[clip.id].origin}, byte for byte. It is kept once; give it only "
+                                                "one caption.", clip.caption))
+        else:
+            kept[clip.id] = clip
     return tuple(kept.values()), tuple(again)

@@ -176,10 +176,12 @@ def _buckets(view: SetView) -> str:
     report, rules = view.report, view.rules
     rows = "".join(
         f"<tr><td>{row.bucket.frames}</td><td>{row.bucket.width} × {row.bucket.height}</td><td>{row.seconds:.1f} s</td><td>{row.train}</td>"
-        f"<td>{row.held_out}</td><td>{_many(row.cut, 'clip') + ' cut at the end' if row.cut else ''}</td></tr>" for row in report.rows)
-    body = (f'<table class="buckets"><thead><tr><th>Frames</th><th>Size</th><th>Lasts</th><th>Train</th><th>Held out</th><th></th></tr>'
-            f'</thead>'
-            f"<tbody>{rows}</tbody></table>" if rows else '<p class="quiet">No clip can be trained on as it is.</p>')
+        f"<td>{row.held_out}</td></tr>" for row in report.rows)
+    cut = sum(row.cut for row in report.rows)
+    longer = f'<p class="quiet">Of {_many(cut, "longer clip")} the first frames are taken.</p>' if cut else ""
+    heads = "".join(f"<th>{word}</th>" for word in ("Frames", "Size", "Lasts", "Train", "Held out"))
+    body = (f'<table class="buckets"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{longer}' if rows
+            else '<p class="quiet">No clip can be trained on as it is.</p>')
     stopped = sum(report.stopped(clip.id) for clip in view.dataset.used)
     out = f'<p class="quiet">{_many(stopped, "clip")} will not be used until what is marked red is put right.</p>' if stopped else ""
     how = f'<p class="quiet">Read by time, at {rules.fps:g} frames a second.</p>'
