@@ -31,6 +31,7 @@ from training.data.buckets import Rules, rules_of
 from training.data.checks import Report, check
 from training.data.files import source_path
 from training.data.records import CLIP_ID, DATASET_ID, Clip, Dataset, DatasetDamaged, Rejection, checked_name, read_json, unique, write_json
+from training.data.shelf import MANIFEST
 from training.data.sources import Listing, Wish, list_source
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from training.data.taking import Taken
 
 LOCK_SECONDS = 20.0
-MANIFEST = "dataset.json"
 Told = Callable[[int, int], None]
 
 
@@ -60,8 +60,9 @@ class Import:
 class Datasets:
     """The shelf of datasets of one studio."""
 
-    def __init__(self, settings: Settings, spec: Callable[[str], ModelSpec]) -> None:
-        self._settings, self._spec = settings, spec
+    def __init__(self, settings: Settings, spec: Callable[[str], ModelSpec], see: Callable[[], Describer | None] = lambda: None) -> None:
+        """`see`: the model that describes clips, None where none is set up."""
+        self._settings, self._spec, self._see = settings, spec, see
         self._guard = threading.Lock()
         self._read: dict[Path, tuple[int, Dataset]] = {}
         self._reports: dict[tuple[Any, ...], Report] = {}
@@ -282,7 +283,10 @@ class Datasets:
 
     def describer(self) -> Describer:
         """The model that sees, where one is set up. Raises NotAllowed."""
-        raise NotAllowed("No vision endpoint is set up here, so captions are written by hand. docs/datasets.md says how to set one up.")
+        found = self._see()
+        if found is None:
+            raise NotAllowed("No vision endpoint is set up here, so captions are written by hand. docs/datasets.md says more.")
+        return found
 
     def describe(self, dataset_id: str, describer: Describer, *, owner: str, clips: Iterable[str] | None = None, prompt: str | None = None,
                  told: Told = lambda done, of: None,

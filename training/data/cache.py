@@ -11,12 +11,13 @@ nothing else. Posterior moments are kept instead of a sample, so that training d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import Cancelled, InvalidRequest
 from engine.spec import ModelSpec, part_fingerprint
@@ -30,7 +31,14 @@ from training.data.store import Damaged, read_tensors, sound, write_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.data.encode import Encoders
+
+class Encoding(Protocol):
+    """`training.data.encode.Encoders` (loads what it needs) and `LoadedEncoders` (of a model that is there)."""
+
+    def text(self, words: str) -> Tensor: ...
+
+    def moments(self, frames: Any) -> Tensor: ...
+
 
 VERSION = 1
 """Goes up when the same clip would be encoded otherwise."""
@@ -142,14 +150,15 @@ def text_file(cache: Path, key: str) -> Path:
 
 
 def build(dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, *, device: str = "cpu", dtype: str = "fp32",
-          progress: Progress = lambda what, done, of: None, stopped: Callable[[], bool] = lambda: False) -> Built:
-    """Encodes what is missing or damaged and returns the set. `folder`: the dataset's own. `dtype`: of the encoders.
+          encoders: Encoding | None = None, progress: Progress = lambda what, done, of: None,
+          stopped: Callable[[], bool] = lambda: False) -> Built:
+    """Encodes what is missing or damaged and returns the set. `folder`: the dataset's own. `dtype`: arithmetic of the
+    encoders, 'fp32' or 'bf16'. `encoders`: those of a model that is loaded, in that dtype; else the text encoder and then the VAE are
+    loaded for it on `device`.
 
     Clips that cannot be used are in `left` with the reason. Raises `InvalidRequest` (field 'dataset') if none is left to train on,
     `StorageBlocked`, `ModelInvalid`, `Cancelled`; what was encoded until then stays.
     """
-    from training.data.encode import Encoders
-
     work = _Work(dataset, folder, spec, rules, dtype, progress, stopped)
     report = check(dataset, spec, rules)
     usable = [each for each in report.placed if not report.stopped(each.clip.id)]
@@ -158,7 +167,11 @@ def build(dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, *, devi
     if not any(report.splits[each.clip.id] == "train" for each in usable):
         words = report.messages[0][1] if report.messages else "None of its clips can be trained on."
         raise InvalidRequest("dataset", f"{words} `sprocket dataset check` says what is wrong with each.")
-    with Encoders(spec, dtype=dtype, device=device) as encoders:
+    with contextlib.ExitStack() as stack:
+        if encoders is None:
+            from training.data.encode import Encoders  # torch, and all of the engine
+
+            encoders = stack.enter_context(Encoders(spec, dtype=dtype, device=device))
         texts = work.encode_texts(encoders, ["", *(dataset.text(each.clip) for each in usable)])
         placed = work.encode_clips(encoders, usable)
     entries = [_entry(each, key, texts[dataset.text(each.clip)], report.splits[each.clip.id], dataset, work.cache) for each, key in placed]
@@ -194,7 +207,7 @@ class _Work:
         self.texts = self.clips = 0
         self.encoder_print, self.vae_print = part_fingerprint(spec, "text_encoder"), part_fingerprint(spec, "vae")
 
-    def encode_texts(self, encoders: Encoders, texts: Sequence[str]) -> dict[str, str]:
+    def encode_texts(self, encoders: Encoding, texts: Sequence[str]) -> dict[str, str]:
         """Text -> key."""
         keys = {text: _key("text", text, self.spec.max_text_tokens, self.encoder_print, self.dtype) for text in texts}
         missing = [text for text, key in keys.items() if self._wanted(text_file(self.cache, key), f"the encoding of {text[:60]!r}")]
@@ -205,7 +218,7 @@ class _Work:
         self.progress("captions", len(missing), len(missing))
         return keys
 
-    def encode_clips(self, encoders: Encoders, placed: Sequence[Placed]) -> list[tuple[Placed, str]]:
+    def encode_clips(self, encoders: Encoding, placed: Sequence[Placed]) -> list[tuple[Placed, str]]:
         """(where it landed at last, key) of every clip that can be read."""
         result = []
         for done, each in enumerate(placed):
@@ -219,7 +232,7 @@ class _Work:
         self.progress("clips", len(placed), len(placed))
         return result
 
-    def _clip(self, encoders: Encoders, placed: Placed) -> tuple[Placed, str]:
+    def _clip(self, encoders: Encoding, placed: Placed) -> tuple[Placed, str]:
         """Encoded unless it is there. A clip that gives fewer frames than its length promised goes to a shorter bucket."""
         key = self._latents_key(placed.clip, placed.bucket)
         short = self.cache / "latents" / f"{key}.frames"  # how many there were when it was read

@@ -7,6 +7,8 @@ The prompt is Vchitect-2.0's (section IV), in `caption_prompt.txt`; 16 pictures,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from engine.errors import InvalidRequest
 from training.data.checks import LEADS
-from training.data.looks import sampled
+from training.data.looks import sampled, webp
 from training.data.records import MAX_CAPTION_CHARS, Clip, one_line
 
 PROMPT_FILE = Path(__file__).with_name("caption_prompt.txt")
@@ -30,6 +32,18 @@ class Describer(Protocol):
 
     def describe(self, frames: np.ndarray, prompt: str) -> str:
         """Words about uint8 `frames` (n, height, width, 3). Raises a `SprocketError` that says what went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByFiles:
+    """A `Describer` over something that takes picture files, as `engine.refine.chat.describe` does."""
+
+    name: str
+    ask: Callable[[tuple[bytes, ...], str], str]
+    """(WebP files in order, prompt) -> words."""
+
+    def describe(self, frames: np.ndarray, prompt: str) -> str:
+        return self.ask(tuple(webp(frame) for frame in frames), prompt)
 
 
 def default_prompt() -> str:

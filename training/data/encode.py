@@ -11,12 +11,28 @@ from torch import Tensor
 
 from engine.memory import Home
 from engine.models import band_encode, text_encode, vae_encode
-from engine.models.cogvideox import KINDS
+from engine.models.cogvideox import KINDS, CogVideoX
 from engine.models.component import DTYPES, Component
 from engine.spec import ModelSpec
 
 WHOLE_PIXELS = 384 * 384
 """Larger frames are encoded in bands: the same numbers in a third of the memory."""
+
+
+class LoadedEncoders:
+    """The same of a checkpoint that is loaded already, such as a trainer's base. Owns nothing."""
+
+    def __init__(self, model: CogVideoX) -> None:
+        self._model = model
+
+    def text(self, words: str) -> Tensor:
+        """As `Encoders.text`."""
+        return self._model.encode(words, None)[0].cpu()
+
+    def moments(self, frames: np.ndarray) -> Tensor:
+        """As `Encoders.moments`."""
+        how = "banded" if frames.shape[1] * frames.shape[2] > WHOLE_PIXELS else "whole"
+        return torch.cat([part for _, part in self._model.encode_frames(frames, frames.shape[1:3], how)], dim=2)[0].cpu()
 
 
 class Encoders:

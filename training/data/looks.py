@@ -60,7 +60,7 @@ def look(clip: Clip, path: Path) -> Seen:
                                       "Export it again.")
     hashes, colours = zip(*(prints[index] for index in (0, count // 2, count - 1)), strict=True)
     still, mean = motion.result()
-    return Seen(Looks(hashes, colours, still, mean, finder.cuts()), _webp(poster), count)
+    return Seen(Looks(hashes, colours, still, mean, finder.cuts()), webp(poster), count)
 
 
 class _Motion:
@@ -135,7 +135,8 @@ def sampled(clip: Clip, path: Path, pictures: int, longest: int) -> Iterator[np.
             yield picture
 
 
-def _webp(picture: np.ndarray) -> bytes:
+def webp(picture: np.ndarray) -> bytes:
+    """uint8 (height, width, 3) as a WebP file."""
     from PIL import Image
 
     out = io.BytesIO()
