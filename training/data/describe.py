@@ -27,8 +27,9 @@ LONGEST_SIDE = 512
 class Describer(Protocol):
     """A model that sees."""
 
-    name: str
-    """What a caption says it is from."""
+    @property
+    def name(self) -> str:
+        """What a caption says it is from."""
 
     def describe(self, frames: np.ndarray, prompt: str) -> str:
         """Words about uint8 `frames` (n, height, width, 3). Raises a `SprocketError` that says what went wrong."""
