@@ -18,6 +18,7 @@ import gradio as gr
 
 from app.ui import create, views
 from app.ui.address import Address
+from app.ui.dataset import DATASET_ACTIONS, train_html
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
@@ -72,6 +73,8 @@ def go(click: Click) -> Changes:
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
+    elif at.view == "train":
+        changes[parts.train] = train_html(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -258,6 +261,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *DATASET_ACTIONS,
         *INTERPOLATE_ACTIONS,
         *REFINE_ACTIONS,
         *LENGTH_ACTIONS,
