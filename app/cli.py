@@ -1,9 +1,11 @@
 """The `sprocket` command. Thin: every command builds values, calls the studio, prints.
 
     sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
+    sprocket interpolate CLIP --fps 24        more frames for a clip or video file: smoother, or slowed down
     sprocket serve                            the studio in a browser
     sprocket queue | history | models | loras list --json, and what else they offer
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
+    sprocket refine "ball goes up"            the description a video model understands; `generate --refine` does both
     sprocket doctor                           what this machine has, and what is wrong with it
 
 Exit codes: 0 done, 2 bad request, 3 cannot fit this machine, 1 any other failure. With `--json` one JSON object goes to
@@ -33,10 +35,12 @@ from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_interpolate import interpolate_command
 from app.cli_length import Length, read_keyframes
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
+from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
@@ -56,6 +60,7 @@ app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
 app.command("plan")(plan_command)
+app.command("refine")(refine_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
 def main() -> None:
@@ -137,6 +142,9 @@ def generate(
     key_frames: Annotated[int | None, typer.Option(help="How many key frames; as few as the rate allows.")] = None,
     keyframe: Annotated[list[str] | None, typer.Option(metavar="INDEX=IMAGE", help="An image as a frame; first, middle, last.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA to apply, -4 to 4; repeatable.")] = None,
+    refine: Annotated[str | None, typer.Option(metavar="BACKEND", help="Refine the prompt first: auto, pocket, endpoint, local.")] = None,
+    wish: Annotated[str | None, typer.Option(help="The words that the prompt was refined from; kept beside the clip.")] = None,
+    refiner: Annotated[str | None, typer.Option(help="What refined them: pocket, endpoint or local.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -145,8 +153,10 @@ def generate(
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
               "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
-              "device": device, "cache": cache, "cfg_gate": cfg_gate}
+              "device": device, "cache": cache, "cfg_gate": cfg_gate, "wish": wish, "refiner": refiner}
     length = Length(seconds, fps, key_frames, read_keyframes(keyframe))
+    if refine is not None:
+        prompt, values = refined(prompt, values, refine, image is not None, data_dir)
     each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
     _generate(values, each, lora, (image, video, extend, at), length, out, data_dir, as_json)
 
@@ -358,6 +368,9 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
             print(f"{marks[finding.ok]}{finding.what:<16}{finding.detail}")
     if not report["ok"]:
         raise SystemExit(1)
+
+
+app.command("interpolate")(interpolate_command(_check_out, _copy, _Progress))
 
 
 def _job_row(job: Job) -> dict[str, Any]:

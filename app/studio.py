@@ -23,6 +23,7 @@ from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
 from app.hub.shelf import Hub
+from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
 from app.queue.door import Engine, open_engine
@@ -30,6 +31,7 @@ from app.queue.kinds import GENERATE
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.refining import Refining
 from app.settings import Settings
 from engine.alternatives import Alternatives, alternatives
 from engine.errors import AwaitingReview, InvalidRequest
@@ -82,8 +84,13 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.interpolations = Interpolations(self)
+        """More frames for a clip or a video, `sprocket interpolate`."""
+        self.refining = Refining(settings, self.spec, self.loras)
+        """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
 
     def close(self) -> None:
+        self.refining.close()
         self.store.close()
 
     # ---- jobs
@@ -430,6 +437,9 @@ class Studio:
 
 
 def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
+    if recipe.get("kind", GENERATE) != GENERATE:
+        raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
+                                     "from.")
     return GenerationRequest.from_mapping(recipe["request"])
 
 

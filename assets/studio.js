@@ -162,7 +162,7 @@
     if (act === "cancel") pressed(element, "Stopping…");
     if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
-    if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
+    if (["remix", "restore", "take_back", "edit", "example", "refine_undo", "refine_use"].includes(act)) focusPrompt();
   }
 
   function onSubmit(event) {
@@ -254,6 +254,22 @@
     box.showModal();
   }
 
+  // The refiner's answer is there: it is fetched, once. Where Generate waits for it, it is pressed when the form says it.
+  const fetched = new Set();
+  function refined(element) {
+    const panel = element.querySelector(".refine");
+    if (!panel) return;
+    const { refined: key, press } = panel.dataset;
+    if (key && !fetched.has(key)) {
+      fetched.add(key);
+      send("refine_take", { key });
+    }
+    if (press && !fetched.has(press + "!")) {
+      fetched.add(press + "!");
+      setTimeout(() => document.querySelector("#generate").click(), 100);
+    }
+  }
+
   // Feedback before the server has answered; the answer redraws the panel.
   function pressed(element, word) {
     const label = element.textContent;
@@ -324,6 +340,7 @@
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
+      refined(element);
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
       if (!stage) return;

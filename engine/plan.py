@@ -109,6 +109,8 @@ class Plan:
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
     hierarchy: HierarchyPlan | None = None
     """Key frames first, then rounds between them; None: one clip at once."""
+    wish: str | None = None
+    refiner: str | None = None
     schema_version: int = PLAN_VERSION
 
     @property
@@ -142,7 +144,7 @@ class Plan:
                                  strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
                                  quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None,
-                                 cache=self.cache, cfg_gate=self.cfg_gate)
+                                 cache=self.cache, cfg_gate=self.cfg_gate, wish=self.wish, refiner=self.refiner)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,7 +212,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
                *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
-        loras=request.loras, cache=cache, cfg_gate=gate,
+        loras=request.loras, cache=cache, cfg_gate=gate, wish=request.wish, refiner=request.refiner,
     )
 
 

@@ -40,6 +40,8 @@ QUALITIES = ("lossless", "near-lossless", "fast")
 DEVICES = ("cuda", "cpu")
 MIN_BUDGET, MAX_BUDGET = 256 * 2**20, 16 * 2**40
 CACHES = ("off", "first-block", "pab", "magcache", "taylorseer")
+REFINERS = ("pocket", "endpoint", "local")
+"""What may have written a prompt out of the user's words, see `engine.refine`."""
 INPUT_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{2,5}")
 """An image or a video by what is in it: its sha256 and its kind. No path, so nothing else can be named."""
 
@@ -110,6 +112,10 @@ class GenerationRequest:
     the name of an input that takes its place)."""
     review: bool = False
     """Hierarchical generation: the job waits after its key frames until its owner goes on."""
+    wish: str | None = None
+    """The user's own words, where `prompt` was made out of them by a refiner. Kept beside the clip; the model never sees it."""
+    refiner: str | None = None
+    """What made `prompt` out of `wish`: 'pocket', 'endpoint' or 'local'."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -148,6 +154,12 @@ class GenerationRequest:
         if self.cfg_gate == 0.0:
             raise InvalidRequest("cfg_gate", "is 0, which would leave guidance no step to look at. Use more than 0, up to 1.")
         self._check_hierarchy(set_field)
+        if self.wish is not None:
+            set_field("wish", _text("wish", self.wish))
+        _one_of("refiner", self.refiner, REFINERS)
+        if (self.wish is None) != (self.refiner is None):
+            raise InvalidRequest("refiner", "and wish belong together: the words a prompt was made from, and what made it. Give both, or "
+                                            "neither.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")

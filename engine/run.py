@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from engine.cache.magnitude import SHIPPED, changes_key, read_changes, with_changes
@@ -25,6 +22,7 @@ from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_c
 from engine.digest import file_sha256
 from engine.errors import Cancelled, MemoryRanOut, ModelInvalid, OutputRejected
 from engine.events import (
+    GENERATION,
     CheckpointSaved,
     ClipWritten,
     Event,
@@ -43,14 +41,13 @@ from engine.memory.peak import CONTEXT_BYTES
 from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
 from engine.plan import Plan, check_executable
+from engine.process_memory import begin_peak, peak_resident
 from engine.sample import SampleState, sample
 from engine.video.publish import storage_errors, write_atomic
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "out_of_device_memory")
-CLEAR_PEAK, PROCESS_STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-"""Linux: 5 written to the first sets the highest resident set, VmHWM in the second, to the present one."""
 
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -120,7 +117,7 @@ class Job:
         self.calibrations = None if calibrations is None else calibrations / f"{plan.spec.fingerprint}.json"
         self.changes = self.read_changes()
         self.mark = fingerprint(plan, self.changes)
-        self.seconds = {stage.value: 0.0 for stage in Stage}
+        self.seconds = {stage.value: 0.0 for stage in GENERATION}
         self.phase = Stage.LOAD.value
         """One of `engine.ladder.PHASES`: where memory ran out, if it does."""
 
@@ -310,21 +307,9 @@ def _begin_memory(plan: Plan) -> None:
         share = min(1.0, max(plan.budget - CONTEXT_BYTES, 0) / total) if plan.budget else 1.0
         torch.cuda.set_per_process_memory_fraction(share, device)
     else:
-        with suppress(OSError):
-            CLEAR_PEAK.write_text("5")
+        begin_peak()
 
 
 def peak_bytes(device: str) -> int:
     """Highest resident set of this process, or of torch's allocator on a GPU, since `_begin_memory`."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(torch.device(device))
-    with suppress(OSError):
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", PROCESS_STATUS.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else peak_resident()

@@ -24,7 +24,8 @@ from app.queue.joblog import job_log
 from app.queue.kinds import Work, kind_of
 from app.queue.workplace import Attempt, Workplace
 from engine.errors import AwaitingReview, Cancelled, CannotFit, MemoryRanOut, SprocketError, StorageBlocked
-from engine.events import Event, Preview, Resumed, Stage, StageStarted, StepDone
+from engine.events import CutsFound, Event, Preview, Resumed, Stage, StageStarted, StepDone
+from engine.interpolate.plan import cuts_note
 from engine.ladder import PHASES, Lapse
 
 __all__ = ["Workplace", "perform", "planned"]
@@ -125,7 +126,7 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
     beat = attempt.beat
     if isinstance(event, StageStarted):
         log.info("stage %s", event.stage.value)
-        steps = work.steps if event.stage is Stage.SAMPLE else 0
+        steps = work.steps if event.stage in (Stage.SAMPLE, Stage.INTERPOLATE) else 0
         beat.note(stage=event.stage.value, step=0, steps=steps)
     elif isinstance(event, StepDone):
         beat.note(stage=event.stage.value, step=event.step, steps=event.steps, eta_seconds=event.eta_seconds)
@@ -133,6 +134,8 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
         log.info("resumed from step %d of %d", event.step, event.steps)
         note = f"Resumed from step {event.step} of {event.steps}."
         beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=json.dumps([*work.notes, note]))
+    elif isinstance(event, CutsFound):
+        beat.note(notes=json.dumps([*work.notes, cuts_note(event.seconds)]))
     elif isinstance(event, Preview):
         path = attempt.settings.job_dir(attempt.job.id) / "preview.webp"
         part = path.with_suffix(".part")

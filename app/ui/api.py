@@ -7,6 +7,8 @@
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
     client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
     client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
+    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video): more frames
+    client.predict("ball goes up", api_name="/refine")        -> {text, original, notes, backend, tokens, max_tokens, fallback}
     client.predict("<job id>", api_name="/key_frames")        -> {frames: [...]} of a job with review; "/edit_key_frame", "/go_on" act on it
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
@@ -23,13 +25,14 @@ import gradio as gr
 
 from app.history.records import Clip, ClipQuery, Job
 from app.queue.kinds import job_title
-from app.ui.html.common import clip_url, poster_url
+from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
+from app.ui.refine_api import refine_endpoint
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
                   "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device",
-                  "cache", "cfg_gate", "key_frames", "fps", "given", "review")
+                  "cache", "cfg_gate", "key_frames", "fps", "given", "review", "wish", "refiner")
 MAX_WORDS = 200
 
 
@@ -67,6 +70,7 @@ def clip_json(clip: Clip) -> dict[str, Any]:
         "sha256": clip.sha256,
         "favourite": clip.favourite,
         "made_from": clip.made_from,
+        "kind": kind_of_clip(clip),
         "created_at": clip.created_at,
     }
 
@@ -128,6 +132,8 @@ def add_endpoints(studio: Any) -> None:
         fps: Any = None,
         given: Any = None,
         review: Any = None,
+        wish: Any = None,
+        refiner: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 
@@ -146,6 +152,7 @@ def add_endpoints(studio: Any) -> None:
         return job_state(job_id)
 
     endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
+                                           _interpolate_endpoint(studio), refine_endpoint(studio),
                                            *_batch_endpoints(studio, job_state), *_key_frame_endpoints(studio, job_state)]
     for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
@@ -171,6 +178,21 @@ def _models_endpoint(studio: Any) -> Callable[[], dict]:
         return {"models": [card.to_json() for card in studio.hub.cards()]}
 
     return models
+
+
+def _interpolate_endpoint(studio: Any) -> Callable[..., str]:
+    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None) -> str:
+        """Queues more frames for a clip (its id) or a `video` (the name of an input) and returns the job id. `fps` of the result,
+        `slow` how many times slower, one of them at least. `method`: flow, which is motion interpolation and not generation, or
+        generate. /job tells how it gets on."""
+        wish = {"fps": fps, "slow": slow, "method": method or "flow"}
+        if (clip is None) == (video is None):
+            raise InvalidRequest("clip", "or video, one of them, says what gets more frames.")
+        if video is not None:
+            return studio.interpolations.submit_input(video, owner=OWNER, **wish).id
+        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, **wish).id
+
+    return interpolate
 
 
 def _batch_endpoints(studio: Any, job_state: Callable[[str], dict[str, Any]]) -> tuple[Callable[..., dict], ...]:

@@ -24,6 +24,7 @@ from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.length import lengthened, seconds_of, seconds_slider, timeline
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
+from app.ui.refine import before_generate, checked_wish, refine_panel, restored
 from app.ui.source import panel, parent, settled, waits_for
 from app.ui.uploads import MAX_UPLOAD_BYTES, too_large
 from engine.errors import InvalidRequest, SprocketError
@@ -48,6 +49,10 @@ def build_form(studio: Any) -> dict[str, Component]:
     spec = next((s for s in specs if s.name == "pocket"), specs[0] if specs else None)
     made: dict[str, Component] = {"notice": gr.HTML("", elem_id="notice", apply_default_css=False)}
     made["prompt"] = FIELDS["prompt"].build(spec)
+    with gr.Row(elem_id="refine-row"):
+        made["refine"] = gr.HTML(refine_panel(studio, {"model": spec.name if spec else ""}, {}), elem_id="refine", apply_default_css=False,
+                                 js_on_load=SYNC)
+        made["always_refine"] = gr.Checkbox(label="Always refine", value=False, elem_id="always-refine", min_width=120)
     gr.HTML(_chips(), elem_id="examples", apply_default_css=False)
     first = panel(studio, {"model": spec.name if spec else None}, {})
     made["source"] = gr.HTML(first, elem_id="source", apply_default_css=False, js_on_load=SYNC)
@@ -157,7 +162,9 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
         said = settled(kept, views.spec_of(studio, values.get("model")))
         if waits_for(said):  # made from words alone it would not be what was asked for; the line under the button says so
             return {parts.forecast: forecast_markup(studio, values, kept)}
-        request = read_form(*lengthened(values, said, views.spec_of(studio, values.get("model"))))
+        if (first := before_generate(studio, parts, values, said)) is not None:
+            return first
+        request = read_form(*lengthened(values, checked_wish(values, said), views.spec_of(studio, values.get("model"))))
         wanted = requests_of(request, how_many, per_line)
         jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=parent(made_from, said))
     except SprocketError as error:
@@ -239,13 +246,13 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     spec = views.spec_of(studio, request.model)
     if spec is None:
         notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
-    kept = {**kept_fields(request), **(beside or {})}
+    kept = {**kept_fields(request), **restored(request), **(beside or {})}
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
                 parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
-                parts.many["seconds"]: seconds_of(request)}
+                parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
     try:
         changes[parts.forecast] = forecast_line(studio, request)
     except SprocketError as error:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from app.history.records import Clip, Forecast, Job, JobState
 from app.key_frames import KeyFrame
-from app.queue.kinds import GENERATE
+from app.queue.kinds import GENERATE, INTERPOLATE, job_title
+from app.ui.html import interpolate
 from app.ui.html.common import (
     ACTIVE,
     STATE_WORDS,
@@ -25,6 +26,7 @@ from app.ui.html.common import (
     duration,
     esc,
     facts,
+    kind_of_clip,
     left,
     link,
     poster_url,
@@ -47,6 +49,7 @@ STAGE_DOING = {
     "encode": "Reading the prompt",
     "sample": "Imagining the video",
     "decode": "Developing the frames",
+    "interpolate": "Moving pixels to the frames between",
     "verify": "Checking the file",
 }
 SHARES = {
@@ -54,6 +57,7 @@ SHARES = {
     "encode": (0.05, 0.08),
     "sample": (0.08, 0.8),
     "decode": (0.8, 0.97),
+    "interpolate": (0.05, 0.97),
     "verify": (0.97, 1.0),
 }
 
@@ -217,13 +221,16 @@ def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bo
         return _caption("Paused", facts(job))
     if job.state is JobState.CANCELLING:
         return _caption("Stopping…", "It stops after the step it is in.")
+    if job.state is JobState.QUEUED and job.kind != GENERATE:
+        return _bar(job) + _caption(job_title(job), esc(interpolate.LABEL) if worker_alive else esc(worker_message or WORKER_STARTS))
     if job.state is JobState.QUEUED:
         title = "Next in line" if not ahead else f"Waiting, {ahead} before this one"
         line = facts(job) if worker_alive else esc(worker_message or WORKER_STARTS)
         return _bar(job) + _caption(title if worker_alive else "Waiting for the worker", line)
     doing = "Saving the file" if job.state is JobState.FINALIZING else STAGE_DOING.get(job.stage or "", "Starting")
-    unit = "frame" if job.stage == "decode" else "step"
-    step = f"{unit} {job.step} of {job.steps}" if job.steps and job.stage in ("sample", "decode") and not job.state.ended else ""
+    unit = "frame" if job.stage in ("decode", "interpolate") else "step"
+    counted = job.steps and job.stage in ("sample", "decode", "interpolate")
+    step = f"{unit} {job.step} of {job.steps}" if counted and not job.state.ended else ""
     resumed = f"went on from step {job.resumed_from}" if job.resumed_from else ""
     patience = "the first time takes longest" if job.stage == "load" and job.eta_seconds is None else ""
     line = " · ".join(part for part in (step, left(job.eta_seconds), patience, resumed) if part)
@@ -232,11 +239,12 @@ def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bo
 
 def _bar(job: Job) -> str:
     share = progress(job)
-    names = [name for name, _ in STAGES]
+    stages = interpolate.STAGES if job.kind == INTERPOLATE else STAGES
+    names = [name for name, _ in stages]
     at = names.index(job.stage) if job.stage in names else -1
     marks = "".join(
         f'<li class="{"past" if i < at or job.state is JobState.FINALIZING else "now" if i == at else ""}">{word}</li>'
-        for i, (_, word) in enumerate(STAGES)
+        for i, (_, word) in enumerate(stages)
     )
     return (
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
@@ -258,8 +266,8 @@ def _actions(job: Job) -> str:
 
 def _done_actions(clip: Clip) -> str:
     return (
-        button("Remix", "remix", kind="strong", clip=clip.id)
-        + button("Same but new seed", "again", clip=clip.id)
+        (button("Remix", "remix", kind="strong", clip=clip.id) + button("Same but new seed", "again", clip=clip.id)
+         if kind_of_clip(clip) == GENERATE else "")
         + extend_html(clip)
         + link("Download", clip_url(clip.id) + "?download=1", download=True)
         + link("Open in gallery", f"/?view=gallery&clip={clip.id}", kind="btn link")
