@@ -54,7 +54,8 @@ PURE = ("engine", "engine.request", "engine.spec", "engine.plan", "engine.events
         "engine.recovery", "engine.alternatives", "engine.speed", "app.planning", "app.plan_command", "engine.lora",
          "engine.lora.planned", "app.loras", "app.batches", "engine.cache.measured", "app.length", "app.key_frames",
          "engine.interpolate.levels", "engine.interpolate.planning", "engine.interpolate.store", "app.datasets", "training.data.checks",
-         "training.data.taking", "training.data.parquet", "training.data.example")
+         "training.data.taking", "training.data.parquet", "training.data.example",
+         "engine.parallel.planned", "engine.parallel.watch", "engine.parallel.fleet", "app.parallel_view")
 
 
 def test_the_web_process_never_imports_torch() -> None:

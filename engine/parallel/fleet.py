@@ -29,8 +29,8 @@ from engine.parallel.wire import ADDRESS, SECRET, Job, unpacked
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 180.0
-"""For all ranks to say hello; a loaded computer imports slowly."""
+START_SECONDS = 600.0
+"""For all ranks to import what they need; a loaded computer is slow at it."""
 LOOK_SECONDS = 0.2
 TOGETHER_SECONDS = 5.0
 """Within which all ranks end a job that ended for one."""
@@ -148,7 +148,10 @@ class Fleet:
         while len(ready) < self.ranks:
             if len(self._lines) == self.ranks:
                 ready |= {rank for rank, kind, _ in self._listen() if kind == "ready"}
-                self._check_launcher()  # not for silence: an import may hold up a rank's other threads
+                self._check_launcher()
+                found = broken(self._heard, time.monotonic())
+                if found and any(_state(self._pids[rank]) == "T" for rank in found[0]):  # an import may be as silent, but is not stopped
+                    raise self._lost(*found)
             else:
                 time.sleep(LOOK_SECONDS / 4)
                 if (code := self._launcher.poll()) is not None:
@@ -237,13 +240,18 @@ def _tail(path: Path) -> list[str]:
     return []
 
 
+def _state(pid: int) -> str | None:
+    """The kernel's letter for what a process does, 'T' for stopped; None where it is gone or the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
 def _runs(pid: int) -> bool:
     """False for a process that is gone, or only its zombie is left."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        if sys.platform == "linux":
-            return False
+    if (state := _state(pid)) is not None or sys.platform == "linux":
+        return state is not None and state not in "ZX"
     with contextlib.suppress(OSError):
         os.kill(pid, 0)
         return True

@@ -28,6 +28,8 @@ from engine.run import run
 from engine.video.recipe import build_recipe
 from tests.parallel.ranks import free_port
 
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(scope="module")
 def models() -> Iterator[ModelCache]:
