@@ -7,6 +7,7 @@ from typing import Any
 from app.errors import NotFound
 from app.history.records import ClipPage, Job, JobState, Project
 from app.ui.address import Address
+from app.ui.html.account import account_html
 from app.ui.html.batch import batch_html, batch_token
 from app.ui.html.common import empty, link
 from app.ui.html.frame import header_html
@@ -36,6 +37,7 @@ def header(studio: Any, at: Address, project: str, status: Any) -> str:
         busy=status.queued + status.running,
         blocked=status.blocked_reason,
         message=status.recovery_message,
+        account=account_html(getattr(studio, "visitor", None)),
     )
 
 
