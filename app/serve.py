@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import sys
 
 from app.hub.keeper import Keeper
+from app.logs import set_up_logs
 from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.sharing.opening import access_for, is_loopback
@@ -21,11 +23,13 @@ def serve_from_settings(settings: Settings | None = None, *, public: bool = Fals
 
     Raises InvalidRequest (host, port), DataDirBusy (another server works on this data folder), SchemaTooNew, StorageBlocked.
     """
+    set_up_logs()
     from app.ui.server import serve
     from app.ui.tunnel import open_tunnel
 
     settings = settings or Settings()
     sharing = SharingSettings(**({"public": True} if public else {}))
+    os.environ.pop("SPROCKET_METRICS_TOKEN", None)  # read; the worker and whatever it starts need not have it
     access = access_for(sharing, settings.data_dir, reachable=share or not is_loopback(settings.host))
     if share and sharing.proxy_header:
         raise InvalidRequest("share", "and SPROCKET_PROXY_HEADER do not go together: what comes through the tunnel looks like the proxy.")

@@ -21,6 +21,7 @@ from app.sharing.access import Access
 from app.ui.address import VIEWS
 from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
+from app.ui.monitor import Meter, monitor
 from app.ui.parts import said
 from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
@@ -62,6 +63,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
     def health() -> Response:
         return healthz(whole)
 
+    metrics = monitor(app, whole, access)
     for view in VIEWS:
         app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])
 
@@ -87,6 +89,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
     )
     put_gate(app, access)
     app.add_middleware(Guard)
+    app.add_middleware(Meter, metrics=metrics)
     return app
 
 

@@ -95,7 +95,8 @@ def test_a_stranger_gets_the_sign_in_page_and_nothing_else(site: Site) -> None:
     page = httpx.get(site.url, headers={"accept": "text/html"})
     assert (page.status_code, page.headers["location"]) == (303, "/signin?next=%2F")
     for method, path in (("GET", "/config"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/call/submit"),
-                         ("GET", "/media/clips/x.mp4"), ("POST", "/media/uploads"), ("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/startup-events"),
+                         ("GET", "/media/clips/x.mp4"), ("POST", "/media/uploads"), ("POST", "/gradio_api/queue/join"),
+                         ("GET", "/gradio_api/startup-events"),
                          ("POST", "/gradio_api/upload"), ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/theme.css"), ("HEAD", "/")):
         assert httpx.request(method, site.url + path).status_code == 401, path
     form = httpx.get(f"{site.url}/signin?next=//evil.example")
