@@ -89,6 +89,7 @@ def _run(attempt: Attempt, work: Work, on_event: Callable[[Event], None] | None)
             if on_event is not None:
                 on_event(event)
             last = event
+        beat.flush()  # what the work said last is in the row before the job ends
         work.publish(attempt, last)
     except MemoryRanOut as error:
         raise _Lapsed(_lapse(work, error.phase, error.where)) from error
