@@ -53,3 +53,10 @@ def totals(store: Store) -> Totals:
     made = select(func.count(), func.coalesce(func.sum(clips.c.size_bytes), 0), func.coalesce(func.sum(clips.c.frames), 0))
     rows, one = store.database.read(lambda c: (c.execute(by_state).all(), c.execute(made).one()))
     return Totals({str(row[0]): int(row[1]) for row in rows}, int(one[0]), int(one[1]), int(one[2]))
+
+
+def made_before(store: Store, owners: str, at: float) -> tuple[tuple[str, str], ...]:
+    """(id, file) of clips that are still there, of owners beginning with `owners`, made before `at` (UTC seconds)."""
+    query = select(clips.c.id, clips.c.file).where(clips.c.owner.startswith(owners, autoescape=True), clips.c.created_at < at,
+                                                   clips.c.missing == 0)
+    return tuple((str(row.id), str(row.file)) for row in store.database.read(lambda c: c.execute(query).all()))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from typing import Any
 
 from app.sharing.attempts import Attempts
 from app.sharing.sessions import Sessions
@@ -43,6 +44,12 @@ class TooManyAttempts(SprocketError):
 class Access:
     """The doorkeeper of one studio. Threads may share one."""
 
+    own_paths: tuple[str, ...] = ()
+    """Paths of its own way to sign in; open to everybody."""
+
+    inline: Any = None
+    """Runs jobs inside the events of the page, where no worker may (`app.space.zero.Zero`)."""
+
     def __init__(self, sharing: SharingSettings, data_dir: Path, *, now: Callable[[], float] = time.time) -> None:
         self.sharing = sharing
         self.users = Users(sharing.users_path(data_dir))
@@ -66,6 +73,14 @@ class Access:
         if session is None or user is None or not hmac.compare_digest(user.stamp, session.stamp):
             return None
         return user.visitor
+
+    def visitor_of(self, scope: Mapping[str, Any]) -> Visitor | None:
+        """The visitor of one ASGI request."""
+        return self.visitor((scope.get("client") or ("", 0))[0], scope["headers"])
+
+    def welcome(self) -> tuple[Visitor, bytes] | None:
+        """Somebody nobody knows: who they are from now on, and the cookie that says so. None: they have to sign in."""
+        return None
 
     def sign_in(self, name: str, password: str, address: str) -> str:
         """A new session's token. Raises SignInRefused, TooManyAttempts, InvalidRequest (the users file is damaged)."""

@@ -18,7 +18,7 @@ from app.history.usage import unfinished, usage_of
 from app.sharing.belongings import Belongings, as_mapping
 from app.sharing.quotas import Pace, Standing, check_bytes, check_jobs, check_prompt
 from app.sharing.settings import SharingSettings
-from app.sharing.visitor import Role, Visitor
+from app.sharing.visitor import ANONYMOUS, Role, Visitor
 from app.studio import Studio
 
 VIEWER, MAKER, ADMIN = Role.VIEWER, Role.MAKER, Role.ADMIN
@@ -52,6 +52,8 @@ class OwnedStudio:
         self._pace = Pace(limits.submits_a_minute)
         self._adding = threading.Lock()
         self.settings = studio.settings
+        self.inline: Any = None
+        """See `Access.inline`."""
 
     @property
     def visitor(self) -> Visitor | None:
@@ -110,7 +112,8 @@ class OwnedStudio:
         self._pace.step(visitor.owner)
         store = self._studio.store
         own = usage_of(store, visitor.owner)
-        check_jobs(self._limits, Standing(own.waiting + own.running, unfinished(store), self._held(visitor.owner)), new)
+        check_jobs(self._limits, Standing(own.waiting + own.running, unfinished(store), self._held(visitor.owner)), new,
+                   anonymous=visitor.owner.startswith(ANONYMOUS))
 
     def _held(self, owner: str) -> int:
         return usage_of(self._studio.store, owner).clip_bytes + self._belongings.size(owner)

@@ -27,8 +27,10 @@ class Standing:
     """Clips, images and videos of this person."""
 
 
-def check_jobs(limits: SharingSettings, standing: Standing, new: int) -> None:
-    """May `new` more jobs wait? Raises NotAllowed."""
+def check_jobs(limits: SharingSettings, standing: Standing, new: int, *, anonymous: bool = False) -> None:
+    """May `new` more jobs wait? `anonymous`: the person has not signed in, though they could. Raises NotAllowed."""
+    if anonymous and standing.own_jobs + new > limits.queued_anonymous:
+        raise NotAllowed(f"Without signing in at most {limits.queued_anonymous} jobs run or wait at once. Sign in for more.")
     if standing.own_jobs + new > limits.queued_each:
         raise NotAllowed(f"You have {standing.own_jobs} jobs that run or wait, and asked for {new} more; the limit of one person is "
                          f"{limits.queued_each}. Cancel some, or come back when some are done.")

@@ -36,6 +36,10 @@ class SharingSettings(BaseSettings):
     """A session is over after so long, used or not."""
     queued_each: int = Field(default=16, ge=1)
     """Most jobs of one person that run or wait."""
+    queued_anonymous: int = Field(default=1, ge=0)
+    """The same for somebody on a Space who has not signed in; 0: signing in is needed to make anything."""
+    anonymous_hours: float = Field(default=24.0, gt=0.0)
+    """What somebody made who had not signed in is deleted after so long."""
     queue_size: int = Field(default=64, ge=1)
     """Most jobs of all people that run or wait."""
     submits_a_minute: int = Field(default=20, ge=1)

@@ -36,6 +36,8 @@ class Visitor:
 LOCAL = Visitor(owner="local", name="", role=Role.ADMIN)
 """Whoever reaches a studio that only listens on this machine."""
 
+ANONYMOUS = "anon:"
+"""What owners begin with who have not signed in."""
 asking: ContextVar[Visitor | None] = ContextVar("asking", default=None)
 """The visitor of the HTTP request that is being answered; None: nobody, or no request at all."""
 SCOPE_KEY = "sprocket.visitor"

@@ -46,14 +46,16 @@ class Gate:
             return
         path = scope["path"]
         try:
-            peer = (scope.get("client") or ("", 0))[0]
-            visitor = self.access.visitor(peer, scope["headers"])  # from memory; the file is read when it has changed
+            visitor = self.access.visitor_of(scope)  # from memory; the file is read when it has changed
         except SprocketError:  # which file that is, strangers need not know
             await refuse(send, 503, "Nobody can sign in just now: the users file is damaged.")
             return
-        if visitor is None and path not in OPEN:
-            await _ask_in(scope, send)
-            return
+        if visitor is None and path not in OPEN and not (self.access.own_paths and path.startswith(self.access.own_paths)):
+            known = self.access.welcome() if wants_page(scope) else None
+            if known is None:
+                await _ask_in(scope, send)
+                return
+            visitor, send = known[0], with_cookie(send, known[1])
         scope[SCOPE_KEY] = visitor
         mark = asking.set(visitor)
         try:
@@ -65,7 +67,7 @@ class Gate:
         path, method = scope["path"], scope["method"]
         if visitor is None:
             await self.app(scope, receive, send)
-        elif path.startswith(SHUT):
+        elif path.startswith(SHUT) and not (self.access.own_paths and path.startswith(self.access.own_paths)):
             await refuse(send, 404, "Not here.")
         elif path.startswith("/media/") and method not in READING and visitor.role < Role.MAKER:
             await refuse(send, 403, f"Your role here is {visitor.role.word}; sending files needs the role maker.")
@@ -161,10 +163,26 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
+def wants_page(scope: Scope) -> bool:
+    """Is this a person opening an address?"""
+    accepts = b"".join(value for name, value in scope["headers"] if name.lower() == b"accept")
+    return scope["method"] in READING and b"text/html" in accepts and not scope["path"].startswith(API)
+
+
+def with_cookie(send: Send, cookie: bytes) -> Send:
+    """`send` that adds a cookie to the answer."""
+
+    async def adding(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"set-cookie", cookie)]
+        await send(message)
+
+    return adding
+
+
 async def _ask_in(scope: Scope, send: Send) -> None:
     """A person is sent to the sign-in page and comes back to where they wanted; a program gets a 401."""
-    wants = b"".join(value for name, value in scope["headers"] if name.lower() == b"accept")
-    if scope["method"] not in READING or b"text/html" not in wants or scope["path"].startswith(API):
+    if not wants_page(scope):
         await refuse(send, 401, "Sign in first, or send a token: `Authorization: Bearer …` (`sprocket users token NAME` makes one).",
                      (b"www-authenticate", b'Bearer realm="Sprocket"'))
         return

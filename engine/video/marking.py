@@ -106,5 +106,5 @@ def check_marks(part: Path, poster: bytes) -> None:
     """Reads both marks back from what will be published. Raises OutputRejected."""
     for what, packet in (("file", video_xmp(part)), ("poster", picture_xmp(poster) if poster else None)):
         if not says_machine_made(packet):
-            raise OutputRejected(f"the written {what} does not say that a machine made it, though that was written. The disk may be failing; try "
-                                 "again.")
+            raise OutputRejected(f"the written {what} does not say that a machine made it, though it was told to. The disk may be failing; "
+                                 "try again.")

@@ -115,7 +115,8 @@ def test_boxes_of_every_length_form_are_walked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("said", "words"), [({"SPROCKET_C2PA_CERT": "a"}, "needs both"),
                                              ({"SPROCKET_C2PA_KEY": "a"}, "needs both"),
-                                             ({"SPROCKET_C2PA_CERT": "a", "SPROCKET_C2PA_KEY": "b", "SPROCKET_C2PA_ALG": "rot13"}, "rot13")])
+                                             ({"SPROCKET_C2PA_CERT": "a", "SPROCKET_C2PA_KEY": "b", "SPROCKET_C2PA_ALG": "rot13"},
+                                              "rot13")])
 def test_half_a_certificate_is_refused(said: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         credentials(said)
