@@ -44,6 +44,7 @@ from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
 from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
+from app.cli_users import users_app
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
 from app.queue.kinds import job_title
@@ -62,6 +63,7 @@ app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(users_app, name="users")
 app.command("plan")(plan_command)
 app.command("refine")(refine_command)
 
@@ -266,12 +268,16 @@ def _print_clip(clip: Clip, path: Path, wall: float, as_json: bool) -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    listen: Annotated[bool, typer.Option("--listen", help="For other machines too; asks everybody to sign in.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="On the internet for 72 hours; asks everybody to sign in.")] = False,
+    public: Annotated[bool, typer.Option("--i-know-this-is-public", help="Nobody signs in; whoever reaches it owns everything.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """The studio in a browser."""
     from app.serve import serve_from_settings
 
-    serve_from_settings(_settings(data_dir, host=host, port=port))
+    host = "0.0.0.0" if listen and host is None else host
+    serve_from_settings(_settings(data_dir, host=host, port=port), public=public, share=share)
 
 
 @queue_app.command("list")

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """Progress is written and a wish to cancel is read at most this often, in seconds."""
     cancel_grace_seconds: float = Field(default=20.0, gt=0.0)
     """A cancelled job that does not stop gets SIGTERM after so long, and SIGKILL 10 s later."""
-    stop_seconds: float = Field(default=30.0, gt=0.0)
+    stop_seconds: float = Field(default=20.0, gt=0.0)
     """Longest time a worker may take from SIGTERM to its end."""
     max_crashes: int = Field(default=3, ge=1)
     """A job whose worker crashes this often at the same place fails instead of being tried again."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.ui import actions, create, watch
+from app.ui import actions, create, inline, watch
 from app.ui.address import Address
 from app.ui.api import Pages, add_endpoints
 from app.ui.html.frame import header_html
@@ -194,5 +194,6 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
         trigger_mode="multiple",
         **quiet,
     )
+    inline.wire(studio)
     for name, event in (("act", acted), ("opening", loaded), ("poll", polled)):
         tell_end(event, name)
