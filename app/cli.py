@@ -3,6 +3,7 @@
     sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
     sprocket serve                            the studio in a browser
     sprocket queue | history | models | loras list --json, and what else they offer
+    sprocket train | lora                     train a LoRA; its file in other forms
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
     sprocket doctor                           what this machine has, and what is wrong with it
 
@@ -33,10 +34,12 @@ from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_lora import lora_app
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
 from app.cli_start import Start, check_start, start_from
+from app.cli_train import train_app
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
 from app.queue.kinds import job_title
@@ -54,6 +57,8 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
+app.add_typer(lora_app, name="lora")
+app.add_typer(train_app, name="train")
 app.command("plan")(plan_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides

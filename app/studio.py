@@ -31,6 +31,7 @@ from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.settings import Settings
+from app.training import Trainings
 from engine.alternatives import Alternatives, alternatives
 from engine.errors import InvalidRequest
 from engine.events import Event
@@ -82,6 +83,9 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
+                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id)
+        """Training runs: start, watch, pause, resume, `sprocket train`."""
 
     def close(self) -> None:
         self.store.close()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.events import Event
     from engine.memory.placement import Placement
 
-GENERATE = "generate"
+GENERATE, TRAIN = "generate", "train"
 
 
 class Work(Protocol):
@@ -74,7 +74,7 @@ class Kind(Protocol):
         """True when an earlier attempt had published everything and only the row was missing, which is written now."""
 
 
-_FILES = {GENERATE: "app.queue.kinds.generate"}
+_FILES = {GENERATE: "app.queue.kinds.generate", TRAIN: "app.queue.kinds.train"}
 """Kind -> the file whose `KIND` it is."""
 
 

@@ -1,0 +1,59 @@
+"""From a run's settings to its data: a set that `training.data` encoded, or the pocket world, encoded into the run's own folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from engine.errors import InvalidRequest
+from engine.video.publish import write_atomic
+from training.lora.config import TrainConfig
+from training.lora.rundir import RunDir
+from training.lora.samples import HeldSample, HeldSet, SampleSet, encode_set, pocket_world
+
+POCKET_WORLD = "pocket-world"
+SAMPLES = "samples.safetensors"
+
+
+def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Callable[[Any], SampleSet]:
+    """What gives the run's set once the base is loaded. `datasets`: the folder of sets by name.
+
+    Raises `InvalidRequest` (dataset) for one that is not there.
+    """
+    kept = run.folder / SAMPLES
+    if config.dataset == POCKET_WORLD or kept.is_file():
+        return lambda model: _held(kept, model)
+    raise InvalidRequest("dataset", f"{config.dataset[:80]!r} is no set of clips here. `sprocket dataset list` prints those that are.")
+
+
+def _held(kept: Path, model: Any) -> HeldSet:
+    if not kept.is_file():
+        save_set(kept, encode_set(model, pocket_world(24)))
+    return load_set(kept)
+
+
+def save_set(path: Path, made: HeldSet) -> None:
+    """A set in one file."""
+    tensors, rows = {"empty": made.empty.contiguous()}, []
+    for number, entry in enumerate(made.entries):
+        for name, value in (("mean", entry.moments[0]), ("std", entry.moments[1]), ("first_mean", entry.first[0]),
+                            ("first_std", entry.first[1]), ("text", entry.words)):
+            tensors[f"{number}.{name}"] = value.contiguous().clone()
+        rows.append([entry.key, entry.split, list(entry.bucket), entry.caption])
+    write_atomic(path, save(tensors, metadata={"entries": json.dumps(rows)}))
+
+
+def load_set(path: Path) -> HeldSet:
+    """The inverse of `save_set`."""
+    with safe_open(path, "pt") as file:
+        rows = json.loads(file.metadata()["entries"])
+    tensors = load_file(path)
+    entries = tuple(HeldSample(key, split, tuple(bucket), caption, (tensors[f"{n}.mean"], tensors[f"{n}.std"]),
+                               (tensors[f"{n}.first_mean"], tensors[f"{n}.first_std"]), tensors[f"{n}.text"])
+                    for n, (key, split, bucket, caption) in enumerate(rows))
+    return HeldSet(entries, tensors["empty"])
