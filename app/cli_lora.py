@@ -23,8 +23,8 @@ def info(file: Annotated[Path, typer.Argument(help="A LoRA as .safetensors.")], 
     """Rank, alpha, layers, trigger word and base of a file."""
     lora = read_lora(file)
     values: dict[str, Any] = {"file": file.name, "rank": lora.rank, "alpha": lora.alpha, "targets": list(lora.targets),
-                              "layers": len(lora.layers), "numbers": lora.numbers, "dtype": lora.dtype, "bytes": lora.size, "trigger": lora.trigger,
-                              "width": lora.width, "blocks": lora.blocks, "notes": list(lora.notes)}
+                              "layers": len(lora.layers), "numbers": lora.numbers, "dtype": lora.dtype, "bytes": lora.size,
+                              "trigger": lora.trigger, "width": lora.width, "blocks": lora.blocks, "notes": list(lora.notes)}
     if as_json:
         print(json.dumps(values))
         return

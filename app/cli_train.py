@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,31 +23,53 @@ from app.training import PRESETS, Forecast, RunCard
 from engine.errors import InvalidRequest, SprocketError
 from engine.models.catalogue import find
 from engine.spec import read_spec
-from training.lora.config import FIELDS, TrainConfig, from_mapping, may_change
+from training.lora.config import FIELDS, TrainConfig, explained, from_mapping, may_change
 from training.lora.forecast import choose_memory, step_seconds
 from training.lora.rundir import EXITS, RunDir, RunState
 
-train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[resume|list|show|pause|stop|use]",
-                        help="Train a LoRA: `sprocket train --model pocket --dataset D --name N --rank R --steps S [--out DIR]`. Every "
-                             f"setting is an option by its name: {', '.join('--' + name.replace('_', '-') for name in FIELDS)}.",
-                        context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[COMMAND]",
+                        help="Train a LoRA here and now: `sprocket train --model pocket --dataset D --name N --rank R --steps S`."
+                             " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there.")
+Processes = Annotated[int, typer.Option(help="GPUs (or processes) that share the passes of a step.")]
 
 
-@train_app.callback(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def train(context: typer.Context,
-          model: Annotated[str, typer.Option(help="A name from `sprocket models list`, or a folder.")] = "",
-          dataset: Annotated[str, typer.Option(help="A set from `sprocket dataset list`, or pocket-world.")] = "",
-          name: Annotated[str, typer.Option(help="What the LoRA is called.")] = "",
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with every setting of a run as an option; it gets those that were given as `values`."""
+    own = [parameter for parameter in inspect.signature(command, eval_str=True).parameters.values() if parameter.name != "values"]
+    options, words = [], explained()
+    for name, field in FIELDS.items():
+        if name == "config_version":
+            continue
+        kind: Any = bool | None if field.type == "bool" else list[str] | None if str(field.type).startswith("tuple") else str | None
+        flag = f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if field.type == "bool" else "")
+        default = "" if field.default in (None, dataclasses.MISSING, "", ()) else f" [default: {field.default}]"
+        metavar = None if field.type == "bool" else name.upper()
+        option = typer.Option(flag, help=words[name] + default, metavar=metavar, show_default=False)
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]))
+
+    @functools.wraps(command)
+    def taken(**given: Any) -> None:
+        values = {name: given.pop(name) for name in FIELDS if name in given}
+        command(values={name: value for name, value in values.items() if value is not None}, **given)
+
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    vars(taken)["__signature__"] = inspect.Signature(keyword + options)
+    taken.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword + options}
+    return taken
+
+
+@train_app.callback()
+@with_settings
+def train(context: typer.Context, values: dict[str, Any],
           preset: Annotated[str, typer.Option(help=f"Start from {', '.join(PRESETS)}; other options change it.")] = "",
           out: Annotated[Path | None, typer.Option(help="The run's own folder; without it the run is in the studio, and its LoRA "
                                                         "on the shelf.")] = None,
-          processes: Annotated[int, typer.Option(help="GPUs (or processes) that share the passes of a step.")] = 1,
+          processes: Processes = 1,
           dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and end.")] = False,
           data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Train a LoRA here and now, and say how it goes. Ctrl-C pauses it; `sprocket train resume` goes on exactly there."""
+    """Train a LoRA here and now, and say how it goes."""
     if context.invoked_subcommand is not None:
         return
-    values = settings_from(context.args) | {key: value for key, value in (("model", model), ("dataset", dataset), ("name", name)) if value}
     if preset and preset not in PRESETS:
         raise InvalidRequest("preset", f"is {preset[:30]!r}. Use one of {', '.join(PRESETS)}.")
     config = from_mapping((PRESETS[preset][2] if preset else {}) | values)
@@ -54,7 +80,8 @@ def train(context: typer.Context,
     if out is None:
         with opened(data_dir) as studio:
             card = studio.training.start(config, owner=LOCAL)
-            studio.run_here(card.job.id, lambda event: None) if card.job else None
+            if card.job is not None:
+                studio.run_here(card.job.id)
             _tell(studio.training.card(card.id, owner=LOCAL), as_json)
         return
     run = RunDir(out)
@@ -62,17 +89,17 @@ def train(context: typer.Context,
     raise SystemExit(_work(run, settings, processes, as_json))
 
 
-@train_app.command("resume", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def resume(context: typer.Context, run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its id in the studio.")],
-           processes: Annotated[int, typer.Option(help="GPUs (or processes) that share the passes of a step.")] = 1,
-           data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Go on from the newest sound checkpoint, exactly. Options may change what leaves the weights as they are: --steps of a constant
-    schedule, saving, previews, trackers."""
-    changes, folder = settings_from(context.args), Path(run)
+@train_app.command("resume")
+@with_settings
+def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its id in the studio.")], values: dict[str, Any],
+           processes: Processes = 1, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Go on from the newest sound checkpoint, exactly. Only settings that leave the weights as they are may change: saving, previews,
+    trackers, and --steps where the schedule does not look at it."""
+    folder = Path(run)
     if (folder / "run.json").is_file():
         at = RunDir(folder)
         config, facts, _created = at.read()
-        after = from_mapping(config.to_json() | changes)
+        after = from_mapping(config.to_json() | values)
         may_change(config, after)
         state = at.state()
         if state.state in ("running", "preparing", "previewing", "saving"):
@@ -82,8 +109,9 @@ def resume(context: typer.Context, run: Annotated[str, typer.Argument(metavar="R
             at.granted(wish)
         raise SystemExit(_work(at, settings_of(data_dir), processes, as_json))
     with opened(data_dir) as studio:
-        card = studio.training.resume(run, owner=LOCAL, changes=changes)
-        studio.run_here(card.job.id, lambda event: None) if card.job else None
+        card = studio.training.resume(run, owner=LOCAL, changes=values)
+        if card.job is not None:
+            studio.run_here(card.job.id)
         _tell(studio.training.card(card.id, owner=LOCAL), as_json)
 
 
@@ -92,8 +120,7 @@ def list_runs(data_dir: DataDir = None, as_json: Json = False) -> None:
     """The studio's runs, newest first."""
     with opened(data_dir) as studio:
         rows = [_row(card) for card in studio.training.cards(owner=LOCAL)]
-        print_list("runs", rows, as_json,
-                   lambda row: f"{row['id']}  {row['name'][:30]:<30}  {row['state']:<12} {row['step']}/{row['steps']}", empty="No training runs yet.")
+        print_list("runs", rows, as_json, _line, empty="No training runs yet.")
 
 
 @train_app.command("show")
@@ -122,41 +149,6 @@ def use(run: str, data_dir: DataDir = None) -> None:
     """Put what the run has trained so far on the shelf of LoRAs; prints its name."""
     with opened(data_dir) as studio:
         print(studio.training.use(run, owner=LOCAL).name)
-
-
-def settings_from(arguments: list[str]) -> dict[str, Any]:
-    """{'learning_rate': '1e-4'} of ['--learning-rate', '1e-4'] or ['--learning-rate=1e-4']; a flag alone is true, --no-x false.
-
-    Raises `InvalidRequest` for a name that is no setting.
-    """
-    values: dict[str, Any] = {}
-    left = list(arguments)
-    while left:
-        word = left.pop(0)
-        if not word.startswith("--"):
-            raise InvalidRequest("train", f"does not know {word[:60]!r}. Settings are given as --name VALUE.")
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        kind = str(FIELDS[name].type) if name in FIELDS else ""
-        if name.startswith("no_") and name[3:] in FIELDS and str(FIELDS[name[3:]].type) == "bool":
-            values[name[3:]] = False
-            continue
-        if equals:
-            given: Any = value
-        elif kind == "bool" and (not left or left[0].startswith("--")):
-            given = True
-        elif left:
-            given = left.pop(0)
-        else:
-            given = ""
-        if kind.startswith("tuple"):
-            values[name] = (*values.get(name, ()), given)
-        else:
-            values[name] = given
-    for name, value in values.items():
-        if name not in FIELDS:
-            from_mapping({name: value})  # says what it might have meant
-    return values
 
 
 def _dry_run(config: TrainConfig, settings: Any, as_json: bool) -> None:
@@ -235,6 +227,10 @@ def _follow(run: RunDir, process: subprocess.Popen[bytes]) -> None:
 def _row(card: RunCard) -> dict[str, Any]:
     return {"id": card.id, "name": card.config.name, "model": card.config.model, "dataset": card.config.dataset, "state": card.state.state,
             "step": card.state.step, "steps": card.config.steps, "message": card.state.message, "created": card.created}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return f"{row['id']}  {row['name'][:30]:<30}  {row['state']:<12} {row['step']}/{row['steps']}"
 
 
 def _tell(card: RunCard, as_json: bool) -> None:

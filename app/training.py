@@ -194,7 +194,8 @@ class Trainings:
                                     max_attempts=self._settings.max_crashes, max_waiting=self._settings.max_waiting)
 
     def _working(self, owner: str) -> dict[str, Job]:
-        return {str(job.request.get("run")): job for job in self._store.jobs.list(owner=owner, active_only=True, limit=1000) if job.kind == TRAIN}
+        jobs = self._store.jobs.list(owner=owner, active_only=True, limit=1000)
+        return {str(job.request.get("run")): job for job in jobs if job.kind == TRAIN}
 
     def _card(self, run_id: str, working: Mapping[str, Job]) -> RunCard:
         run = self.run(run_id)

@@ -3,7 +3,7 @@
 // itself (`layout.head`): it is there before the first control is, so that no click is too early for it.
 (() => {
   if (window.sprocket) return;
-  const VIEWS = ["create", "queue", "gallery", "models"];
+  const VIEWS = ["create", "queue", "gallery", "models", "train"];
   const THEME = "sprocket-theme";
   const PATIENCE_MS = 60000;
 
@@ -24,6 +24,7 @@
   let busy = "opening";
   let patience = null;
   const waiting = [];
+  let moving = false;  // a form was sent whose answer is at another address
   const typed = new Map();
 
   function send(act, data = {}) {
@@ -169,13 +170,14 @@
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+    const fields = Object.fromEntries([...new FormData(form, event.submitter)].filter(([, value]) => value !== ""));
     const { act, ...data } = form.dataset;
     if (data.view) visit("/?view=" + data.view);
     if (act === "search") {
       visit("/?" + new URLSearchParams(fields));
       return send("go");
     }
+    if (act === "train_start") moving = true;
     if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
@@ -322,6 +324,9 @@
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
+      const place = element.querySelector("[data-address]");
+      if (place && moving) history.replaceState(null, "", place.dataset.address);
+      if (element.querySelector(".train-form, [data-address]")) moving = false;
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
       if (!stage) return;

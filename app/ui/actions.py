@@ -16,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.form import FIELDS
 from app.ui.html.common import short
@@ -69,6 +69,8 @@ def go(click: Click) -> Changes:
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
+    elif at.view == "train":
+        changes[parts.train] = train.page(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -255,6 +257,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *train.TRAIN_ACTIONS,
     )
 }
 

@@ -21,6 +21,7 @@ from app.ui.address import VIEWS
 from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
 from app.ui.parts import said
+from app.ui.train import training_routes
 from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
 
@@ -39,6 +40,7 @@ def build_app(studio: Any) -> FastAPI:
     from app.ui.layout import ASSETS, build_ui, head, theme
 
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(training_routes(studio))
     app.include_router(media_routes(studio))
     app.include_router(upload_routes(folder_of(settings)))
 

@@ -16,7 +16,7 @@ import gradio as gr
 
 from app.history.records import Job
 from app.queue.kinds import GENERATE
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
@@ -57,6 +57,8 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         changes[parts.form["model"]] = gr.update(choices=names, **chosen)
     if at.view == "models":
         changes[parts.models] = views.models(studio)
+    if at.view == "train":
+        changes[parts.train] = train.page(studio, at)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
@@ -121,6 +123,8 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
             changes[parts.queue] = views.queue(status, jobs)
     if place.view == "models" and changed("models", studio.hub.token()):
         changes[parts.models] = views.models(studio, seen.get("said"))
+    if place.view == "train" and changed("train", train.token(studio, place)):
+        changes[parts.train] = train.page(studio, place)
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:

@@ -42,7 +42,7 @@ class Adapter:
         """Adds the layers. Raises `InvalidRequest` for a rank above a layer's width, or targets the model has not."""
         self.transformer, self.config = transformer, config
         _check_rank(transformer, config)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _codes_shown(transformer):
             warnings.simplefilter("ignore")
             transformer.add_adapter(peft_config(config), adapter_name=ADAPTER)
         for name, parameter in transformer.named_parameters():
@@ -119,6 +119,19 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _codes_shown(transformer: Any) -> Iterator[None]:
+    """peft asks a layer without `weight` for `qweight`, to put its own beside it."""
+    layers = [layer for layer in transformer.modules() if isinstance(layer, EightBitLinear)]
+    for layer in layers:
+        vars(layer)["qweight"] = layer.codes
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["qweight"]
 
 
 def _plain(name: str) -> str:

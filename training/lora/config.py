@@ -6,15 +6,21 @@ The text of a run's settings decides, with its data and its base, every bit of t
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
 
 CONFIG_VERSION = 1
+POCKET_WORLD = "pocket-world"
+"""The dataset that needs no files: the embedded model's own world, to try training with."""
 OPTIMIZERS = ("adam", "adamw", "adamw8bit", "prodigy", "adafactor", "came")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 ENDLESS = ("constant", "constant_with_warmup")
@@ -32,6 +38,7 @@ MAX_RANK = 1024
 MAX_STEPS = 1_000_000
 MAX_LR = 2.0
 NAME_CHARS = 60
+DEFAULT_WARMUP = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +80,7 @@ class TrainConfig:
     prodigy_bias_correction: bool = True
     prodigy_safeguard_warmup: bool = True
     schedule: str = "constant_with_warmup"
-    warmup: int = 20
+    warmup: int = DEFAULT_WARMUP
     """Steps from 0 to the full learning rate."""
     cycles: float = 1
     """Of cosine_with_restarts."""
@@ -167,6 +174,18 @@ def from_mapping(values: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig(**{name: _of_kind(name, value) for name, value in values.items()})
 
 
+@lru_cache(maxsize=1)
+def explained() -> dict[str, str]:
+    """Setting -> what it does, as it says where it is declared; '' where its name says all."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainConfig")
+    found = dict.fromkeys(FIELDS, "")
+    for declared, doc in pairwise(body):
+        if isinstance(declared, ast.AnnAssign) and isinstance(declared.target, ast.Name) and isinstance(doc, ast.Expr):
+            found[declared.target.id] = " ".join(str(ast.literal_eval(doc.value)).split())
+    return found
+
+
 def may_change(before: TrainConfig, after: TrainConfig) -> None:
     """Raises `InvalidRequest` where going on with `after` would be another training than `before` was."""
     for name in FIELDS:
@@ -255,7 +274,7 @@ def _check_numbers(config: TrainConfig) -> None:
     alpha = config.effective_alpha
     if not math.isfinite(alpha) or not 0 < alpha <= 1e6:
         raise InvalidRequest("alpha", f"is {alpha:g}; it must be above 0. The rank, or half of it, is usual.", suggestion=config.rank)
-    if config.warmup > config.steps:
+    if config.warmup > max(config.steps, DEFAULT_WARMUP):
         raise InvalidRequest("warmup", f"is {config.warmup} steps of {config.steps}; the full learning rate would never be reached.",
                              suggestion=config.steps // 10)
     if config.dora and config.base != "same":

@@ -97,7 +97,17 @@ def save_lora(path: Path, layers: Mapping[str, Matrices], notes: Mapping[str, st
             tensors[f"{flat}.{up}.weight"] = layer.up.to(kind)
             tensors[f"{flat}.alpha"] = torch.tensor(layer.scale * layer.rank, dtype=torch.float32)  # readers divide by the rank
         said |= {"format": "pt", "ss_network_dim": str(max(layer.rank for layer in layers.values()))}
-    write_atomic(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(sorted(said.items()))))
+    write_atomic(path, _ordered(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=said)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its header's names in order: the library writes notes in any, and equal LoRAs should be equal files."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + length])
+    notes = header.pop("__metadata__", {})
+    text = json.dumps({"__metadata__": dict(sorted(notes.items())), **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length:]
 
 
 def _adapter_config(layers: Mapping[str, Matrices], *, dora: bool) -> dict[str, Any]:

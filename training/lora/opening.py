@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save
 
 from engine.errors import InvalidRequest
 from engine.video.publish import write_atomic
-from training.lora.config import TrainConfig
+from training.lora.config import POCKET_WORLD, TrainConfig
 from training.lora.rundir import RunDir
 from training.lora.samples import HeldSample, HeldSet, SampleSet, encode_set, pocket_world
 
-POCKET_WORLD = "pocket-world"
 SAMPLES = "samples.safetensors"
 
 
