@@ -32,8 +32,9 @@ def random_set(count: int = 5, held_out: int = 2, *, channels: int = 4, frames: 
         long = frames + (1 if number % 3 == 2 else 0)
         mean, std = (torch.randn(channels, long, 8, 12, generator=draw) for _ in range(2))
         first = tuple(torch.randn(channels, 1, 8, 12, generator=draw) for _ in range(2))
-        entries.append(HeldSample(f"{seed:032x}{number:032x}", "held-out" if number >= count else "train", (4 * long - 3, 64, 96), f"clip {number}",
-                                  (mean, std.abs()), (first[0], first[1].abs()), torch.randn(16, 32, generator=draw)))
+        split = "held-out" if number >= count else "train"
+        entries.append(HeldSample(f"{seed:032x}{number:032x}", split, (4 * long - 3, 64, 96), f"clip {number}", (mean, std.abs()),
+                                  (first[0], first[1].abs()), torch.randn(16, 32, generator=draw)))
     return HeldSet(tuple(entries), torch.randn(16, 32, generator=draw))
 
 

@@ -107,7 +107,8 @@ def test_a_merged_model_is_the_base_with_the_lora(tiny_base: Path, tmp_path: Pat
     save_lora(tmp_path / "x.safetensors", layers, {})
     merge_into(tiny_base, tmp_path / "x.safetensors", tmp_path / "merged")
     assert read_spec(tmp_path / "merged").fingerprint != read_spec(tiny_base).fingerprint
-    base, new = (CogVideoXTransformer3DModel.from_pretrained(folder / "transformer").state_dict() for folder in (tiny_base, tmp_path / "merged"))
+    folders = (tiny_base, tmp_path / "merged")
+    base, new = (CogVideoXTransformer3DModel.from_pretrained(folder / "transformer").state_dict() for folder in folders)
     for name, layer in layers.items():
         torch.testing.assert_close(new[f"{name}.weight"], base[f"{name}.weight"] + layer.change())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run", "x.safetensors"] or not (tmp_path / "run").exists()
@@ -122,4 +123,5 @@ def test_a_set_in_a_file_is_the_set(tmp_path: Path) -> None:
     save_set(tmp_path / "set.safetensors", made)
     again = load_set(tmp_path / "set.safetensors")
     assert again.digest == made.digest and torch.equal(again.empty, made.empty)
-    assert all(torch.equal(a.latents()[1], b.latents()[1]) and a.bucket == b.bucket for a, b in zip(again.entries, made.entries, strict=True))
+    for one, other in zip(again.entries, made.entries, strict=True):
+        assert torch.equal(one.latents()[1], other.latents()[1]) and one.bucket == other.bucket

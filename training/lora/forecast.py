@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from engine.errors import CannotFit
 from engine.hardware import Hardware
+from engine.lora import model_layers
 from engine.memory.peak import CONTEXT_BYTES
 from engine.memory.placement import NUMBER_BYTES, Home
 from engine.memory.shapes import Shape, latent_frames, tokens
@@ -97,7 +98,9 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
 
 
 def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:
-    """Trained numbers, from the shapes of a CogVideoX block."""
+    """Trained numbers: from the checkpoint's own layers, or the shapes of a published CogVideoX block where only facts are here."""
+    if spec.installed:
+        return config.rank * sum(sum(shape) for name, shape in model_layers(spec).items() if name.endswith(config.layers))
     d = spec.width
     sizes = {"attn1.to_q": (d, d), "attn1.to_k": (d, d), "attn1.to_v": (d, d), "attn1.to_out.0": (d, d), "ff.net.0.proj": (d, 4 * d),
              "ff.net.2": (4 * d, d), "norm1.linear": (512, 6 * d), "norm2.linear": (512, 6 * d)}
