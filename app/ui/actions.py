@@ -21,8 +21,11 @@ from app.ui.address import Address
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.interpolate_actions import INTERPOLATE_ACTIONS
+from app.ui.length import LENGTH_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
+from app.ui.refine import REFINE_ACTIONS, reset
 from app.ui.source import panel
 from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
@@ -159,7 +162,7 @@ def hush(click: Click) -> Changes:
 
 def example(click: Click) -> Changes:
     prompt = create.EXAMPLES.get(click.text("name"))
-    return {click.parts.form["prompt"]: prompt} if prompt else {}
+    return {click.parts.form["prompt"]: prompt, **reset(click, prompt)} if prompt else {}
 
 
 def fix(click: Click) -> Changes:
@@ -258,6 +261,9 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
         *train.TRAIN_ACTIONS,
+        *INTERPOLATE_ACTIONS,
+        *REFINE_ACTIONS,
+        *LENGTH_ACTIONS,
     )
 }
 

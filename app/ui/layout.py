@@ -154,8 +154,10 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, queue: Any
         models=models,
         train=train,
         form=form,
-        many={name: made[name] for name in ("how_many", "per_line")},
+        many={name: made[name] for name in ("how_many", "per_line", "seconds", "always_refine")},
         source=made["source"],
+        timeline=made["timeline"],
+        refine=made["refine"],
         batch=batch,
         timer=gr.Timer(watch.POLL_SECONDS, active=False),
         job=gr.State(""),
@@ -185,8 +187,9 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
     polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
-        [parts.job, parts.seen, parts.at, parts.memory],
-        [parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.train, parts.header, parts.timer, parts.seen],
+        [parts.job, parts.seen, parts.at, parts.memory, parts.kept],
+        [parts.refine, parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.train, parts.header, parts.timer,
+         parts.seen],
         trigger_mode="multiple",
         **quiet,
     )

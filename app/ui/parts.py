@@ -38,9 +38,13 @@ class Parts:
     form: Mapping[str, Component]
     """Request field -> component."""
     many: Mapping[str, Component]
-    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
+    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
+    timeline: Component
+    """Images the clip passes through (`length.py`)."""
+    refine: Component
+    """The prompt refined (`refine.py`)."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -75,6 +79,9 @@ class Parts:
             self.train,
             *self.form.values(),
             self.source,
+            self.timeline,
+            self.many["seconds"],
+            self.refine,
             self.batch,
             self.timer,
             self.job,
