@@ -3,6 +3,7 @@
     sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
     sprocket interpolate CLIP --fps 24        more frames for a clip or video file: smoother, or slowed down
     sprocket serve                            the studio in a browser
+    sprocket dataset import | check ...       sets of clips to train on
     sprocket queue | history | models | loras list --json, and what else they offer
     sprocket train | lora                     train a LoRA; its file in other forms
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
@@ -36,6 +37,7 @@ from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_dataset import dataset_app
 from app.cli_interpolate import interpolate_command
 from app.cli_length import Length, read_keyframes
 from app.cli_lora import lora_app
@@ -64,6 +66,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
 app.add_typer(lora_app, name="lora")
 app.add_typer(train_app, name="train")
+app.add_typer(dataset_app, name="dataset")
 app.command("plan")(plan_command)
 app.command("refine")(refine_command)
 

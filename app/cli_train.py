@@ -191,7 +191,7 @@ def _work(run: RunDir, settings: Any, processes: int, as_json: bool) -> int:
     choice = choose_memory(spec, config, machine)
     say(f"{config.name}: {choice.bytes / 2**30:.2f} GiB expected, about {config.steps * step_seconds(choice, machine) / 60:.0f} min")
     run.set_state(RunState("waiting", run.state().step, config.steps))
-    command = launch_command(run.folder, settings.models_dir, settings.data_dir / "datasets", machine.device, parent=os.getpid(),
+    command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),
                              processes=processes)
     with (run.folder / "training.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment())

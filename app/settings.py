@@ -160,6 +160,11 @@ class Settings(BaseSettings):
         return self.data_dir / "loras"
 
     @property
+    def datasets_dir(self) -> Path:
+        """Sets of clips to train on (`app.datasets`), one folder each."""
+        return self.data_dir / "datasets"
+
+    @property
     def calibrations_dir(self) -> Path:
         """Factors of MagCache, one small file a model (`engine.cache.magnitude`)."""
         return self.data_dir / "calibrations"

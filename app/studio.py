@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app import batches, input_view, inputs, key_frames, storage
+from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
 from app.history.leases import Limits
@@ -92,8 +93,11 @@ class Studio:
         """More frames for a clip or a video, `sprocket interpolate`."""
         self.refining = Refining(settings, self.spec, self.loras)
         """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
+        self.datasets = Datasets(settings, self.spec, self.refining.describer)
+        """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
+        self.datasets.close()
         self.refining.close()
         self.store.close()
 

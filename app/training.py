@@ -24,7 +24,8 @@ from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError
 from engine.hardware import Hardware
 from engine.spec import ModelSpec
-from training.lora.config import TrainConfig, from_mapping, may_change
+from training.data.shelf import find_dataset
+from training.lora.config import POCKET_WORLD, TrainConfig, from_mapping, may_change
 from training.lora.forecast import Choice, choose_memory, step_seconds
 from training.lora.rundir import ACTIVE, RunDir, RunState
 
@@ -100,6 +101,8 @@ class Trainings:
         """A new run and the job that works on it. Raises as `forecast`, and for a dataset that is not here."""
         config = values if isinstance(values, TrainConfig) else from_mapping(values)
         self.forecast(config)
+        if config.dataset != POCKET_WORLD:
+            find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)
         run_id = new_id(time.time())
         RunDir(self.folder / run_id).create(config)
         try:

@@ -127,6 +127,16 @@
       document.body.append(input);  // Safari opens none outside the page
       input.click();
     },
+    // Files to learn from.
+    choose_set(element) {
+      const input = Object.assign(document.createElement("input"), { type: "file", accept: element.dataset.accept, multiple: true });
+      const done = () => input.remove();
+      input.hidden = true;
+      input.addEventListener("change", () => { uploadSet([...input.files]); done(); });
+      input.addEventListener("cancel", done);
+      document.body.append(input);
+      input.click();
+    },
     copy(element) {
       const text = element.closest("details").querySelector("pre").textContent;
       navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
@@ -217,6 +227,33 @@
     request.send(file);
   }
 
+  // Several files one after the other, then one event that names them all.
+  let gathering = false;
+  async function uploadSet(files) {
+    if (gathering || !files.length) return;
+    const most = Number(document.querySelector(".set-drop").dataset.most);
+    const say = (words) => { const line = document.querySelector(".set-progress"); if (line) line.textContent = words; };
+    const large = files.find((file) => file.size > most);
+    if (large) return send("dataset_untaken", { say: `${large.name.slice(0, 60)} has ${Math.ceil(large.size / 1e6)} MB; at most ${Math.floor(most / 1e6)} MB come in through the page. Put it into a folder on this machine, and use sprocket dataset import.` });
+    gathering = true;
+    const sent = [];
+    try {
+      for (const file of files) {
+        say(`Taking in ${sent.length + 1} of ${files.length}: ${file.name.slice(0, 60)}`);
+        const answer = await fetch("/media/uploads", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+        const { upload, error } = await answer.json();
+        if (!upload) throw new Error(error || "a file was not taken in");
+        sent.push({ upload, name: file.name });
+      }
+      send("dataset_take", { files: sent });
+    } catch (error) {
+      send("dataset_untaken", { say: `The files did not arrive (${error.message}). Try again.` });
+    } finally {
+      gathering = false;
+      say("");
+    }
+  }
+
   // Extend: the video shows the frame that the slider names, and a paused video tells the slider.
   const scene = (element) => {
     const whole = element.closest(".stage, .clip");
@@ -300,6 +337,11 @@
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
+    if (file && viewOf(location.search) === "train" && document.querySelector(".set-drop")) {
+      event.preventDefault();
+      event.stopPropagation();
+      return void uploadSet([...event.dataTransfer.files]);
+    }
     if (!file || viewOf(location.search) !== "create") return;
     event.preventDefault();
     event.stopPropagation();
@@ -310,7 +352,7 @@
   // a pressed button would swallow the click.
   function play(event) {
     const card = event.target.closest && event.target.closest("a.card");
-    if (!card) return;
+    if (!card || !card.dataset.play) return;
     requestAnimationFrame(() => {
       const on = (card.matches(":hover") || card.matches(":focus-visible")) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
       const playing = card.querySelector("video");

@@ -18,6 +18,7 @@ import gradio as gr
 
 from app.ui import create, train, views
 from app.ui.address import Address
+from app.ui.dataset import DATASET_ACTIONS
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
@@ -73,7 +74,7 @@ def go(click: Click) -> Changes:
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
     elif at.view == "train":
-        changes[parts.train] = train.page(studio, at)
+        changes[parts.train] = train.panel(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -261,6 +262,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
         *train.TRAIN_ACTIONS,
+        *DATASET_ACTIONS,
         *INTERPOLATE_ACTIONS,
         *REFINE_ACTIONS,
         *LENGTH_ACTIONS,

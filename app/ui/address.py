@@ -3,7 +3,8 @@ reload, back, a bookmark and a second tab all show the same.
 
     /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&sheet=2
     /?view=gallery&clip=ID      /?view=gallery&trash=1      /?view=models
-    /?view=train&run=ID    /?view=train&run=new&origin=ID
+    /?view=train                /?view=train&set=ID&step=captions&show=problems
+    /?view=train&run=all        /?view=train&run=ID     /?view=train&run=new&set=ID&origin=ID
 
 Everything in an address is untrusted: unknown views are Create, bad numbers are 1, ids go to the studio, which knows whose
 they are.
@@ -20,7 +21,7 @@ VIEWS = ("create", "queue", "gallery", "models", "train")
 MAX_ADDRESS = 4000
 MAX_PAGE = 1_000_000
 FLAGS = ("favourites", "trash")
-TEXTS = ("words", "project", "model", "clip", "job", "run", "origin")
+TEXTS = ("words", "project", "model", "clip", "job", "set", "step", "shapes", "show", "run", "origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,14 @@ class Address:
     view: str = "create"
     job: str = ""
     clip: str = ""
+    set: str = ""
+    """Of clips to train on."""
+    step: str = ""
+    """Of training: 'dataset' or 'captions'; '' is the first."""
+    shapes: str = ""
+    """Which buckets are shown (`training.data.buckets.SHAPES`)."""
+    show: str = ""
+    """Which clips of a set."""
     words: str = ""
     project: str = ""
     model: str = ""

@@ -132,8 +132,9 @@ def build_ui(studio: Any) -> gr.Blocks:
             queue = gr.HTML("", elem_id="view-queue", elem_classes="view", apply_default_css=False)
             gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
             models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
-            train = gr.HTML("", elem_id="view-train", elem_classes="view", apply_default_css=False, js_on_load=create.SYNC)
-        parts = _parts(made, header, stage, batch, queue, gallery, models, train)
+            with gr.Column(elem_id="view-train", elem_classes="view"):
+                train = gr.HTML("", elem_id="datasets", apply_default_css=False, js_on_load=create.SYNC)
+        parts = _parts(made, header, stage, batch, (queue, gallery, models, train))
         create.wire(studio, parts, made)
         _wire(studio, parts, demo, relay, refusal)
         add_endpoints(studio)
@@ -141,8 +142,8 @@ def build_ui(studio: Any) -> gr.Blocks:
     return demo
 
 
-def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, queue: Any, gallery: Any, models: Any,
-           train: Any) -> Parts:
+def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, pages: tuple[Any, Any, Any, Any]) -> Parts:
+    queue, gallery, models, train = pages
     form = {name: component for name, component in made.items() if name in create.FIELDS or name == "model"}
     return Parts(
         header=header,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -14,8 +14,10 @@ from app.errors import NotFound
 from app.training import PRESETS, Forecast, RunCard, Trainings
 from app.ui import create
 from app.ui.address import Address
+from app.ui.dataset import train_html, train_token
 from app.ui.html.common import empty, link, short
 from app.ui.html.curves import smoothed
+from app.ui.html.dataset import steps_html
 from app.ui.html.status import notice_html
 from app.ui.html.train import chosen_of, new_html, run_html, runs_html
 from app.ui.media import FOREVER, file_response
@@ -30,16 +32,30 @@ if TYPE_CHECKING:
 CURVE_EVENTS = 20_000
 
 
+RUNS = "all"
+"""`run` of the address of the list of runs; without one the page is that of datasets."""
+
+
+def panel(studio: Any, at: Address, said: str = "") -> str:
+    """The whole view: datasets and captions (`app.ui.dataset`), or settings and runs."""
+    if at.run:
+        return page(studio, at, said)
+    if at.set and at.step == "settings":
+        return steps_html(at) + page(studio, replace(at, run="new"), said)
+    ways = f'<p class="crumbs">{link("Training runs", Address(view="train", run=RUNS).href(), kind="inline")}</p>' if not at.set else ""
+    return ways + train_html(studio, at, said)
+
+
 def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None = None) -> str:
     """The panel for `at`: all runs, one run, or the form of a new one."""
     trainings: Trainings = studio.training
     if at.run == "new":
         return _new(studio, at, said, chosen)
-    if at.run:
+    if at.run and at.run != RUNS:
         try:
             card = trainings.card(at.run, owner=OWNER)
         except (NotFound, InvalidRequest):
-            return empty("No such run", "It was deleted, or was never here.", action=link("All runs", "/?view=train"))
+            return empty("No such run", "It was deleted, or was never here.", action=link("All runs", "/?view=train&run=all"))
         return run_html(card, trainings.run(card.id).events()[-CURVE_EVENTS:], said)
     cards = trainings.cards(owner=OWNER)
     curves = {card.id: smoothed([event["loss"] for event in trainings.run(card.id).events()
@@ -49,11 +65,13 @@ def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None
 
 def token(studio: Any, at: Address) -> str:
     """Changes when the page does. The form of a new run does not change by itself."""
-    if at.run == "new":
+    if not at.run and at.step != "settings":
+        return train_token(studio)
+    if at.run in ("", "new"):
         return "new"
     trainings: Trainings = studio.training
     try:
-        cards = (trainings.card(at.run, owner=OWNER),) if at.run else trainings.cards(owner=OWNER)
+        cards = (trainings.card(at.run, owner=OWNER),) if at.run != RUNS else trainings.cards(owner=OWNER)
     except (NotFound, InvalidRequest):
         return "none"
     return "|".join(_card_token(trainings, card) for card in cards)
@@ -73,15 +91,16 @@ def _new(studio: Any, at: Address, said: str, chosen: dict[str, Any] | None) -> 
         except (NotFound, InvalidRequest):
             values = {}
     models = [spec.name for spec in studio.models()]
+    if at.set:
+        values.setdefault("dataset", at.set)
     values.setdefault("model", "pocket" if "pocket" in models else next(iter(models), ""))
     return new_html(models, datasets(studio), values, _forecasts(studio, values), said)
 
 
-def datasets(studio: Any) -> list[str]:
-    """Sets of clips to train on: those of this studio, and the embedded model's own world to try it with."""
-    folder: Path = studio.settings.data_dir / "datasets"
-    own = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
-    return [*own, POCKET_WORLD]
+def datasets(studio: Any) -> dict[str, str]:
+    """Id -> name of the sets to train on: those of this studio, and the embedded model's own world to try it with."""
+    own = {each.id: f"{each.name} ({len(each.used)} clips)" for each in studio.datasets.list(owner=OWNER)}
+    return own | {POCKET_WORLD: "the pocket's own world, to try it"}
 
 
 def _forecasts(studio: Any, values: dict[str, Any]) -> dict[str, Forecast | str]:
@@ -151,7 +170,8 @@ def train_resume(click: Click) -> Changes:
 
 def train_delete(click: Click) -> Changes:
     click.studio.training.delete(click.text("run"), owner=OWNER)
-    return {click.parts.train: page(click.studio, Address(view="train")), click.parts.at: "/?view=train"}
+    at = Address(view="train", run=RUNS)
+    return {click.parts.train: page(click.studio, at), click.parts.at: at.href()}
 
 
 def train_use(click: Click) -> Changes:
@@ -176,7 +196,7 @@ def _done(click: Click, wish: Callable[[Trainings, str], object]) -> Changes:
         wish(click.studio.training, click.text("run"))
     except SprocketError as error:
         said = str(error)
-    at = Address(view="train", run=click.text("run") if click.at.run else "")
+    at = Address(view="train", run=RUNS if click.at.run == RUNS else click.text("run"))
     return {click.parts.train: page(click.studio, at, said), click.parts.at: at.href(), click.parts.timer: gr.Timer(active=True)}
 
 

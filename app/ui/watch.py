@@ -60,7 +60,7 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
     if at.view == "models":
         changes[parts.models] = views.models(studio)
     if at.view == "train":
-        changes[parts.train] = train.page(studio, at)
+        changes[parts.train] = train.panel(studio, at)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
@@ -130,11 +130,12 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, stud
     if place.view == "models" and changed("models", studio.hub.token()):
         changes[parts.models] = views.models(studio, seen.get("said"))
     if place.view == "train" and changed("train", train.token(studio, place)):
-        changes[parts.train] = train.page(studio, place)
+        changes[parts.train] = train.panel(studio, place, str(seen.get("train said") or ""))
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:
             changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
-    if not refining and (job is None or job.state.ended) and place.view not in ("queue", "models") and not status.queued + status.running:
+    waits = refining or place.view in ("queue", "models", "train") or status.queued + status.running
+    if not waits and (job is None or job.state.ended):
         changes[parts.timer] = gr.Timer(active=False)
     return {**changes, parts.seen: seen} if changes else gr.skip()

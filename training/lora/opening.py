@@ -10,8 +10,10 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from engine.errors import InvalidRequest
 from engine.video.publish import write_atomic
+from training.data.buckets import rules_of
+from training.data.cache import build, open_set
+from training.data.shelf import find_dataset
 from training.lora.config import POCKET_WORLD, TrainConfig
 from training.lora.rundir import RunDir
 from training.lora.samples import HeldSample, HeldSet, SampleSet, encode_set, pocket_world
@@ -27,7 +29,16 @@ def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Calla
     kept = run.folder / SAMPLES
     if config.dataset == POCKET_WORLD or kept.is_file():
         return lambda model: _held(kept, model)
-    raise InvalidRequest("dataset", f"{config.dataset[:80]!r} is no set of clips here. `sprocket dataset list` prints those that are.")
+    dataset, folder = find_dataset(datasets or Path(), config.dataset)
+    _config, facts, _created = run.read()
+
+    def encoded(model: Any) -> SampleSet:
+        if facts.get("data"):  # as it was when the run began, whatever was edited since
+            return open_set(folder, facts["data"])
+        spec, dtype = model.spec, {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(model.dtype), "fp32")
+        return build(dataset, folder, spec, rules_of(spec), device=str(model.device), dtype=dtype).cached
+
+    return encoded
 
 
 def _held(kept: Path, model: Any) -> HeldSet:

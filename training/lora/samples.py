@@ -129,7 +129,7 @@ def encode_set(model: CogVideoX, clips: Sequence[Clip], tell: Callable[[int, int
         if clip.caption not in words:
             words[clip.caption] = model.encode(clip.caption, None)[0].clone()
         with torch.inference_mode():
-            vae = model._on_device("vae")
+            vae = model.at_work("vae")
             whole, first = (torch.cat([part for _, part in encode_chunks(vae, frames, (height, width))], dim=2)[0]
                             for frames in (clip.frames, clip.frames[:1]))
         key = hashlib.sha256(clip.frames.tobytes() + clip.caption.encode() + model.spec.fingerprint.encode()).hexdigest()

@@ -180,7 +180,7 @@ class _Train:
         choice = choose_memory(spec, config, machine)
         kept = (config.keep + 2) * lora_numbers(spec, config) * 4 * 4
         notes = (f"Memory: {choice.bytes / 2**30:.1f} GiB expected; {choice.words}.",)
-        folders = (place.settings.models_dir, place.settings.data_dir / "datasets")
+        folders = (place.settings.models_dir, place.settings.datasets_dir)
         return TrainWork(run, config, machine.device, notes, config.steps, kept, *folders)
 
     def finish_published(self, place: Workplace, claim: Claim) -> bool:

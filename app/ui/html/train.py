@@ -32,7 +32,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "schedule": S
 
 def runs_html(cards: Sequence[RunCard], curves: Mapping[str, Sequence[float]], said: str = "") -> str:
     """All runs. `curves`: run -> its smoothed losses, for the small picture."""
-    head = ('<header class="page-head"><h1 class="page-title">Train</h1>'
+    head = ('<p class="crumbs"><a href="/?view=train" data-act="go">Datasets</a></p>'
+            '<header class="page-head"><h1 class="page-title">Training runs</h1>'
             f'<span class="quiet">{len(cards)} run{"" if len(cards) == 1 else "s"}</span>'
             f'{link("New run", "/?view=train&run=new", kind="btn primary")}</header>')
     refused = f'<p class="banner bad" role="alert">{esc(said)}</p>' if said else ""
@@ -84,7 +85,7 @@ def _buttons(card: RunCard, *, small: bool = False) -> str:
                            run=card.id, view="create"))
     made.append(link("Clone", f"/?view=train&run=new&origin={card.id}", kind=f"btn {kind}"))
     if not card.active and not small:
-        made.append(button("Delete", "train_delete", kind="quiet-bad", run=card.id, view="train",
+        made.append(button("Delete", "train_delete", kind="quiet-bad", run=card.id,
                            sure=f"Delete the run {card.config.name} with its checkpoints and previews? A LoRA on the shelf stays."))
     return "".join(made)
 
@@ -97,7 +98,7 @@ def run_html(card: RunCard, events: Sequence[Mapping[str, Any]], said: str = "")
     rest = " · ".join(filter(None, (f"step {state.step} of {config.steps}", left(state.seconds_left) if card.active else "",
                                     f"loss {state.loss:.4f}" if state.loss is not None and card.active else "")))
     here = f"/?view=train&run={card.id}"
-    return (f'<p class="crumbs" data-address="{here}"><a href="/?view=train" data-act="go">All runs</a></p>'
+    return (f'<p class="crumbs" data-address="{here}"><a href="/?view=train&run=all" data-act="go">All runs</a></p>'
             f'<header class="page-head"><h1 class="page-title">'
             f'{esc(config.name)}</h1><span class="quiet">{_chip(card)} · {esc(rest)}</span></header>{refused}{message}{_bar(card)}'
             f'<div class="actions run-actions">{_buttons(card)}</div>{_curves(events, config.steps)}{_previews(card.id, events)}'
@@ -176,7 +177,7 @@ def _facts(card: RunCard) -> str:
 # ---- a new run
 
 
-def new_html(models: Sequence[str], datasets: Sequence[str], chosen: Mapping[str, Any], forecasts: Mapping[str, Forecast | str],
+def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping[str, Any], forecasts: Mapping[str, Forecast | str],
              said: str = "") -> str:
     """The form. `chosen`: values that are there already; `forecasts`: preset -> what it would cost, or why it cannot be."""
     refused = f'<p class="banner bad" role="alert">{esc(said)}</p>' if said else ""
@@ -184,10 +185,11 @@ def new_html(models: Sequence[str], datasets: Sequence[str], chosen: Mapping[str
     cards = "".join(_preset(key, forecasts.get(key, ""), key == preset) for key in PRESETS)
     own = "" if "preset" in chosen or not chosen.get("cloned") else '<p class="quiet">The settings below are those of the cloned run.</p>'
     name = esc(str(chosen.get("name", "")))
-    return (f'<p class="crumbs"><a href="/?view=train" data-act="go">All runs</a></p><header class="page-head"><h1 class="page-title">'
+    return (f'<p class="crumbs"><a href="/?view=train&run=all" data-act="go">All runs</a></p><header class="page-head"><h1 '
+            f'class="page-title">'
             f'New run</h1>'
             f'</header>{refused}{own}<form class="train-form" data-act="train_start"><div class="train-first">'
-            f'{_select("model", "Model", models, str(chosen.get("model", "")))}'
+            f'{_select("model", "Model", {name: name for name in models}, str(chosen.get("model", "")))}'
             f'{_select("clips", "Clips", datasets, str(chosen.get("dataset", "")))}'
             f'<label><span>Name</span><input name="name" value="{name}" maxlength="60" required autocomplete="off" '
             f'placeholder="paper-fox"></label>'
@@ -212,9 +214,9 @@ def _preset(key: str, forecast: Forecast | str, on: bool) -> str:
             f'</span><span class="quiet">{esc(plan)}</span><span class="preset-cost">{esc(cost)}</span></label>')
 
 
-def _select(name: str, label: str, options: Sequence[str], value: str) -> str:
-    made = "".join(f'<option value="{esc(option)}"{" selected" if option == value else ""}>{esc(option or "automatic")}</option>'
-                   for option in options)
+def _select(name: str, label: str, options: Mapping[str, str], value: str) -> str:
+    made = "".join(f'<option value="{esc(option)}"{" selected" if option == value else ""}>{esc(words)}</option>'
+                   for option, words in options.items())
     return f'<label><span>{esc(label)}</span><select name="{name}">{made}</select></label>'
 
 
