@@ -5,6 +5,7 @@
     sprocket serve                            the studio in a browser
     sprocket dataset import | check ...       sets of clips to train on
     sprocket queue | history | models | loras list --json, and what else they offer
+    sprocket train | lora                     train a LoRA; its file in other forms
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
     sprocket refine "ball goes up"            the description a video model understands; `generate --refine` does both
     sprocket doctor                           what this machine has, and what is wrong with it
@@ -39,11 +40,13 @@ from app.cli_common import settings_of as _settings
 from app.cli_dataset import dataset_app
 from app.cli_interpolate import interpolate_command
 from app.cli_length import Length, read_keyframes
+from app.cli_lora import lora_app
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
 from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
+from app.cli_train import train_app
 from app.cli_users import users_app
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
@@ -62,6 +65,8 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
+app.add_typer(lora_app, name="lora")
+app.add_typer(train_app, name="train")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(users_app, name="users")
 app.command("plan")(plan_command)

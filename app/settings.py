@@ -172,6 +172,11 @@ class Settings(BaseSettings):
         return self.data_dir / "calibrations"
 
     @property
+    def training_dir(self) -> Path:
+        """One folder a training run (`training.lora.rundir`)."""
+        return self.data_dir / "training"
+
+    @property
     def trash_dir(self) -> Path:
         """Files recovery could not place. Nothing is ever deleted by recovery."""
         return self.data_dir / "trash"

@@ -34,6 +34,7 @@ from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.refining import Refining
 from app.settings import Settings
+from app.training import Trainings
 from engine.alternatives import Alternatives, alternatives
 from engine.errors import AwaitingReview, InvalidRequest
 from engine.events import Event
@@ -85,6 +86,9 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
+                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id)
+        """Training runs: start, watch, pause, resume, `sprocket train`."""
         self.interpolations = Interpolations(self)
         """More frames for a clip or a video, `sprocket interpolate`."""
         self.refining = Refining(settings, self.spec, self.loras)

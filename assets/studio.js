@@ -24,6 +24,7 @@
   let busy = "opening";
   let patience = null;
   const waiting = [];
+  let moving = false;  // a form was sent whose answer is at another address
   const typed = new Map();
 
   function send(act, data = {}) {
@@ -179,13 +180,14 @@
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+    const fields = Object.fromEntries([...new FormData(form, event.submitter)].filter(([, value]) => value !== ""));
     const { act, ...data } = form.dataset;
     if (data.view) visit("/?view=" + data.view);
     if (act === "search") {
       visit("/?" + new URLSearchParams(fields));
       return send("go");
     }
+    if (act === "train_start") moving = true;
     if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
@@ -382,6 +384,9 @@
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
+      const place = element.querySelector("[data-address]");
+      if (place && moving) history.replaceState(null, "", place.dataset.address);
+      if (element.querySelector(".train-form, [data-address]")) moving = false;
       refined(element);
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));

@@ -16,9 +16,9 @@ from typing import Any
 
 import gradio as gr
 
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
-from app.ui.dataset import DATASET_ACTIONS, train_html
+from app.ui.dataset import DATASET_ACTIONS
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
@@ -74,7 +74,7 @@ def go(click: Click) -> Changes:
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
     elif at.view == "train":
-        changes[parts.train] = train_html(studio, at)
+        changes[parts.train] = train.panel(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -261,6 +261,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *train.TRAIN_ACTIONS,
         *DATASET_ACTIONS,
         *INTERPOLATE_ACTIONS,
         *REFINE_ACTIONS,

@@ -133,7 +133,7 @@ def build_ui(studio: Any) -> gr.Blocks:
             gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
             models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
             with gr.Column(elem_id="view-train", elem_classes="view"):
-                train = gr.HTML("", elem_id="datasets", apply_default_css=False)
+                train = gr.HTML("", elem_id="datasets", apply_default_css=False, js_on_load=create.SYNC)
         parts = _parts(made, header, stage, batch, (queue, gallery, models, train))
         create.wire(studio, parts, made)
         _wire(studio, parts, demo, relay, refusal)

@@ -94,6 +94,11 @@ def _find(look: Callable[[], Path | None]) -> Path | None:
         return None
 
 
+def file_response(path: Path | None, kind: str, caching: dict[str, str], download: str | None = None) -> Response:
+    """A file, or 404; with the headers every file of people's has."""
+    return _file(path, kind, caching, download)
+
+
 def _file(path: Path | None, kind: str, caching: dict[str, str], download: str | None = None) -> Response:
     if path is None or not path.is_file():
         return _nothing()

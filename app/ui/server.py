@@ -23,6 +23,7 @@ from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
 from app.ui.monitor import Meter, monitor
 from app.ui.parts import said
+from app.ui.train import training_routes
 from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
 
@@ -46,6 +47,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
 
     studio = owned(studio, access)
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(training_routes(studio))
     app.include_router(media_routes(studio))
     app.include_router(upload_routes(folder_of(settings)))
 

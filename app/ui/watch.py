@@ -16,9 +16,8 @@ import gradio as gr
 
 from app.history.records import Job
 from app.queue.kinds import GENERATE
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
-from app.ui.dataset import train_html, train_token
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
 from app.ui.length import seconds_of, timeline
@@ -61,7 +60,7 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
     if at.view == "models":
         changes[parts.models] = views.models(studio)
     if at.view == "train":
-        changes[parts.train] = train_html(studio, at)
+        changes[parts.train] = train.panel(studio, at)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
@@ -130,8 +129,8 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, stud
             changes[parts.queue] = views.queue(status, jobs)
     if place.view == "models" and changed("models", studio.hub.token()):
         changes[parts.models] = views.models(studio, seen.get("said"))
-    if place.view == "train" and changed("train", train_token(studio)):
-        changes[parts.train] = train_html(studio, place, str(seen.get("train said") or ""))
+    if place.view == "train" and changed("train", train.token(studio, place)):
+        changes[parts.train] = train.panel(studio, place, str(seen.get("train said") or ""))
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:

@@ -166,9 +166,13 @@ class CogVideoX:
         if self.spec.position == "sincos":
             return None
         if self._rotary is None or self._rotary[0] != tuple(shape):
-            table = self._new_rotary_table(shape)
-            self._rotary = (tuple(shape), attention.as_complex(table) if self._complex_rotary else table)
+            self._rotary = (tuple(shape), self.rotary_for(shape))
         return self._rotary[1]
+
+    def rotary_for(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary:
+        """The same, made anew: what a step made without gradients cannot be used with them. Not for `position` 'sincos'."""
+        table = self._new_rotary_table(shape)
+        return attention.as_complex(table) if self._complex_rotary else table
 
     def _new_rotary_table(self, shape: tuple[int, ...]) -> attention.Rotary:
         """Cosines and sines, float32 (video tokens, head width)."""

@@ -24,7 +24,7 @@ PER_PAGE = 36
 SHAPE_WORDS = {"native": "One size, the model’s own", "aspect": "Also turned, square, 4:3, 3:4"}
 SHOWN = (("", "All clips"), ("problems", "With a problem"), ("held-out", "Held out"), ("unused", "Left out"))
 ACCEPT = ".zip,.mp4,.mov,.m4v,.mkv,.webm,.avi,.txt,.caption,.json,.jsonl,.csv,.tsv,.parquet"
-STEPS = (("dataset", "Dataset"), ("captions", "Captions"))
+STEPS = (("dataset", "Dataset"), ("captions", "Captions"), ("settings", "Settings"))
 """(what an address calls it, what people do)."""
 
 
