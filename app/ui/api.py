@@ -27,8 +27,8 @@ from app.ui.parts import OWNER, guarded
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device",
-                  "cache", "cfg_gate")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "precision", "budget",
+                  "device", "cache", "cfg_gate")
 MAX_WORDS = 200
 
 
@@ -119,6 +119,7 @@ def add_endpoints(studio: Any) -> None:
         loras: Any = None,
         profile: Any = None,
         quality: Any = None,
+        precision: Any = None,
         budget: Any = None,
         device: Any = None,
         cache: Any = None,
