@@ -22,6 +22,7 @@ from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEve
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
+from app.history.unused import touch
 from app.hub.shelf import Hub
 from app.loras import Loras
 from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
@@ -31,7 +32,7 @@ from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.settings import Settings
-from engine.alternatives import Alternatives, alternatives
+from engine.alternatives import Alternative, Alternatives, alternatives, in_words
 from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
@@ -330,6 +331,12 @@ class Studio:
                         notes=resolved.notes, queued_ahead=self.store.jobs.ahead_of(), stages=stages,
                         disk_bytes=disk_need(resolved))
 
+    def in_words(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> tuple[Alternative, ...]:
+        """Fast, Balanced and Tiny, each with its predicted cost, quickly. Raises what `submit` raises for the request."""
+        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+        clips, hardware = recent_clips(self.store, wish.model), self._hardware(wish)
+        return in_words(self._planned(wish), hardware, timings_of(clips), corrections_of(clips, wish.model, hardware.device))
+
     def alternatives(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> Alternatives:
         """The request made Fast, Balanced and Tiny, and every way this machine could make it, each with its predicted cost.
 
@@ -374,7 +381,7 @@ class Studio:
         made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
         check_tokens(made)
         if made.input:
-            input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")
+            touch(input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video"))
         return made
 
     def _hardware(self, wish: GenerationRequest) -> Hardware:

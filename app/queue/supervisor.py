@@ -21,6 +21,7 @@ from app.history.leases import Limits
 from app.history.opening import back_up, open_store
 from app.history.recovery import recover, write_stale_sidecars
 from app.history.store import Store
+from app.history.unused import sweep_unused
 from app.lock import FileLock
 from app.queue.process import ProcessId, identify, oom_kills
 from app.queue.worker import MEMORY_EXIT, META_KEY, REPORT_SECONDS, UNUSABLE_EXIT
@@ -238,6 +239,7 @@ class Supervisor:
         storage.keep_ballast(self._settings)
         back_up(self._settings, self._history, now=time.time())
         write_stale_sidecars(self._settings, self._history)
+        sweep_unused(self._settings, self._history, time.time())
         known = self._history.recall(STATUS_KEY)
         if self._child is not None and not self._crashes and known is not None and known[0] is not None:
             self._say(None)

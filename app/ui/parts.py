@@ -40,6 +40,12 @@ class Parts:
     """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
     source: Component
     """What the clip starts from."""
+    words: Component
+    """What Fast, Balanced and Tiny would take."""
+    choices: Component
+    """Every other way, in a fold."""
+    loras: Component
+    """The LoRAs, in the folded settings."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -73,6 +79,9 @@ class Parts:
             self.models,
             *self.form.values(),
             self.source,
+            self.words,
+            self.choices,
+            self.loras,
             self.batch,
             self.timer,
             self.job,

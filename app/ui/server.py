@@ -79,7 +79,7 @@ def build_app(studio: Any) -> FastAPI:
         favicon_path=str(ASSETS / "logo.svg"),
         i18n=None,
     )
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, hosts=settings.allowed_hosts)
     return app
 
 
