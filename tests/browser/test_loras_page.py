@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from playwright.sync_api import Page, expect
 
+from tests import fakes
 from tests.browser.test_walk import drop, wait_state
-from tests.fakes_studio import POCKET
+from tests.fakes import POCKET
 from tests.lora_files import lora_weights, save_lora
-from tests.site import Site
+from tests.site import Site, whole_site
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The pretended model has the layers of the one that ships, here and in the worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_MODEL", str(POCKET))
+        patch.setattr(fakes, "SPEC", replace(fakes.SPEC, path=POCKET))
+        with whole_site(tmp_path_factory.mktemp("site"), step_seconds=0.1) as running:
+            yield running
 
 
 @pytest.fixture
