@@ -162,7 +162,7 @@
     if (act === "cancel") pressed(element, "Stopping…");
     if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
-    if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
+    if (["remix", "restore", "take_back", "edit", "example", "refine_undo", "refine_use"].includes(act)) focusPrompt();
   }
 
   function onSubmit(event) {
@@ -261,6 +261,22 @@
     if (document.querySelector("#choices details[open]")) settling = setTimeout(send, 700, "choices");
   }
 
+  // The refiner's answer is there: it is fetched, once. Where Generate waits for it, it is pressed when the form says it.
+  const fetched = new Set();
+  function refined(element) {
+    const panel = element.querySelector(".refine");
+    if (!panel) return;
+    const { refined: key, press } = panel.dataset;
+    if (key && !fetched.has(key)) {
+      fetched.add(key);
+      send("refine_take", { key });
+    }
+    if (press && !fetched.has(press + "!")) {
+      fetched.add(press + "!");
+      setTimeout(() => document.querySelector("#generate").click(), 100);
+    }
+  }
+
   // Feedback before the server has answered; the answer redraws the panel.
   function pressed(element, word) {
     const label = element.textContent;
@@ -322,6 +338,8 @@
     answered,
     // Something that the source panel shows was changed; where it shows no file, only another model matters.
     source(model = "") { if (model || document.querySelector('#source [data-has="1"]')) send("source", { model }); },
+    // One clip or a frame rate: the images it passes through appear or go.
+    length() { send("length"); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;
@@ -332,6 +350,7 @@
     sync(element) {
       element.querySelectorAll("input[data-change]").forEach((slider) => { slider.value = slider.getAttribute("value"); });
       if (element.querySelector(".forecast")) stale();
+      refined(element);
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
       if (!stage) return;

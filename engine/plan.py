@@ -16,6 +16,7 @@ from engine.cache.measured import words, work_share
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
+from engine.interpolate.planning import HierarchyPlan, plan_hierarchy, request_of
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
@@ -109,12 +110,16 @@ class Plan:
     """'off', or a cache of `engine.cache`, which changes the picture."""
     cfg_gate: float = 1.0
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
+    hierarchy: HierarchyPlan | None = None
+    """Key frames first, then rounds between them; None: one clip at once."""
+    wish: str | None = None
+    refiner: str | None = None
     schema_version: int = PLAN_VERSION
 
     @property
     def sampled_steps(self) -> int:
         """Steps that are really run, at least 1: with `strength` below 1 the first ones are left out, as in diffusers."""
-        return sampled_steps(self.steps, self.strength)
+        return sampled_steps(self.steps, self.strength) if self.hierarchy is None else self.hierarchy.steps
 
     @property
     def shape(self) -> Shape:
@@ -126,20 +131,23 @@ class Plan:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
-                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras]}
+                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras],
+                         "hierarchy": None if self.hierarchy is None else self.hierarchy.to_json()}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
+        if self.hierarchy is not None:
+            return request_of(self)
         return GenerationRequest(prompt=self.prompt, negative=self.negative, model=self.model, seed=self.seed,
                                  frames=self.frames, width=self.width, height=self.height, steps=self.steps,
                                  guidance=self.guidance, scheduler=self.scheduler,
                                  image=self.input if self.mode == "i2v" else None,
                                  video=self.input if self.mode == "v2v" else None,
-                                 fit=None if self.mode == "t2v" else self.fit,
-                                 strength=self.strength if self.mode == "v2v" else None,
+                                 fit=None if self.mode == "t2v" else self.fit, strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
                                  quality=self.allowed or None, precision=asked_for(self.precision), budget=self.budget or None,
-                                 device=self.wanted_device or None, cache=self.cache, cfg_gate=self.cfg_gate)
+                                 device=self.wanted_device or None, cache=self.cache, cfg_gate=self.cfg_gate,
+                                 wish=self.wish, refiner=self.refiner)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +174,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
+    if request.hierarchical:
+        return plan_hierarchy(request, spec, lambda wish, model: plan(wish, model, hardware, policy, speed, lapses=lapses), hardware.device)
     check_mode(request, spec)
     hardware, policy = _within(request, hardware), _wished(request, policy)
     frames = _frames(request.frames, spec)
@@ -198,8 +208,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile,
-        quality=_quality(way, policy.precision, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
+        profile=policy.profile, quality=_quality(way, policy.precision, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
         allowed=policy.quality or "", precision=policy.precision or "auto", budget=request.budget or 0, wanted_device=request.device or "",
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
         notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
@@ -207,7 +216,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
                *precision_notes(policy.precision, hardware), *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
-        loras=request.loras, cache=cache, cfg_gate=gate,
+        loras=request.loras, cache=cache, cfg_gate=gate, wish=request.wish, refiner=request.refiner,
     )
 
 
@@ -248,7 +257,7 @@ def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
 
 def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
     """Raises `InvalidRequest` where the checkpoint cannot do what is asked for: it lacks the mode, or its input is missing."""
-    if request.mode in spec.modes:
+    if request.mode in spec.modes or (request.hierarchical and request.mode != "v2v"):
         return
     if request.mode == "i2v":
         raise InvalidRequest("image", f"is given, and {spec.name} does not take one: it makes videos from words. Choose an "
@@ -343,7 +352,8 @@ def forecast_stages(plan: Plan, timings: Sequence[Timing], *, alike_only: bool =
 def disk_need(plan: Plan) -> int:
     """Bytes a job may write, generously: twice a poorly compressed clip, and its saved sampling states."""
     pixels = plan.frames * plan.width * plan.height
-    return 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
+    kept = 3 * pixels if plan.hierarchy is not None else 0  # each frame, until the file is whole
+    return kept + 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
 
 
 def _frames(wish: int | None, spec: ModelSpec) -> int:

@@ -24,6 +24,7 @@ from app import input_view, inputs
 from app.errors import NotAllowed, NotFound
 from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
 from app.loras import Loras
+from app.refining import Refining
 from app.settings import Settings
 from engine.alternatives import Alternative, Alternatives, alternatives, in_words
 from engine.errors import InvalidRequest, ModelNotFound
@@ -103,9 +104,10 @@ class FakeStudio:
     def __init__(self, folder: Path, *, speed: float = STEPS_PER_SECOND) -> None:
         self.folder, self.speed = folder, speed
         folder.mkdir(parents=True, exist_ok=True)
-        self.settings = SimpleNamespace(data_dir=folder, allowed_hosts="")
+        self.settings = SimpleNamespace(data_dir=folder, allowed_hosts="", refiner_vision_model="")
         self.kept_in = Settings(data_dir=folder)
         self.loras = Loras(self.kept_in)
+        self.refining = Refining(self.kept_in, self.spec, self.loras)
         self.specs: tuple[Any, ...] = (SPEC,)
         self._jobs: dict[str, Job] = {}
         self._clips: dict[str, Clip] = {}

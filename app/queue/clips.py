@@ -48,18 +48,17 @@ def publish_clip(attempt: Attempt, clip: Clip, written: ClipWritten) -> None:
 
     Raises LeaseLost, NotAllowed (it is being cancelled), StorageBlocked, OSError.
     """
-    claim, beat, media = attempt.claim, attempt.beat, attempt.settings.media_dir
+    claim, media = attempt.claim, attempt.settings.media_dir
     leases, reached = attempt.place.store.leases, attempt.place.engine.reached
     final = media / clip.file
     reached("before_finalizing")
-    beat.flush()
     leases.finalize(claim, now=time.time())
     reached("finalizing")
     write_atomic(final.with_suffix(".webp"), written.poster_webp)
     reached("poster")
     write_sidecar(media, clip)
     reached("sidecar")
-    if beat.lost:
+    if attempt.beat.lost:
         raise LeaseLost("This job was given to another worker.")
     try:
         publish(written.part, final)

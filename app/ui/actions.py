@@ -22,9 +22,12 @@ from app.ui.choices import CHOICE_ACTIONS
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.interpolate_actions import INTERPOLATE_ACTIONS
+from app.ui.length import LENGTH_ACTIONS
 from app.ui.loras import LORA_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
+from app.ui.refine import REFINE_ACTIONS, reset
 from app.ui.source import panel
 from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
@@ -161,7 +164,7 @@ def hush(click: Click) -> Changes:
 
 def example(click: Click) -> Changes:
     prompt = create.EXAMPLES.get(click.text("name"))
-    return {click.parts.form["prompt"]: prompt} if prompt else {}
+    return {click.parts.form["prompt"]: prompt, **reset(click, prompt)} if prompt else {}
 
 
 def fix(click: Click) -> Changes:
@@ -261,6 +264,9 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         *SOURCE_ACTIONS,
         *LORA_ACTIONS,
         *CHOICE_ACTIONS,
+        *INTERPOLATE_ACTIONS,
+        *REFINE_ACTIONS,
+        *LENGTH_ACTIONS,
     )
 }
 

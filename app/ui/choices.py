@@ -10,6 +10,7 @@ import gradio as gr
 from app.ui import views
 from app.ui.form import read_form
 from app.ui.html.choices import ChoicesView, choices_html, words_html
+from app.ui.length import lengthened
 from app.ui.parts import OWNER, Changes
 from app.ui.source import settled, waits_for
 from engine.errors import SprocketError
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 def words_markup(studio: Any, request: GenerationRequest | None) -> str:
     """Under the three words; '' for a request that cannot be planned, which the line under Generate says already."""
     try:
-        return words_html(studio.in_words(request, owner=OWNER)) if request is not None else ""
+        single = request is not None and not request.hierarchical
+        return words_html(studio.in_words(request, owner=OWNER)) if single else ""
     except SprocketError:
         return ""
 
@@ -32,15 +34,25 @@ def request_of(studio: Any, values: Mapping[str, Any], kept: object) -> Generati
 
     Raises InvalidRequest.
     """
-    said = settled(kept, views.spec_of(studio, values.get("model")))
-    return None if waits_for(said) else read_form({**values, "prompt": values.get("prompt") or "a video"}, said)
+    spec = views.spec_of(studio, values.get("model"))
+    said = settled(kept, spec)
+    if waits_for(said):
+        return None
+    wish, beside = lengthened(values, said, spec)
+    return read_form({**wish, "prompt": values.get("prompt") or "a video"}, beside)
 
 
 def choices(click: Click) -> Changes:
     """The fold was opened, or the settings changed while it was."""
     try:
         request = request_of(click.studio, click.values, click.kept)
-        view = _view(click.studio, request) if request else ChoicesView(problem="Choose what to start from first.")
+        if request is None:
+            view = ChoicesView(problem="Choose what to start from first.")
+        elif request.hierarchical:
+            view = ChoicesView(problem="This video is made in several runs, from key frames on; the line under Generate says what they take. "
+                                       "The choices are shown for a single run.")
+        else:
+            view = _view(click.studio, request)
     except SprocketError as error:
         view = ChoicesView(problem=str(error))
     return {click.parts.choices: choices_html(view)}

@@ -151,11 +151,13 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, queue: Any
         gallery=gallery,
         models=models,
         form=form,
-        many={name: made[name] for name in ("how_many", "per_line")},
+        many={name: made[name] for name in ("how_many", "per_line", "seconds", "always_refine")},
         source=made["source"],
         words=made["words"],
         choices=made["choices"],
         loras=made["loras"],
+        timeline=made["timeline"],
+        refine=made["refine"],
         batch=batch,
         timer=gr.Timer(watch.POLL_SECONDS, active=False),
         job=gr.State(""),
@@ -185,8 +187,8 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
     polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
-        [parts.job, parts.seen, parts.at, parts.memory],
-        [parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
+        [parts.job, parts.seen, parts.at, parts.memory, parts.kept],
+        [parts.refine, parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
         trigger_mode="multiple",
         **quiet,
     )

@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
+from app.key_frames import picture
 from app.ui.parts import OWNER
 from engine.errors import SprocketError
 
@@ -52,6 +53,15 @@ def media_routes(studio: Any) -> APIRouter:
     @router.get("/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
         return _file(_find(lambda: studio.preview_path(job_id, owner=OWNER)), "image/webp", NEVER)
+
+    @router.get("/keys/{job_id}/{index}.webp")
+    def key_frame(job_id: str, index: int) -> Response:
+        try:
+            frames = {frame.index: frame for frame in studio.key_frames(job_id, owner=OWNER)}
+            data = picture(frames[index])
+        except (SprocketError, KeyError):
+            return _nothing()
+        return Response(data, media_type="image/webp", headers=SAFE | NEVER)
 
     @router.get("/inputs/{name}.webp")
     def fitted(name: str, width: int, height: int, fit: str = "crop", frames: int = 1, fps: float = 8.0) -> Response:

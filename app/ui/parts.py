@@ -37,7 +37,7 @@ class Parts:
     form: Mapping[str, Component]
     """Request field -> component."""
     many: Mapping[str, Component]
-    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
+    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
     words: Component
@@ -46,6 +46,10 @@ class Parts:
     """Every other way, in a fold."""
     loras: Component
     """The LoRAs, in the folded settings."""
+    timeline: Component
+    """Images the clip passes through (`length.py`)."""
+    refine: Component
+    """The prompt refined (`refine.py`)."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -82,6 +86,9 @@ class Parts:
             self.words,
             self.choices,
             self.loras,
+            self.timeline,
+            self.many["seconds"],
+            self.refine,
             self.batch,
             self.timer,
             self.job,

@@ -20,8 +20,10 @@ from app.ui import create, views
 from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
+from app.ui.length import seconds_of, timeline
 from app.ui.loras import lora_panel
 from app.ui.parts import OWNER, Changes, Parts, remembered
+from app.ui.refine import poll_token, refine_panel, restored
 from app.ui.source import panel
 from engine.errors import InvalidRequest
 from engine.request import GenerationRequest
@@ -75,9 +77,11 @@ def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
     except InvalidRequest:
         return {}
     updates = show_request(request, views.spec_of(studio, request.model))
-    kept = kept_fields(request)
+    kept = {**kept_fields(request), **restored(request)}
     return {**{parts.form[name]: update for name, update in updates.items()}, parts.kept: kept,
-            parts.source: panel(studio, request.to_json(), kept), parts.loras: lora_panel(studio, request.model, kept)}
+            parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+            parts.loras: lora_panel(studio, request.model, kept),
+            parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
 
 
 def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
@@ -100,7 +104,7 @@ def first_costs(studio: Any, parts: Parts) -> Changes:
     return create.costs(studio, parts, {"model": spec.name}, None)
 
 
-def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Parts) -> Any:
+def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, studio: Any, parts: Parts) -> Any:
     """One tick: redraw what changed, `gr.skip()` when nothing did, and stop ticking when nothing can change."""
     seen = dict(seen) if isinstance(seen, dict) else {}
     place, status, changes = Address.parse(at), studio.status(), Changes()
@@ -117,6 +121,9 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
         tiles, token = views.batch(views.batch_jobs(studio, memory, job.id), job.id)
         if changed("batch", token):
             changes[parts.batch] = tiles
+    refining = poll_token(studio, kept)
+    if refining and changed("refine", refining):
+        changes[parts.refine] = refine_panel(studio, {}, kept)
     if place.view == "queue":
         jobs = views.queue_jobs(studio)
         if changed("queue", queue_token(jobs, status.worker_alive)):
@@ -127,6 +134,6 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:
             changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
-    if (job is None or job.state.ended) and place.view not in ("queue", "models") and not status.queued + status.running:
+    if not refining and (job is None or job.state.ended) and place.view not in ("queue", "models") and not status.queued + status.running:
         changes[parts.timer] = gr.Timer(active=False)
     return {**changes, parts.seen: seen} if changes else gr.skip()

@@ -76,6 +76,26 @@ def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | N
             yield picture
 
 
+def iter_timed(path: Path, *, width: int, height: int, fit: Fit, field: str = "video", facts: VideoFacts | None = None,
+               unpainted: int = 0) -> Iterator[tuple[float, float, np.ndarray]]:
+    """Every stored frame once, with its time: (seconds, seconds on display, uint8 (height, width, 3)), in bounded memory.
+
+    `unpainted`: the first so many frames are decoded but not turned into pixels (their array is blank), which is much of the
+    time of somebody who only wants later ones.
+    """
+    _check_wish(width, height, fit, None, 0)
+    with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
+        painter = _Painter(stream, (width, height), fit)
+        blank = _blank(1, width, height)[0]
+        for number, (now, duration, frame) in enumerate(timed(container.decode(stream), stream)):
+            if number < unpainted:
+                yield now, duration, blank
+                continue
+            picture = _blank(1, width, height)[0]
+            painter.paint(frame, picture)
+            yield now, duration, picture
+
+
 def _check_wish(width: int, height: int, fit: str, fps: float | None, start: int) -> None:
     check_frame(width, height, fit)
     if fps is not None and not 0 < fps <= 1000:

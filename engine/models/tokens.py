@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest, ModelInvalid
+from engine.interpolate.planning import texts
 from engine.plan import Plan
 
 
@@ -19,7 +21,7 @@ def check_tokens(plan: Plan) -> None:
     if not file.is_file():
         return
     tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
-    for field, text in {"prompt": plan.prompt, "negative": plan.negative if plan.guided else ""}.items():
+    for field, text in (*(("prompt", text) for text in texts(plan)), ("negative", plan.negative if plan.guided else "")):
         limit_tokens(field, len(tokenizer.encode(text).ids), plan.spec.name, plan.spec.max_text_tokens)
 
 
@@ -28,6 +30,18 @@ def limit_tokens(field: str, count: int, model: str, limit: int) -> None:
     if count > limit:
         raise InvalidRequest(field, f"has {count} tokens; {model} reads {limit}. Shorten it: a token is a word or a part "
                                     "of one.")
+
+
+def counter(model: Path) -> Callable[[str], int] | None:
+    """Counts tokens as the text encoder of the checkpoint at `model` does; None where that needs more than a tokenizer.json.
+
+    Raises `ModelInvalid` for a broken file.
+    """
+    file = model / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return None
+    tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
+    return lambda text: len(tokenizer.encode(text).ids)
 
 
 @lru_cache(maxsize=4)

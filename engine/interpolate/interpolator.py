@@ -1,0 +1,158 @@
+"""Making frames between known ones with a stage-two model: blocks in, pixels out.
+
+    known frames -> each encoded alone -> slots;  noise in the others -> denoise -> each made slot decoded alone
+
+Known frames pass through untouched: what is made of their slots is thrown away. What the autoencoder loses of the known frames
+on both sides is added to a made frame where it looks like them (`give_back`), so that a background that rests does not
+flicker between given and made frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import OutputRejected
+from engine.interpolate.adapter import Facts, load_adapter
+from engine.interpolate.conditioning import beside, fold_mask
+from engine.interpolate.levels import rate_words
+from engine.interpolate.stage_two import StageTwo
+from engine.models.cogvideox import OFFSET, CogVideoX
+
+NEARNESS = 24.0
+"""8-bit levels of difference at which a made pixel no longer counts as the known one beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One block to be made. All of a batch have the same number of slots."""
+
+    pixels: tuple[np.ndarray | None, ...]
+    """uint8 (height, width, 3) of each slot, None where it is not known."""
+    makes: tuple[int, ...]
+    """Slots that are wanted."""
+    seed: int
+    """Of its noise."""
+    fps: float
+
+
+class Interpolator:
+    """A loaded model with its stage-two adapter on. Use `opened`; the base is as it was afterwards."""
+
+    def __init__(self, model: CogVideoX, stage: StageTwo, facts: Facts, prompt: str, size: tuple[int, int], tile: tuple[int, int],
+                 how: str) -> None:
+        self.model, self.stage, self.facts, self.prompt, self.size, self.tile, self.how = model, stage, facts, prompt, size, tile, how
+        self._texts: dict[float, Tensor] = {}
+
+    @classmethod
+    @contextmanager
+    def opened(cls, model: CogVideoX, adapter: Path, facts: Facts, *, prompt: str, size: tuple[int, int],
+               tile: tuple[int, int], how: str = "whole") -> Iterator[Interpolator]:
+        """`size`: pixels (height, width) of the frames; `tile`, `how`: as for decoding. Raises `ModelInvalid` where the adapter does not
+        fit the model."""
+        stage = load_adapter(adapter, model.transformer, facts)
+        with stage.installed():
+            yield cls(model, stage, facts, prompt, size, tile, how)
+
+    @torch.inference_mode()
+    def make(self, windows: Sequence[Window], stepped: Callable[[], None] = lambda: None) -> list[dict[int, np.ndarray]]:
+        """The wanted slots of each window as pixels. `stepped` is called after every denoising step, and may raise."""
+        known = [{slot: self._encode(pixels) for slot, pixels in enumerate(window.pixels) if pixels is not None} for window in windows]
+        slots, scale = len(windows[0].pixels), self.model.spec.spatial_scale
+        shape = (len(windows), slots, self.facts.channels, self.size[0] // scale, self.size[1] // scale)
+        latents = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
+        for row, each in enumerate(known):
+            for slot, latent in each.items():
+                latents[row, slot] = latent
+        masks = torch.stack([fold_mask(list(each), slots, "frames") for each in known]).to(self.model.device)
+        clean = self._denoise(windows, beside(latents, masks), stepped)
+        return [self._pixels(window, each, made) for window, each, made in zip(windows, known, clean, strict=True)]
+
+    def _denoise(self, windows: Sequence[Window], given: Tensor, stepped: Callable[[], None]) -> Tensor:
+        """Clean latents (B, slots, C, h, w) by DDIM without noise of its own, so that a block's only randomness is its seed."""
+        model, channels = self.model, self.facts.channels
+        shape = (1, given.shape[1], channels, *given.shape[3:])
+        noise = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(window.seed)) for window in windows]
+        latents = torch.cat(noise).to(model.device, model.dtype)
+        text = torch.cat([self._text(window.fps) for window in windows])
+        self.stage.fps = torch.tensor([window.fps for window in windows], device=model.device)
+        steps = model.scheduler("ddim", self.facts.steps)
+        clean = latents
+        for index, timestep in enumerate(steps.timesteps):
+            velocity = self._predict(torch.cat([latents, given], dim=2), text, timestep)
+            latents, clean = steps.step(velocity.to(latents.dtype), index, latents, None, torch.Generator())
+            latents = latents.to(model.dtype)
+            if not torch.isfinite(latents).all():
+                raise OutputRejected("the rounds gave numbers that are not finite (NaN). Likely cause: damaged stage-two weights.")
+            stepped()
+        return clean
+
+    def _predict(self, hidden: Tensor, text: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity (B, slots, C, h, w). 1.5 takes whole patches in time: the first slot is repeated in front, and dropped again."""
+        padding = -hidden.shape[1] % (self.model.spec.patch_size_t or 1)
+        if padding:
+            hidden = torch.cat([hidden[:, :1]] * padding + [hidden], dim=1)
+        transformer = self.model.at_work("transformer")
+        offset = hidden.new_full((1,), OFFSET) if self.model.spec.takes_offset else None
+        shape = (1, hidden.shape[1], self.facts.channels, *hidden.shape[3:])
+        out = transformer(hidden_states=hidden, encoder_hidden_states=text, timestep=timestep.expand(len(hidden)), ofs=offset,
+                          image_rotary_emb=self.model.rotary_table(shape), return_dict=False)[0]
+        return out[:, padding:].float()
+
+    def _text(self, fps: float) -> Tensor:
+        if fps not in self._texts:
+            self._texts[fps] = self.model.encode(rate_words(fps) + self.prompt, None)
+        return self._texts[fps]
+
+    def _encode(self, pixels: np.ndarray) -> Tensor:
+        """(C, h, w), scaled: the mean of what the encoder says of one frame, alone."""
+        ((_, moments),) = self.model.encode_frames(pixels[None], self.tile, self.how)
+        return moments[0, : self.facts.channels, 0] * self.model.spec.scaling_factor
+
+    def _decode(self, latent: Tensor) -> np.ndarray:
+        """uint8 (height, width, 3) of one slot."""
+        chunks = [chunk for chunk in self.model.decode(latent[None, None].to(self.model.dtype), self.tile, self.how) if len(chunk)]
+        return chunks[0][0].numpy()
+
+    def _pixels(self, window: Window, known: dict[int, Tensor], made: Tensor) -> dict[int, np.ndarray]:
+        decoded: dict[int, np.ndarray] = {}
+        found = {}
+        for slot in window.makes:
+            frame = self._decode(made[slot])
+            around = [max((k for k in known if k < slot), default=None), min((k for k in known if k > slot), default=None)]
+            pairs = []
+            for side in around:
+                if side is not None:
+                    if side not in decoded:
+                        decoded[side] = self._decode(known[side])
+                    pairs.append((window.pixels[side], decoded[side], 1 / abs(side - slot)))
+            found[slot] = give_back(frame, pairs)
+        return found
+
+
+def give_back(frame: np.ndarray, known: Sequence[tuple[Any, np.ndarray, float]]) -> np.ndarray:
+    """A made frame with what the autoencoder lost of the known ones, where it looks as they look through the autoencoder.
+
+    frame: uint8 (height, width, 3); known: (as given, as decoded, nearness) of the frames beside it. A pixel takes the loss of
+    each known frame with weight nearness * exp(-(difference / NEARNESS)^2), difference: the largest of its three colours.
+    """
+    if not known:
+        return frame
+    total = np.zeros(frame.shape, np.float32)
+    weights = np.full(frame.shape[:2], 1e-6, np.float32)
+    best = np.zeros(frame.shape[:2], np.float32)
+    for pixels, decoded, nearness in known:
+        difference = np.abs(frame.astype(np.float32) - decoded).max(axis=-1)
+        likeness = np.exp(-((difference / NEARNESS) ** 2))
+        total += (nearness * likeness)[..., None] * (pixels.astype(np.float32) - decoded)
+        weights += nearness * likeness
+        best = np.maximum(best, likeness)
+    restored = frame + best[..., None] * total / weights[..., None]
+    return np.rint(restored.clip(0, 255)).astype(np.uint8)
