@@ -145,6 +145,8 @@ def generate(
     at: Annotated[int | None, typer.Option(help="Its frame to go on from, from 0; the last when left out.")] = None,
     profile: Annotated[str | None, typer.Option(help="fast, balanced or tiny: how much time may be traded for memory.")] = None,
     quality: Annotated[str | None, typer.Option(help="What may be lost for it: lossless, near-lossless or fast.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the transformer: auto, bf16, fp16, fp32, int8, int8-dynamic, fp8, fp8-dynamic.")
+                         ] = None,
     budget: Annotated[str | None, typer.Option(help="Memory of the device the job may use, e.g. 8GiB; all that is free.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the GPU where there is one.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Length; key frames first, then frames between them.")] = None,
@@ -163,7 +165,8 @@ def generate(
     """Make a clip, or several with one loaded model, in this process, without a server; they are in the same history."""
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
-              "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
+              "profile": profile, "quality": quality, "precision": precision,
+              "budget": None if budget is None else parse_bytes("budget", budget),
               "device": device, "cache": cache, "cfg_gate": cfg_gate, "parallel": parallel, "wish": wish, "refiner": refiner}
     length = Length(seconds, fps, key_frames, read_keyframes(keyframe))
     if refine is not None:

@@ -22,6 +22,7 @@ from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
 from engine.parallel.planned import divide
 from engine.plan_notes import memory_notes, mode_notes, speed_notes, way_notes
+from engine.precision import LOSS, asked_for, check_precision, compute_dtype, precision_notes, worse
 from engine.recovery import way_after
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
@@ -83,6 +84,8 @@ class Plan:
     """Bytes of the device's memory the job may use; 0 for all that is free."""
     wanted_device: str
     """'cpu' or 'cuda' where the user asked for one; '' for the GPU where there is one."""
+    precision: str
+    """Of the transformer, where the user asked for one; else 'auto'. What it is, the placement says."""
     work: Mapping[str, float]
     """Work by stage, see `engine.memory.stage_work`."""
     notes: tuple[str, ...]
@@ -148,12 +151,11 @@ class Plan:
                                  guidance=self.guidance, scheduler=self.scheduler,
                                  image=self.input if self.mode == "i2v" else None,
                                  video=self.input if self.mode == "v2v" else None,
-                                 fit=None if self.mode == "t2v" else self.fit,
-                                 strength=self.strength if self.mode == "v2v" else None,
+                                 fit=None if self.mode == "t2v" else self.fit, strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
-                                 quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None,
-                                 cache=self.cache, cfg_gate=self.cfg_gate, parallel=self.parallel or None, wish=self.wish or None,
-                                 refiner=self.refiner or None)
+                                 quality=self.allowed or None, precision=asked_for(self.precision), budget=self.budget or None,
+                                 device=self.wanted_device or None, cache=self.cache, cfg_gate=self.cfg_gate,
+                                 parallel=self.parallel or None, wish=self.wish or None, refiner=self.refiner or None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +195,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
                              suggestion=spec.train_timesteps)
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
     strength = _strength(request, steps)
-    dtype = _dtype(spec, hardware)
+    dtype = compute_dtype(policy.precision, hardware)
+    check_precision(policy.precision, policy.quality, hardware)
     cache, gate = _shortcuts(request, guidance, policy)
     shape = Shape(frames, height, width, guidance > 1.0, _given(request.mode, frames), cache)
     division = divide(request.parallel, spec, shape, hardware, gated=gate < 1)
@@ -216,12 +219,12 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile, quality=_quality(way, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
-        allowed=policy.quality or "", budget=request.budget or 0, wanted_device=request.device or "",
+        profile=policy.profile, quality=_quality(way, policy.precision, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
+        allowed=policy.quality or "", precision=policy.precision or "auto", budget=request.budget or 0, wanted_device=request.device or "",
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
         notes=(*way_notes(request, spec, hardware, shape, dtype, way), *speed_notes(kernel, compiled),
                *mode_notes(request, spec, frames, steps, sampled_steps(steps, strength), strength), *memory_notes(way, policy),
-               *words(cache, gate), *division.notes, *told(lapses, way.placement)),
+               *words(cache, gate), *precision_notes(policy.precision, hardware), *division.notes, *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
         loras=request.loras, cache=cache, cfg_gate=gate, parallel=division.text, devices=division.devices,
@@ -244,7 +247,8 @@ def _way(request: GenerationRequest, spec: ModelSpec, shape: Shape, dtype: str, 
 
 def _wished(request: GenerationRequest, policy: Policy) -> Policy:
     """`policy` with what the request says on top."""
-    return replace(policy, profile=request.profile or policy.profile, quality=request.quality or policy.quality)
+    return replace(policy, profile=request.profile or policy.profile, quality=request.quality or policy.quality,
+                   precision=asked_for(request.precision) or policy.precision)
 
 
 def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
@@ -313,9 +317,10 @@ def _given(mode: str, frames: int) -> int:
     return {"i2v": 1, "v2v": frames}.get(mode, 0)
 
 
-def _quality(way: Way, *, lossy: bool) -> str:
+def _quality(way: Way, precision: str | None, *, lossy: bool) -> str:
     """What the notes explain: 'lossless', 'near-lossless' or 'fast'."""
-    return "fast" if lossy else "near-lossless" if way.quality == "tiles" else way.quality
+    own = "fast" if lossy else "near-lossless" if way.quality == "tiles" else way.quality
+    return worse(own, LOSS.get(precision or "", "lossless"))
 
 
 def _work(spec: ModelSpec, shape: Shape, steps: int, gate: float) -> dict[str, float]:
@@ -383,11 +388,6 @@ def _side(name: str, wish: int | None, native: int, top: int, spec: ModelSpec) -
         raise InvalidRequest(name, f"is {value}; {spec.name} needs a multiple of {unit}. The nearest is {near}.",
                              suggestion=near)
     return value
-
-
-def _dtype(spec: ModelSpec, hardware: Hardware) -> str:
-    """bf16 where the device computes it natively, else fp32. fp16 is never used: T5 overflows in it."""
-    return "bf16" if hardware.bf16 else "fp32"
 
 
 def check_executable(plan: Plan) -> None:

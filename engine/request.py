@@ -39,6 +39,9 @@ LORA_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 PROFILES = ("fast", "balanced", "tiny")
 QUALITIES = ("lossless", "near-lossless", "fast")
 DEVICES = ("cuda", "cpu")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32", "int8", "int8-dynamic", "fp8", "fp8-dynamic")
+REFUSED_PRECISIONS = {"int4": "numbers of CogVideoX overflow in it, as its model card says"}
+"""Precisions that are asked for and not offered, and why."""
 MIN_BUDGET, MAX_BUDGET = 256 * 2**20, 16 * 2**40
 CACHES = ("off", "first-block", "pab", "magcache", "taylorseer")
 REFINERS = ("pocket", "endpoint", "local")
@@ -92,6 +95,9 @@ class GenerationRequest:
     """'fast', 'balanced' or 'tiny', see `engine.choices`. None: 'fast'."""
     quality: str | None = None
     """What may be lost to save memory or time: 'lossless', 'near-lossless' or 'fast'. None: the best that fits."""
+    precision: str | None = None
+    """Of the transformer: 'auto', 'bf16', 'fp16', 'fp32', 'int8', 'int8-dynamic', 'fp8' or 'fp8-dynamic', see `engine.precision`.
+    None: 'auto', the planner's choice."""
     budget: int | None = None
     """Bytes of the device's memory the job may use, 256 MiB to 16 TiB. None: all that is free."""
     device: str | None = None
@@ -150,6 +156,7 @@ class GenerationRequest:
         set_field("loras", _loras(self.loras))
         _one_of("profile", self.profile, PROFILES)
         _one_of("quality", self.quality, QUALITIES)
+        _one_of("precision", self.precision, PRECISIONS, REFUSED_PRECISIONS)
         _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
         _one_of("device", self.device, DEVICES)
         _one_of("cache", self.cache, CACHES)
@@ -251,7 +258,9 @@ def _text(name: str, value: object) -> str:
     return unicodedata.normalize("NFC", value).strip()
 
 
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, known: tuple[str, ...], refused: Mapping[str, str] = {}) -> None:
+    if isinstance(value, str) and value in refused:
+        raise InvalidRequest(name, f"{value} is not offered: {refused[value]}. Use one of {', '.join(known)}, or leave it out.")
     if value is not None and value not in known:
         raise InvalidRequest(name, f"{_shown(value)} is not known. Use one of {', '.join(known)}, or leave it out.")
 

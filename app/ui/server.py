@@ -90,7 +90,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
         i18n=None,
     )
     put_gate(app, access)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, hosts=settings.allowed_hosts)
     app.add_middleware(Meter, metrics=metrics)
     return app
 
