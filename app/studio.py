@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import batches, input_view, inputs, storage
+from app import batches, input_view, inputs, key_frames, storage
+from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.ids import is_id
 from app.history.leases import Limits
@@ -23,15 +24,18 @@ from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
 from app.hub.shelf import Hub
+from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
 from app.queue.door import Engine, open_engine
+from app.queue.kinds import GENERATE
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.refining import Refining
 from app.settings import Settings
 from engine.alternatives import Alternatives, alternatives
-from engine.errors import InvalidRequest
+from engine.errors import AwaitingReview, InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
 from engine.inputs import input_file
@@ -81,8 +85,16 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.interpolations = Interpolations(self)
+        """More frames for a clip or a video, `sprocket interpolate`."""
+        self.refining = Refining(settings, self.spec, self.loras)
+        """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
+        self.datasets = Datasets(settings, self.spec, self.refining.describer)
+        """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
+        self.datasets.close()
+        self.refining.close()
         self.store.close()
 
     # ---- jobs
@@ -177,6 +189,10 @@ class Studio:
     def duplicate(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """A new job with the same request, seed included."""
         job = self.job(job_id, owner=owner)
+        if job.kind != GENERATE:
+            return self.store.jobs.add(owner=owner, project_id=job.project_id, kind=job.kind, request=job.request, asked=job.request,
+                                       now=time.time(), steps=job.steps, notes=job.notes, made_from=job.made_from,
+                                       max_attempts=self.settings.max_crashes, max_waiting=self.settings.max_waiting)
         return self.submit(job.request, owner=owner, project_id=job.project_id, made_from=job.made_from)
 
     def move(self, job_id: str, *, owner: str = LOCAL, to: str) -> Job:
@@ -190,6 +206,21 @@ class Studio:
     def resume(self, job_id: str, *, owner: str = LOCAL) -> Job:
         return self.store.jobs.resume(_id(job_id, "job"), owner=owner, now=time.time())
 
+    def key_frames(self, job_id: str, *, owner: str = LOCAL) -> tuple[key_frames.KeyFrame, ...]:
+        """Raises NotFound."""
+        return key_frames.key_frames(self.settings, self.job(job_id, owner=owner))
+
+    def edit_key_frame(self, job_id: str, index: int, what: int | str | None = None, *, owner: str = LOCAL) -> Job:
+        """A key frame made anew (a seed; None: a drawn one) or replaced (an input). Raises NotFound, NotAllowed, InvalidRequest."""
+        job, change = self.job(job_id, owner=owner), key_frames.edited(self.settings, index, what)
+        self._planned(GenerationRequest.from_mapping(change(job.request)))  # an index that is no key frame is refused here
+        return self.store.jobs.revise(job.id, owner=owner, now=time.time(), code=AwaitingReview.code, change=change)
+
+    def go_on(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        """The rounds of a job that waits at its key frames may begin. Raises NotFound, NotAllowed."""
+        job_id = _id(job_id, "job")
+        return self.store.jobs.revise(job_id, owner=owner, now=time.time(), code=AwaitingReview.code, change=key_frames.approved)
+
     def take_back(self, job_id: str, *, owner: str = LOCAL) -> GenerationRequest:
         """Cancels a waiting job and returns its request, for changing and submitting again.
 
@@ -198,6 +229,8 @@ class Studio:
         job = self.job(job_id, owner=owner)
         if job.state not in (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED):
             raise NotAllowed(f"Only waiting jobs can be taken back; this one is {job.state.value}.")
+        if job.kind != GENERATE:
+            raise NotAllowed("Only jobs of the form on Create can be taken back into it. Cancel this one and ask again.")
         request = GenerationRequest.from_mapping(job.request)
         after = self.store.jobs.ask_cancel(job.id, owner=owner, now=time.time())
         if after.state is not JobState.CANCELLED:
@@ -366,6 +399,7 @@ class Studio:
     def _planned(self, wish: GenerationRequest) -> Plan:
         made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
         check_tokens(made)
+        key_frames.check_inputs(self.settings, wish)
         if made.input:
             input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")
         return made
@@ -407,6 +441,9 @@ class Studio:
 
 
 def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
+    if recipe.get("kind", GENERATE) != GENERATE:
+        raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
+                                     "from.")
     return GenerationRequest.from_mapping(recipe["request"])
 
 

@@ -3,7 +3,7 @@
 // itself (`layout.head`): it is there before the first control is, so that no click is too early for it.
 (() => {
   if (window.sprocket) return;
-  const VIEWS = ["create", "queue", "gallery", "models"];
+  const VIEWS = ["create", "queue", "gallery", "models", "train"];
   const THEME = "sprocket-theme";
   const PATIENCE_MS = 60000;
 
@@ -126,6 +126,16 @@
       document.body.append(input);  // Safari opens none outside the page
       input.click();
     },
+    // Files to learn from.
+    choose_set(element) {
+      const input = Object.assign(document.createElement("input"), { type: "file", accept: element.dataset.accept, multiple: true });
+      const done = () => input.remove();
+      input.hidden = true;
+      input.addEventListener("change", () => { uploadSet([...input.files]); done(); });
+      input.addEventListener("cancel", done);
+      document.body.append(input);
+      input.click();
+    },
     copy(element) {
       const text = element.closest("details").querySelector("pre").textContent;
       navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
@@ -162,7 +172,7 @@
     if (act === "cancel") pressed(element, "Stopping…");
     if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
-    if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
+    if (["remix", "restore", "take_back", "edit", "example", "refine_undo", "refine_use"].includes(act)) focusPrompt();
   }
 
   function onSubmit(event) {
@@ -215,6 +225,33 @@
     request.send(file);
   }
 
+  // Several files one after the other, then one event that names them all.
+  let gathering = false;
+  async function uploadSet(files) {
+    if (gathering || !files.length) return;
+    const most = Number(document.querySelector(".set-drop").dataset.most);
+    const say = (words) => { const line = document.querySelector(".set-progress"); if (line) line.textContent = words; };
+    const large = files.find((file) => file.size > most);
+    if (large) return send("dataset_untaken", { say: `${large.name.slice(0, 60)} has ${Math.ceil(large.size / 1e6)} MB; at most ${Math.floor(most / 1e6)} MB come in through the page. Put it into a folder on this machine, and use sprocket dataset import.` });
+    gathering = true;
+    const sent = [];
+    try {
+      for (const file of files) {
+        say(`Taking in ${sent.length + 1} of ${files.length}: ${file.name.slice(0, 60)}`);
+        const answer = await fetch("/media/uploads", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+        const { upload, error } = await answer.json();
+        if (!upload) throw new Error(error || "a file was not taken in");
+        sent.push({ upload, name: file.name });
+      }
+      send("dataset_take", { files: sent });
+    } catch (error) {
+      send("dataset_untaken", { say: `The files did not arrive (${error.message}). Try again.` });
+    } finally {
+      gathering = false;
+      say("");
+    }
+  }
+
   // Extend: the video shows the frame that the slider names, and a paused video tells the slider.
   const scene = (element) => {
     const whole = element.closest(".stage, .clip");
@@ -254,6 +291,22 @@
     box.showModal();
   }
 
+  // The refiner's answer is there: it is fetched, once. Where Generate waits for it, it is pressed when the form says it.
+  const fetched = new Set();
+  function refined(element) {
+    const panel = element.querySelector(".refine");
+    if (!panel) return;
+    const { refined: key, press } = panel.dataset;
+    if (key && !fetched.has(key)) {
+      fetched.add(key);
+      send("refine_take", { key });
+    }
+    if (press && !fetched.has(press + "!")) {
+      fetched.add(press + "!");
+      setTimeout(() => document.querySelector("#generate").click(), 100);
+    }
+  }
+
   // Feedback before the server has answered; the answer redraws the panel.
   function pressed(element, word) {
     const label = element.textContent;
@@ -282,6 +335,11 @@
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
+    if (file && viewOf(location.search) === "train" && document.querySelector(".set-drop")) {
+      event.preventDefault();
+      event.stopPropagation();
+      return void uploadSet([...event.dataTransfer.files]);
+    }
     if (!file || viewOf(location.search) !== "create") return;
     event.preventDefault();
     event.stopPropagation();
@@ -292,7 +350,7 @@
   // a pressed button would swallow the click.
   function play(event) {
     const card = event.target.closest && event.target.closest("a.card");
-    if (!card) return;
+    if (!card || !card.dataset.play) return;
     requestAnimationFrame(() => {
       const on = (card.matches(":hover") || card.matches(":focus-visible")) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
       const playing = card.querySelector("video");
@@ -314,6 +372,8 @@
     answered,
     // Something that the source panel shows was changed; where it shows no file, only another model matters.
     source(model = "") { if (model || document.querySelector('#source [data-has="1"]')) send("source", { model }); },
+    // One clip or a frame rate: the images it passes through appear or go.
+    length() { send("length"); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;
@@ -322,6 +382,7 @@
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
+      refined(element);
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
       if (!stage) return;

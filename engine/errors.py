@@ -11,8 +11,10 @@
       FleetBroken                 ranks that work on one clip together died or hung, again and again
       StorageBlocked              the disk is full or read-only; the work can go on when it is not
       Cancelled                   the owner asked to stop
+      AwaitingReview              key frames are ready, and the owner wants to see them before the rounds
 
-A message says what was wrong with the numbers, and what to do.  `Cancelled` is control flow, not a failure.
+A message says what was wrong with the numbers, and what to do.  `Cancelled` and
+`AwaitingReview` are control flow, not failures.
 """
 
 from __future__ import annotations
@@ -101,3 +103,9 @@ class Cancelled(SprocketError):
     """The owner asked to stop."""
 
     code = "cancelled"
+
+
+class AwaitingReview(SprocketError):
+    """Key frames are made and stored; the rounds wait for the owner."""
+
+    code = "review"

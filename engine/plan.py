@@ -16,10 +16,12 @@ from engine.cache.measured import words, work_share
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
+from engine.interpolate.planning import HierarchyPlan, plan_hierarchy, request_of
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
-from engine.parallel.planned import divide
+from engine.parallel.planned import divide, refuse_rounds
+from engine.plan_notes import memory_notes, mode_notes, speed_notes, way_notes
 from engine.recovery import way_after
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
@@ -107,6 +109,11 @@ class Plan:
     """'off', or a cache of `engine.cache`, which changes the picture."""
     cfg_gate: float = 1.0
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
+    hierarchy: HierarchyPlan | None = None
+    """Key frames first, then rounds between them; None: one clip at once."""
+    wish: str = ""
+    """The words that the prompt was refined from; '' where it was not."""
+    refiner: str = ""
     parallel: str = ""
     """`engine.parallel.degrees.Degrees` as text; '' for one device."""
     devices: tuple[str, ...] = ()
@@ -116,7 +123,7 @@ class Plan:
     @property
     def sampled_steps(self) -> int:
         """Steps that are really run, at least 1: with `strength` below 1 the first ones are left out, as in diffusers."""
-        return sampled_steps(self.steps, self.strength)
+        return sampled_steps(self.steps, self.strength) if self.hierarchy is None else self.hierarchy.steps
 
     @property
     def shape(self) -> Shape:
@@ -129,10 +136,13 @@ class Plan:
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
                          "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras],
+                         "hierarchy": {} if self.hierarchy is None else self.hierarchy.to_json(),
                          "devices": list(self.devices)}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
+        if self.hierarchy is not None:
+            return request_of(self)
         return GenerationRequest(prompt=self.prompt, negative=self.negative, model=self.model, seed=self.seed,
                                  frames=self.frames, width=self.width, height=self.height, steps=self.steps,
                                  guidance=self.guidance, scheduler=self.scheduler,
@@ -142,7 +152,8 @@ class Plan:
                                  strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
                                  quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None,
-                                 cache=self.cache, cfg_gate=self.cfg_gate, parallel=self.parallel or None)
+                                 cache=self.cache, cfg_gate=self.cfg_gate, parallel=self.parallel or None, wish=self.wish or None,
+                                 refiner=self.refiner or None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +180,9 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
+    if request.hierarchical:
+        refuse_rounds(request.parallel)
+        return plan_hierarchy(request, spec, lambda wish, model: plan(wish, model, hardware, policy, speed, lapses=lapses), hardware.device)
     check_mode(request, spec)
     hardware, policy = _within(request, hardware), _wished(request, policy)
     frames = _frames(request.frames, spec)
@@ -206,12 +220,13 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         profile=policy.profile, quality=_quality(way, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
         allowed=policy.quality or "", budget=request.budget or 0, wanted_device=request.device or "",
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
-        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
-               *_mode_notes(request, spec, frames, steps, strength), *_memory_notes(way, policy), *words(cache, gate),
-               *division.notes, *told(lapses, way.placement)),
+        notes=(*way_notes(request, spec, hardware, shape, dtype, way), *speed_notes(kernel, compiled),
+               *mode_notes(request, spec, frames, steps, sampled_steps(steps, strength), strength), *memory_notes(way, policy),
+               *words(cache, gate), *division.notes, *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
         loras=request.loras, cache=cache, cfg_gate=gate, parallel=division.text, devices=division.devices,
+        wish=request.wish or "", refiner=request.refiner or "",
     )
 
 
@@ -226,13 +241,6 @@ def _way(request: GenerationRequest, spec: ModelSpec, shape: Shape, dtype: str, 
             raise
         raise CannotFit(f"{error} The budget of {request.budget / 1e9:.1f} GB is the limit here; raise it or leave it out to use "
                         "all that is free.") from error
-
-
-def _memory_notes(way: Way, policy: Policy) -> list[str]:
-    """Said only where it matters: what this machine's own jobs changed about the forecast."""
-    kind = placement_kind(way.placement)
-    return [f"Jobs like this took {one.ratio:.2f} times the memory that formulas say, in {one.jobs} clips made on this machine; the "
-            "forecast is corrected by that." for one in policy.corrections if one.kind == kind and abs(one.ratio - 1) >= 0.05]
 
 
 def _wished(request: GenerationRequest, policy: Policy) -> Policy:
@@ -251,7 +259,7 @@ def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
 
 def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
     """Raises `InvalidRequest` where the checkpoint cannot do what is asked for: it lacks the mode, or its input is missing."""
-    if request.mode in spec.modes:
+    if request.mode in spec.modes or (request.hierarchical and request.mode != "v2v"):
         return
     if request.mode == "i2v":
         raise InvalidRequest("image", f"is given, and {spec.name} does not take one: it makes videos from words. Choose an "
@@ -345,7 +353,8 @@ def forecast_stages(plan: Plan, timings: Sequence[Timing], *, alike_only: bool =
 def disk_need(plan: Plan) -> int:
     """Bytes a job may write, generously: twice a poorly compressed clip, and its saved sampling states."""
     pixels = plan.frames * plan.width * plan.height
-    return 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
+    kept = 3 * pixels if plan.hierarchy is not None else 0  # each frame, until the file is whole
+    return kept + 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
 
 
 def _frames(wish: int | None, spec: ModelSpec) -> int:
@@ -393,55 +402,3 @@ def check_executable(plan: Plan) -> None:
     if reasons := unsupported(plan.placement, plan.dtype, plan.device):
         raise CannotFit(f"this plan would {', '.join(reasons)}; this version of Sprocket can forecast that and not run it. Plan "
                         "again with more memory, or ask for fewer frames or a smaller size.")
-
-
-def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shape: Shape, dtype: str, way: Way) -> tuple[str, ...]:
-    notes = [f"{dtype} on {hardware.name} ({hardware.device})."]
-    placement = way.placement
-    if request.negative and not shape.guided:
-        notes.append("The negative prompt has no effect, because guidance is 1 or less.")
-    for part, home in placement.homes.items():
-        name = part.replace("_", " ")
-        if home.precision != dtype:
-            notes.append(f"The {name}'s weights are kept in {home.precision.upper()}, which changes the picture a little.")
-        if home.residency == "streamed":
-            notes.append(f"The {name} passes through the device block by block, from {'memory' if home.source == 'ram' else 'disk'}.")
-    staged = [part.replace("_", " ") for part, home in placement.homes.items() if home.residency == "staged"]
-    if len(staged) == len(placement.homes):
-        notes.append("Weights move to the GPU stage by stage, because they do not fit together.")
-    elif staged:
-        notes.append(f"On the device only while at work: {', '.join(staged)}.")
-    if placement.feed_forward == "chunked":
-        notes.append("The feed-forward works in chunks to save memory; the result is the same.")
-    if placement.passes == 2:
-        notes.append("The two halves of guidance run one after the other to save memory.")
-    if placement.decode == "banded":
-        notes.append("Frames are decoded band by band to save memory; the result is that of decoding them whole.")
-    if not placement.exact:
-        notes.append(f"Frames are decoded in tiles of {placement.tile[1]} x {placement.tile[0]} pixels to save memory; "
-                     "seams and colours may differ a little from an exact decode.")
-    if (shape.width, shape.height) != (spec.native_width, spec.native_height):
-        notes.append(f"{spec.name} was trained at {spec.native_width} x {spec.native_height}; other sizes may look worse.")
-    return tuple(notes)
-
-
-def _speed_notes(kernel: str, compiled: bool) -> list[str]:
-    notes = []
-    if kernel in LOSSY:
-        notes.append(f"Attention multiplies in 8 bits ({kernel}), which changes the picture a little.")
-    elif kernel != "native":
-        notes.append(f"Attention kernel: {kernel}.")
-    if compiled:
-        notes.append("The transformer's blocks are compiled first; the first step of a new size takes longer, all others less.")
-    return notes
-
-
-def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps: int, strength: float) -> list[str]:
-    notes = []
-    if spec.position == "learned" and frames != spec.native_frames:
-        notes.append(f"{spec.name} has learned positions for {spec.native_frames} frames only; other counts may look worse.")
-    if request.mode == "v2v":
-        notes.append(f"The video is changed with strength {strength:g}: {sampled_steps(steps, strength)} of {steps} steps are run.")
-    if request.guidance_kind == "as-published":
-        notes.append("Guidance swings up and down over the steps, as the published code does.")
-    return notes

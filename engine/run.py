@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from engine.cache.magnitude import SHIPPED, changes_key, read_changes, with_changes
@@ -25,6 +22,7 @@ from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_c
 from engine.digest import file_sha256
 from engine.errors import Cancelled, MemoryRanOut, ModelInvalid, OutputRejected
 from engine.events import (
+    GENERATION,
     CheckpointSaved,
     ClipWritten,
     Event,
@@ -36,6 +34,7 @@ from engine.events import (
 )
 from engine.guidance import guidance_weights
 from engine.inputs import read_input
+from engine.interpolate.hierarchy_run import HierarchyRun
 from engine.ladder import PHASES
 from engine.lora import read_stack
 from engine.memory.peak import CONTEXT_BYTES
@@ -44,14 +43,13 @@ from engine.models.family import Stepper, VideoModel
 from engine.parallel.mesh import Mesh
 from engine.parallel.spread import spread
 from engine.plan import Plan, check_executable
+from engine.process_memory import begin_peak, peak_resident
 from engine.sample import SampleState, sample
 from engine.video.publish import storage_errors, write_atomic
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "out_of_device_memory")
-CLEAR_PEAK, PROCESS_STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-"""Linux: 5 written to the first sets the highest resident set, VmHWM in the second, to the present one."""
 
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -73,11 +71,13 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
-    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations,
-               mesh)
+    job = Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations, mesh)
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
+            if plan.hierarchy is not None:
+                yield from HierarchyRun(job, lambda one: replace_plan(job, one)).events()
+                return
             saved, frames = job.look()
             model, text = yield from job.prepare()
             start = yield from job.begin(model, saved, frames)
@@ -91,6 +91,12 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
                            "Close other programs, or ask for fewer frames or a smaller size.", phase=job.phase, where=where) from error
 
 
+def replace_plan(job: Job, plan: Plan) -> Job:
+    """The same job with another plan: a stage of its own."""
+    return Job(plan, job.part, job.workspace, job.recipe, job.models, job.cancelled, job.checkpoint_seconds, job.preview_seconds,
+               job.inputs, job.loras, job.calibrations, None)  # key frames and rounds run on one device
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     """What sampling begins with."""
@@ -102,7 +108,7 @@ class _Start:
     generator: torch.Generator
 
 
-class _Job:
+class Job:
     """The state of one run: its clock and its arguments."""
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -116,7 +122,7 @@ class _Job:
         self.calibrations = None if calibrations is None else calibrations / f"{plan.spec.fingerprint}.json"
         self.changes = self.read_changes() if mesh is None else mesh.tell(self.read_changes())
         self.mark = fingerprint(plan, self.changes)
-        self.seconds = {stage.value: 0.0 for stage in Stage}
+        self.seconds = {stage.value: 0.0 for stage in GENERATION}
         self.phase = Stage.LOAD.value
         """One of `engine.ladder.PHASES`: where memory ran out, if it does."""
 
@@ -287,7 +293,7 @@ class _Job:
                 writer.finish()
                 digest = file_sha256(self.part)
         yield ClipWritten(self.part, writer.poster, digest, self.part.stat().st_size, plan.frames, plan.width, plan.height,
-                          plan.fps, dict(self.seconds), _peak_bytes(plan.device))
+                          plan.fps, dict(self.seconds), peak_bytes(plan.device))
 
     def eta_sampling(self, step: int, durations: list[float]) -> float:
         """Seconds to the end: the remaining steps at the recent pace, and decoding at the same arithmetic speed."""
@@ -327,21 +333,9 @@ def _begin_memory(plan: Plan) -> None:
         share = min(1.0, max(plan.budget - CONTEXT_BYTES, 0) / total) if plan.budget else 1.0
         torch.cuda.set_per_process_memory_fraction(share, device)
     else:
-        with suppress(OSError):
-            CLEAR_PEAK.write_text("5")
+        begin_peak()
 
 
-def _peak_bytes(device: str) -> int:
+def peak_bytes(device: str) -> int:
     """Highest resident set of this process, or of torch's allocator on a GPU, since `_begin_memory`."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(torch.device(device))
-    with suppress(OSError):
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", PROCESS_STATUS.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else peak_resident()

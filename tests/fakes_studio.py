@@ -23,6 +23,8 @@ from PIL import Image, ImageDraw
 from app import input_view, inputs
 from app.errors import NotAllowed, NotFound
 from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.loras import Loras
+from app.refining import Refining
 from app.settings import Settings
 from engine.errors import InvalidRequest, ModelNotFound
 from engine.plan import check_mode
@@ -97,8 +99,9 @@ class FakeStudio:
     def __init__(self, folder: Path, *, speed: float = STEPS_PER_SECOND) -> None:
         self.folder, self.speed = folder, speed
         folder.mkdir(parents=True, exist_ok=True)
-        self.settings = SimpleNamespace(data_dir=folder)
+        self.settings = SimpleNamespace(data_dir=folder, refiner_vision_model="")
         self.kept_in = Settings(data_dir=folder)
+        self.refining = Refining(self.kept_in, self.spec, Loras(self.kept_in))
         self.specs: tuple[Any, ...] = (SPEC,)
         self._jobs: dict[str, Job] = {}
         self._clips: dict[str, Clip] = {}

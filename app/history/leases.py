@@ -111,6 +111,15 @@ class Leases:
             act(c, row, Action.FINISH, now, detail=clip.file, clip_id=clip.id)
         self._db.write(work)
 
+    def complete(self, claim: Claim, *, now: float, detail: str = "", write: Callable[[Connection], None] | None = None) -> None:
+        """Ends a job whose result is no clip. `write`: rows that belong to it, in the same transaction. Raises LeaseLost."""
+        def work(c: Connection) -> None:
+            row = leased_row(c, claim.job.id, claim.token)
+            if write is not None:
+                write(c)
+            act(c, row, Action.FINISH, now, detail=detail)
+        self._db.write(work)
+
     def fail(self, claim: Claim, *, now: float, code: str, message: str) -> None:
         """Ends the job with a message for people. Raises LeaseLost."""
         self._act(claim, Action.FAIL, now, detail=f"{code}: {message}", error_code=code, error=message)
@@ -118,6 +127,10 @@ class Leases:
     def block(self, claim: Claim, *, now: float, code: str, reason: str) -> None:
         """The job waits until `unblock`. Raises LeaseLost."""
         self._act(claim, Action.BLOCK, now, detail=reason, error_code=code, error=reason)
+
+    def hold(self, claim: Claim, *, now: float, code: str, reason: str) -> None:
+        """The job waits until its owner goes on (`Jobs.revise`, `Jobs.resume`). Raises LeaseLost."""
+        self._act(claim, Action.HOLD, now, detail=reason, error_code=code, error=reason)
 
     def release(self, claim: Claim, *, now: float, why: str) -> None:
         """Hands the job back unharmed; a job that was to be cancelled is cancelled. Raises LeaseLost."""

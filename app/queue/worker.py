@@ -1,4 +1,4 @@
-"""The worker process: claims one job after the other and makes its clip. It may die at any moment.
+"""The worker process: claims one job after the other and does it. It may die at any moment.
 
     python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID]
 
@@ -32,7 +32,6 @@ from app.queue.process import ProcessId, orphaned, this_process, volunteer_for_o
 from app.settings import Settings
 from engine.errors import SprocketError
 from engine.lifeline import die_with_parent
-from engine.plan import disk_need
 
 log = logging.getLogger(__name__)
 META_KEY = "worker"
@@ -147,7 +146,7 @@ def chores(place: Workplace) -> None:
 
 def _need(place: Workplace, job: Job) -> int:
     try:
-        return disk_need(planned(place, job))
+        return planned(place, job).disk_bytes
     except SprocketError:
         return 0  # it cannot be planned any more, and will say so when it runs
 

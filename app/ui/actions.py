@@ -18,11 +18,15 @@ import gradio as gr
 
 from app.ui import create, views
 from app.ui.address import Address
+from app.ui.dataset import DATASET_ACTIONS, train_html
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.interpolate_actions import INTERPOLATE_ACTIONS
+from app.ui.length import LENGTH_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
+from app.ui.refine import REFINE_ACTIONS, reset
 from app.ui.source import panel
 from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
@@ -69,6 +73,8 @@ def go(click: Click) -> Changes:
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
+    elif at.view == "train":
+        changes[parts.train] = train_html(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -157,7 +163,7 @@ def hush(click: Click) -> Changes:
 
 def example(click: Click) -> Changes:
     prompt = create.EXAMPLES.get(click.text("name"))
-    return {click.parts.form["prompt"]: prompt} if prompt else {}
+    return {click.parts.form["prompt"]: prompt, **reset(click, prompt)} if prompt else {}
 
 
 def fix(click: Click) -> Changes:
@@ -255,6 +261,10 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *DATASET_ACTIONS,
+        *INTERPOLATE_ACTIONS,
+        *REFINE_ACTIONS,
+        *LENGTH_ACTIONS,
     )
 }
 

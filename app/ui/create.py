@@ -22,7 +22,9 @@ from app.ui.form import FIELDS, WAYS, kept_fields, kept_words, model_field, read
 from app.ui.html.common import button
 from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
+from app.ui.length import lengthened, seconds_of, seconds_slider, timeline
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
+from app.ui.refine import before_generate, checked_wish, refine_panel, restored
 from app.ui.source import panel, parent, settled, waits_for
 from app.ui.uploads import MAX_UPLOAD_BYTES, too_large
 from engine.errors import InvalidRequest, SprocketError
@@ -47,6 +49,10 @@ def build_form(studio: Any) -> dict[str, Component]:
     spec = next((s for s in specs if s.name == "pocket"), specs[0] if specs else None)
     made: dict[str, Component] = {"notice": gr.HTML("", elem_id="notice", apply_default_css=False)}
     made["prompt"] = FIELDS["prompt"].build(spec)
+    with gr.Row(elem_id="refine-row"):
+        made["refine"] = gr.HTML(refine_panel(studio, {"model": spec.name if spec else ""}, {}), elem_id="refine", apply_default_css=False,
+                                 js_on_load=SYNC)
+        made["always_refine"] = gr.Checkbox(label="Always refine", value=False, elem_id="always-refine", min_width=120)
     gr.HTML(_chips(), elem_id="examples", apply_default_css=False)
     first = panel(studio, {"model": spec.name if spec else None}, {})
     made["source"] = gr.HTML(first, elem_id="source", apply_default_css=False, js_on_load=SYNC)
@@ -71,6 +77,14 @@ def build_form(studio: Any) -> dict[str, Component]:
             )
         if "profile" in WAYS:
             made["profile"] = WAYS["profile"].build(spec)
+    with gr.Accordion("Length and smoothness", open=False, elem_id="length"):
+        with gr.Row():
+            made["fps"] = FIELDS["fps"].build(spec)
+            made["seconds"] = seconds_slider()
+        with gr.Row():
+            made["key_frames"] = FIELDS["key_frames"].build(spec)
+        made["timeline"] = gr.HTML(timeline({}, {}), elem_id="timeline", apply_default_css=False)
+        made["review"] = FIELDS["review"].build(spec)
     with gr.Accordion("More settings", open=False, elem_id="more"):
         made["negative"] = FIELDS["negative"].build(spec)
         with gr.Row():
@@ -105,7 +119,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     )
     tell_end(generated, "generate")
     # `prompt` on blur only: a forecast does not depend on it, save for its length.
-    costly = ("frames", "steps", "guidance", "width", "height", "scheduler", "eta", "strength", *WAYS)
+    costly = ("frames", "steps", "guidance", "width", "height", "scheduler", "eta", "strength", "fps", "key_frames", *WAYS)
     changing = [*(parts.form[name].change for name in costly), *(each.change for each in parts.many.values())]
     gr.on(
         [*changing, parts.form["seed"].blur],
@@ -129,6 +143,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     shown = [parts.form[name].input for name in ("frames", "steps", "width", "height", "fit", "strength")]
     chosen.success(None, js="() => window.sprocket.source('chosen')", **quiet)
     gr.on(shown, None, js="() => window.sprocket.source()", **quiet)
+    parts.form["fps"].input(None, None, js="() => window.sprocket.length()", **quiet)
     made["dice"].click(None, None, [parts.form["seed"]], js="() => window.sprocket.dice()", api_visibility="private")
 
 
@@ -147,7 +162,9 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
         said = settled(kept, views.spec_of(studio, values.get("model")))
         if waits_for(said):  # made from words alone it would not be what was asked for; the line under the button says so
             return {parts.forecast: forecast_markup(studio, values, kept)}
-        request = read_form(values, said)
+        if (first := before_generate(studio, parts, values, said)) is not None:
+            return first
+        request = read_form(*lengthened(values, checked_wish(values, said), views.spec_of(studio, values.get("model"))))
         wanted = requests_of(request, how_many, per_line)
         jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=parent(made_from, said))
     except SprocketError as error:
@@ -201,7 +218,8 @@ def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *,
     if waits_for(said):
         return forecast_html(None, waits_for=waits_for(said))
     try:
-        request = read_form({**values, "prompt": values.get("prompt") or "a video"}, said)
+        wish, beside = lengthened(values, said, views.spec_of(studio, values.get("model")))
+        request = read_form({**wish, "prompt": values.get("prompt") or "a video"}, beside)
         count = len(requests_of(request, values.get("how_many") or 1, values.get("per_line")))
         return forecast_line(studio, request, ahead=ahead, count=count)
     except SprocketError as error:
@@ -211,9 +229,10 @@ def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *,
 def forecast_line(studio: Any, request: GenerationRequest, *, ahead: bool = True, count: int = 1) -> str:
     """The forecast for `count` such requests; raises what the plan raises."""
     spec = views.spec_of(studio, request.model)
-    length = (request.frames or spec.native_frames) / spec.fps if spec else None
+    length = (request.frames or spec.native_frames) / (request.fps or spec.fps) if spec else None
     found = studio.forecast(request, owner=OWNER)
-    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length, count=count)
+    levels = found.notes[0] if request.hierarchical else ""
+    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length, count=count, levels=levels)
 
 
 def choose_model(model: Any, *, studio: Any, parts: Parts) -> Changes:
@@ -227,12 +246,13 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     spec = views.spec_of(studio, request.model)
     if spec is None:
         notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
-    kept = {**kept_fields(request), **(beside or {})}
+    kept = {**kept_fields(request), **restored(request), **(beside or {})}
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
-                parts.source: panel(studio, request.to_json(), kept)}
+                parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+                parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
     try:
         changes[parts.forecast] = forecast_line(studio, request)
     except SprocketError as error:

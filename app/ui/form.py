@@ -20,6 +20,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.ui import devices
+from app.ui.rates import ONE_CLIP, RATES, known_of, rate_of
 from engine import request as limits
 from engine.errors import InvalidRequest
 from engine.plan import DEFAULT_STRENGTH
@@ -262,6 +263,28 @@ FIELDS: Mapping[str, Field] = {
         read_unless(DEFAULT_STRENGTH),
         show_strength,
     ),
+    "fps": Field(
+        lambda _: gr.Dropdown(
+            [ONE_CLIP, *RATES],
+            value=ONE_CLIP,
+            label="Frames a second",
+            info="key frames first, then frames between",
+            allow_custom_value=True,
+            elem_id="field-fps",
+        ),
+        lambda _name, value: rate_of(value),
+        lambda value, _spec: {"value": ONE_CLIP if value is None else f"{value:g}"},
+    ),
+    "key_frames": Field(
+        lambda _: gr.Textbox(label="Key frames", placeholder="automatic", max_lines=1, elem_id="field-key-frames"),
+        read_whole,
+        show_seed,
+    ),
+    "review": Field(
+        lambda _: gr.Checkbox(label="Show me the key frames before the rounds", value=False, elem_id="field-review"),
+        lambda _name, value: bool(value),
+        lambda value, _spec: {"value": bool(value)},
+    ),
 }
 """All fields but `model`, whose choices depend on the machine, and those that are `KEPT`."""
 KNOWN = frozenset(f.name for f in fields(GenerationRequest))
@@ -287,7 +310,7 @@ WAYS: Mapping[str, Field] = {
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
 """Request fields without a component: the source panel, a remix or a restored clip brings them, and they go into the next request."""
-STAYS = ("prompt", "negative", "seed", "scheduler", "guidance_kind", "eta", "fit", "strength", *WAYS)
+STAYS = ("fps", "key_frames", "review", "prompt", "negative", "seed", "scheduler", "guidance_kind", "eta", "fit", "strength", *WAYS)
 """Fields that are the person's and not the model's: another model leaves them as they are."""
 
 
@@ -305,7 +328,7 @@ def read_form(values: Mapping[str, Any], kept: Mapping[str, Any] | None = None) 
         raise InvalidRequest("model", "none is chosen. Install one, see `sprocket models list`.")
     read = {name: field.read(name, values.get(name)) for name, field in FIELDS.items()}
     request = {**read, **asked_of(kept or {}), "model": values["model"]}
-    if request.get("image") is None and request.get("video") is None:
+    if request.get("image") is None and request.get("video") is None and not request.get("given"):
         request["fit"] = None
     if request.get("video") is None:
         request["strength"] = None
@@ -328,6 +351,7 @@ def asked_of(kept: Mapping[str, Any]) -> dict[str, Any]:
 def kept_fields(request: GenerationRequest) -> dict[str, Any]:
     """What the form must keep beside its components to say `request`."""
     said = {name: getattr(request, name) for name in KEPT if getattr(request, name) not in (None, (), "")}
+    said = {name: value for name, value in said.items() if name not in ("given", "edits")} | known_of(request)
     return said if request.mode == "t2v" else {**said, START: request.mode}
 
 

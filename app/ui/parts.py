@@ -34,12 +34,17 @@ class Parts:
     queue: Component
     gallery: Component
     models: Component
+    train: Component
     form: Mapping[str, Component]
     """Request field -> component."""
     many: Mapping[str, Component]
-    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
+    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
+    timeline: Component
+    """Images the clip passes through (`length.py`)."""
+    refine: Component
+    """The prompt refined (`refine.py`)."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -71,8 +76,12 @@ class Parts:
             self.queue,
             self.gallery,
             self.models,
+            self.train,
             *self.form.values(),
             self.source,
+            self.timeline,
+            self.many["seconds"],
+            self.refine,
             self.batch,
             self.timer,
             self.job,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import create, views
+from app.ui import create, length, views
 from app.ui.form import INPUT_OF, START, show_model, start_of
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
@@ -83,18 +83,28 @@ def _taken(click: Click, path: Path, purpose: str) -> Changes:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     video = kind_of(head).family == "video"
-    if purpose == "restore" or (purpose != "input" and (video or head.lstrip().startswith(b"{"))):
+    if purpose == "restore" or (purpose == "any" and (video or head.lstrip().startswith(b"{"))):
         try:
             return create.fill(click.studio, click.parts, _request_in(click.studio, path, head), "Settings restored from your clip.")
         except InvalidRequest as error:
             if purpose == "restore" or not video:
                 return {click.parts.notice: notice_html(f"Could not restore: {error}", act="hush", label="Dismiss")}
+    if purpose.startswith(("known-", "key-")):
+        return _placed(click, path, purpose)
     wanted = INPUT_OF[start_of(click.kept)] if purpose == "input" else ""
     try:
         name = click.studio.add_input(path, field=wanted or None)
         return _start_from(click, name, click.studio.input_facts(name).field)
     except SprocketError as error:
         return untaken(_saying(click, plainly(error)))
+
+
+def _placed(click: Click, path: Path, purpose: str) -> Changes:
+    """An image for a place of the clip, or instead of a key frame."""
+    try:
+        return length.taken(click, click.studio.add_input(path, field="image"), purpose)
+    except SprocketError as error:
+        return {click.parts.notice: notice_html(plainly(error), act="hush", label="Dismiss")}
 
 
 def _request_in(studio: Any, path: Path, head: bytes) -> GenerationRequest:

@@ -7,6 +7,7 @@ import math
 import time
 
 from app.history.records import Clip, Job, JobState
+from app.queue.kinds import GENERATE
 
 STATE_WORDS = {
     JobState.QUEUED: "Waiting",
@@ -124,7 +125,14 @@ def facts(job_or_request: Job | dict, fps: float | None = None) -> str:
 
 def clip_facts(clip: Clip) -> str:
     """Size, length and seed of a clip in one line. Escaped."""
-    return esc(f"{clip.width} × {clip.height} · {clip.frames / clip.fps:.1f} s · seed {clip.seed}")
+    made = f"seed {clip.seed}" if kind_of_clip(clip) == GENERATE else f"{clip.fps:g} fps · motion interpolation, not generation"
+    return esc(f"{clip.width} × {clip.height} · {clip.frames / clip.fps:.1f} s · {made}")
+
+
+def kind_of_clip(clip: Clip) -> str:
+    """The kind of job that made it, `app.queue.kinds`."""
+    kind = clip.recipe.get("kind", GENERATE) if isinstance(clip.recipe, dict) else GENERATE
+    return kind if isinstance(kind, str) else GENERATE
 
 
 def clip_url(clip_id: str) -> str:
