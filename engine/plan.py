@@ -20,7 +20,7 @@ from engine.interpolate.planning import HierarchyPlan, plan_hierarchy, request_o
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
-from engine.parallel.planned import divide, refuse_rounds
+from engine.parallel.planned import divide
 from engine.plan_notes import memory_notes, mode_notes, speed_notes, way_notes
 from engine.recovery import way_after
 from engine.request import GenerationRequest
@@ -181,7 +181,6 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
     if request.hierarchical:
-        refuse_rounds(request.parallel)
         return plan_hierarchy(request, spec, lambda wish, model: plan(wish, model, hardware, policy, speed, lapses=lapses), hardware.device)
     check_mode(request, spec)
     hardware, policy = _within(request, hardware), _wished(request, policy)

@@ -95,13 +95,6 @@ def divide(wish: str | None, spec: ModelSpec, shape: Shape, hardware: Hardware, 
     return _told(degrees, tuple(gpu.device for gpu in used), notes, spec, shape, rank, GPU)
 
 
-def refuse_rounds(wish: str | None) -> None:
-    """Raises `InvalidRequest` (parallel) where a clip of key frames and rounds is to be divided: two models take turns there."""
-    if wish is not None and parse_degrees(wish).ranks > 1:
-        raise InvalidRequest("parallel", f"is {wish}, and a clip made in rounds (key frames, or a length or rate of its own) is made on one "
-                                         "device. Leave parallel out, or fps, key_frames and given.")
-
-
 def usable(hardware: Hardware) -> list[Gpu]:
     """GPUs of one model that nobody else keeps busy, most free memory first."""
     idle = [gpu for gpu in hardware.gpus if gpu.name == hardware.name and (gpu.load or 0) < BUSY_LOAD

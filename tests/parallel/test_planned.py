@@ -98,7 +98,7 @@ def test_a_ring_refuses_kernels_without_sums() -> None:
 
 
 def test_rounds_are_made_on_one_device(tiny_plan: Callable[..., Plan]) -> None:
-    with pytest.raises(InvalidRequest, match="made in rounds"):
+    with pytest.raises(InvalidRequest, match="rounds between them run on one"):
         tiny_plan("rope", frames=33, key_frames=9, fps=16.0, parallel="cfg=2")
 
 
