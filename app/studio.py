@@ -15,6 +15,7 @@ from typing import Any
 
 from app import batches, input_view, inputs, key_frames, storage
 from app.checked import checked_id, checked_key
+from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
@@ -34,6 +35,7 @@ from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.refining import Refining
 from app.settings import Settings
+from app.training import Trainings
 from engine.alternatives import Alternative, Alternatives, alternatives, in_words
 from engine.errors import AwaitingReview, InvalidRequest
 from engine.events import Event
@@ -84,12 +86,18 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
+                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id)
+        """Training runs: start, watch, pause, resume, `sprocket train`."""
         self.interpolations = Interpolations(self)
         """More frames for a clip or a video, `sprocket interpolate`."""
         self.refining = Refining(settings, self.spec, self.loras)
         """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
+        self.datasets = Datasets(settings, self.spec, self.refining.describer)
+        """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
+        self.datasets.close()
         self.refining.close()
         self.store.close()
 
@@ -411,7 +419,7 @@ class Studio:
             return False, None
         report, at = known
         alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
-        return alive, Hardware(**report["hardware"]) if alive else None
+        return alive, Hardware.from_json(report["hardware"]) if alive else None
 
     def _project(self, project_id: str | None, owner: str, now: float) -> Project:
         if project_id is None:

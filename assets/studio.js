@@ -3,7 +3,7 @@
 // itself (`layout.head`): it is there before the first control is, so that no click is too early for it.
 (() => {
   if (window.sprocket) return;
-  const VIEWS = ["create", "queue", "gallery", "models"];
+  const VIEWS = ["create", "queue", "gallery", "models", "train"];
   const THEME = "sprocket-theme";
   const PATIENCE_MS = 60000;
 
@@ -24,6 +24,7 @@
   let busy = "opening";
   let patience = null;
   const waiting = [];
+  let moving = false;  // a form was sent whose answer is at another address
   const typed = new Map();
 
   function send(act, data = {}) {
@@ -125,6 +126,16 @@
       document.body.append(input);  // Safari opens none outside the page
       input.click();
     },
+    // Files to learn from.
+    choose_set(element) {
+      const input = Object.assign(document.createElement("input"), { type: "file", accept: element.dataset.accept, multiple: true });
+      const done = () => input.remove();
+      input.hidden = true;
+      input.addEventListener("change", () => { uploadSet([...input.files]); done(); });
+      input.addEventListener("cancel", done);
+      document.body.append(input);
+      input.click();
+    },
     copy(element) {
       const text = element.closest("details").querySelector("pre").textContent;
       navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
@@ -169,13 +180,14 @@
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+    const fields = Object.fromEntries([...new FormData(form, event.submitter)].filter(([, value]) => value !== ""));
     const { act, ...data } = form.dataset;
     if (data.view) visit("/?view=" + data.view);
     if (act === "search") {
       visit("/?" + new URLSearchParams(fields));
       return send("go");
     }
+    if (act === "train_start") moving = true;
     if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
@@ -213,6 +225,33 @@
     request.open("POST", "/media/uploads");
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.send(file);
+  }
+
+  // Several files one after the other, then one event that names them all.
+  let gathering = false;
+  async function uploadSet(files) {
+    if (gathering || !files.length) return;
+    const most = Number(document.querySelector(".set-drop").dataset.most);
+    const say = (words) => { const line = document.querySelector(".set-progress"); if (line) line.textContent = words; };
+    const large = files.find((file) => file.size > most);
+    if (large) return send("dataset_untaken", { say: `${large.name.slice(0, 60)} has ${Math.ceil(large.size / 1e6)} MB; at most ${Math.floor(most / 1e6)} MB come in through the page. Put it into a folder on this machine, and use sprocket dataset import.` });
+    gathering = true;
+    const sent = [];
+    try {
+      for (const file of files) {
+        say(`Taking in ${sent.length + 1} of ${files.length}: ${file.name.slice(0, 60)}`);
+        const answer = await fetch("/media/uploads", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+        const { upload, error } = await answer.json();
+        if (!upload) throw new Error(error || "a file was not taken in");
+        sent.push({ upload, name: file.name });
+      }
+      send("dataset_take", { files: sent });
+    } catch (error) {
+      send("dataset_untaken", { say: `The files did not arrive (${error.message}). Try again.` });
+    } finally {
+      gathering = false;
+      say("");
+    }
   }
 
   // Extend: the video shows the frame that the slider names, and a paused video tells the slider.
@@ -305,6 +344,11 @@
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
+    if (file && viewOf(location.search) === "train" && document.querySelector(".set-drop")) {
+      event.preventDefault();
+      event.stopPropagation();
+      return void uploadSet([...event.dataTransfer.files]);
+    }
     if (!file || viewOf(location.search) !== "create") return;
     event.preventDefault();
     event.stopPropagation();
@@ -316,7 +360,7 @@
   // a pressed button would swallow the click.
   function play(event) {
     const card = event.target.closest && event.target.closest("a.card");
-    if (!card) return;
+    if (!card || !card.dataset.play) return;
     requestAnimationFrame(() => {
       const on = (card.matches(":hover") || card.matches(":focus-visible")) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
       const playing = card.querySelector("video");
@@ -348,6 +392,9 @@
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
+      const place = element.querySelector("[data-address]");
+      if (place && moving) history.replaceState(null, "", place.dataset.address);
+      if (element.querySelector(".train-form, [data-address]")) moving = false;
       element.querySelectorAll("input[data-change]").forEach((slider) => { slider.value = slider.getAttribute("value"); });
       if (element.querySelector(".forecast")) stale();
       refined(element);

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.parallel.degrees import parse_degrees
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARS = 2000
@@ -106,6 +107,8 @@ class GenerationRequest:
     `engine.cache`. All but 'off' change the picture. None: 'off'."""
     cfg_gate: float | None = None
     """Share of the steps, above 0 to 1, after which the negative prompt's half is no longer run. None: 1, never."""
+    parallel: str | None = None
+    """Several devices for this one clip, 'cfg=2,ulysses=2,ring=1', see `engine.parallel.degrees`. None: one device."""
     key_frames: int | None = None
     """Hierarchical generation (docs/hierarchy.md): so many key frames over the whole action, 2 to 257; then rounds that double their
     rate make `frames`. None: as few as `fps` allows, where one of `fps`, `given` asks for it."""
@@ -167,6 +170,11 @@ class GenerationRequest:
         if (self.wish is None) != (self.refiner is None):
             raise InvalidRequest("refiner", "and wish belong together: the words a prompt was made from, and what made it. Give both, or "
                                             "neither.")
+        if self.parallel is not None:
+            set_field("parallel", str(parse_degrees(self.parallel)))
+            if self.hierarchical:
+                raise InvalidRequest("parallel", "divides one clip over several devices; key frames and the rounds between them run on "
+                                                 "one. Leave out parallel, or key_frames, fps and given.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")

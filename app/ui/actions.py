@@ -16,9 +16,10 @@ from typing import Any
 
 import gradio as gr
 
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.choices import CHOICE_ACTIONS
+from app.ui.dataset import DATASET_ACTIONS
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
@@ -74,6 +75,8 @@ def go(click: Click) -> Changes:
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
+    elif at.view == "train":
+        changes[parts.train] = train.panel(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -262,6 +265,8 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *train.TRAIN_ACTIONS,
+        *DATASET_ACTIONS,
         *LORA_ACTIONS,
         *CHOICE_ACTIONS,
         *INTERPOLATE_ACTIONS,

@@ -19,6 +19,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.ui import devices
 from app.ui.rates import ONE_CLIP, RATES, known_of, rate_of
 from engine import request as limits
 from engine.errors import InvalidRequest
@@ -314,7 +315,7 @@ WAYS: Mapping[str, Field] = {
         ("cache", "Reuse between steps", getattr(limits, "CACHES", ()), "faster; all but off change the picture"),
     )
     if name in KNOWN and words
-}
+} | {"parallel": Field(devices.build, devices.read, devices.show)}
 """How a clip is made rather than what it shows; only what requests know."""
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
@@ -381,6 +382,8 @@ def kept_words(request: GenerationRequest) -> str:
         said.append(f"It is made faster with the cache {request.cache}.")
     if request.cfg_gate not in (None, 1.0):
         said.append(f"Its negative prompt is run for {request.cfg_gate:.0%} of the steps.")
+    if request.parallel is not None:
+        said.append(f"It is divided over devices ({request.parallel}).")
     return "".join(f" {sentence}" for sentence in said)
 
 

@@ -34,6 +34,7 @@ class Parts:
     queue: Component
     gallery: Component
     models: Component
+    train: Component
     form: Mapping[str, Component]
     """Request field -> component."""
     many: Mapping[str, Component]
@@ -81,6 +82,7 @@ class Parts:
             self.queue,
             self.gallery,
             self.models,
+            self.train,
             *self.form.values(),
             self.source,
             self.words,

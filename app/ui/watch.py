@@ -16,7 +16,7 @@ import gradio as gr
 
 from app.history.records import Job
 from app.queue.kinds import GENERATE
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
@@ -61,6 +61,8 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         changes[parts.form["model"]] = gr.update(choices=names, **chosen)
     if at.view == "models":
         changes[parts.models] = views.models(studio)
+    if at.view == "train":
+        changes[parts.train] = train.panel(studio, at)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
@@ -130,10 +132,13 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, stud
             changes[parts.queue] = views.queue(status, jobs)
     if place.view == "models" and changed("models", studio.hub.token()):
         changes[parts.models] = views.models(studio, seen.get("said"))
+    if place.view == "train" and changed("train", train.token(studio, place)):
+        changes[parts.train] = train.panel(studio, place, str(seen.get("train said") or ""))
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:
             changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
-    if not refining and (job is None or job.state.ended) and place.view not in ("queue", "models") and not status.queued + status.running:
+    waits = refining or place.view in ("queue", "models", "train") or status.queued + status.running
+    if not waits and (job is None or job.state.ended):
         changes[parts.timer] = gr.Timer(active=False)
     return {**changes, parts.seen: seen} if changes else gr.skip()
