@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
+from training.refiner.recipe import make_refiner
+
 from .card import write_card
 from .recipe import Recipe, Workshop, export, extended, run_animator, run_decoder, run_denoiser, run_latents, run_reader, run_vae
 
-STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "card")
+STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "card", "refiner")
 
 
 def say(text: str) -> None:
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         "decoder": lambda: run_decoder(recipe, shop),
         "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)['parameters']}"),
         "card": lambda: write_card(recipe, asked.work, asked.out),
+        "refiner": lambda: make_refiner(asked.work, asked.out.with_name(f"{asked.out.name}-refiner"), asked.save_every),
     }
     for stage in asked.stages:
         say(f"stage {stage}")
