@@ -20,12 +20,16 @@ from bench.refine_wishes import PARTS, Asked, wishes
 from engine.refine import Ask
 from engine.refine.pocket import refine_pocket
 from engine.refine.words import words_of
-from training.refiner.wishes import WIDER
+from training.pocket.captions import vocabulary
+from training.refiner.lexicon import FILLERS
+from training.refiner.wishes import JOINS, MADE, PREPOSITIONS, STUFF, VERY, WIDER
 
 
 def wishes_table(part: str, count: int) -> dict[str, Any]:
     """Shares of `count` wishes of a part, and what was lost."""
-    known = {word for table in WIDER[0].values() for phrases in table.values() for phrase in phrases for word in words_of(phrase)}
+    phrases = [phrase for table in WIDER[0].values() for each in table.values() for phrase in each]
+    small = (*WIDER[1], *FILLERS, *STUFF, *MADE, *VERY, *JOINS, *PREPOSITIONS, "a the some one my it that which and", *vocabulary())
+    known = {word for phrase in (*phrases, *small) for word in words_of(phrase)}
     asked = wishes(count, part)
     verdicts = [judge(each, refine_pocket(Ask(text=each.text)).text) for each in asked]
     new = [any(re.fullmatch(r"[a-z]{3,}", word) and word not in known for word in words_of(each.text)) for each in asked]
@@ -82,7 +86,8 @@ def clips_table(count: int, model: Path, batch: int) -> dict[str, dict[str, floa
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.refine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m bench.refine", description=__doc__, formatter_class=plain)
     parser.add_argument("--wishes", type=int, default=500)
     parser.add_argument("--clips", type=int, default=0)
     parser.add_argument("--batch", type=int, default=4)

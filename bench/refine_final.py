@@ -24,7 +24,8 @@ COLOURS = {
     "pink": "pink|hot pink|magenta|light pink|bubblegum pink|rosy pink|fuchsia|pastel pink",
 }
 PLACES = {
-    "night sky": "at night|in the night sky|in space|under the stars|in outer space|against a starry sky|night|with stars in the background",
+    "night sky": "at night|in the night sky|in space|under the stars|in outer space|against a starry sky|night|"
+                 "with stars in the background",
     "meadow": "in a meadow|on the grass|in a green field|over the hills|in the park|on a lawn|in a garden|grass in the background",
     "sea": "at the beach|over the sea|by the sea|over the ocean|on the water|above the waves|ocean background|at the coast",
     "desert": "in the desert|on the sand|in the sahara|over the dunes|in a sandy desert|sand dunes|desert background|in the hot sand",
