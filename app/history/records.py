@@ -43,10 +43,10 @@ class Job:
     owner: str
     project_id: str
     kind: str
-    """'generate' today; later kinds share the table."""
+    """Decides what runs it, see `app.queue.kinds`: 'generate', 'interpolate', ..."""
     state: JobState
     request: dict[str, Any]
-    """`GenerationRequest.to_json()`, seed resolved."""
+    """As its kind stores it: `GenerationRequest.to_json()`, seed resolved, for 'generate'."""
     rank: float
     """Waiting jobs run in rising rank; moving a job changes it."""
     attempt: int

@@ -1,4 +1,4 @@
-"""The worker process: claims one job after the other and makes its clip. It may die at any moment.
+"""The worker process: claims one job after the other and does it. It may die at any moment.
 
     python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID]
 
@@ -26,12 +26,13 @@ from app.history.leases import Limits
 from app.history.opening import open_store
 from app.history.records import Job
 from app.history.store import Store
+from app.logs import set_up_logs
 from app.queue.door import Engine, open_engine
 from app.queue.executor import Workplace, perform, planned
-from app.queue.process import ProcessId, die_with_parent, orphaned, this_process, volunteer_for_oom_killer
+from app.queue.process import ProcessId, orphaned, this_process, volunteer_for_oom_killer
 from app.settings import Settings
 from engine.errors import SprocketError
-from engine.plan import disk_need
+from engine.lifeline import die_with_parent
 
 log = logging.getLogger(__name__)
 META_KEY = "worker"
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="end when this process does")
     parser.add_argument("--only", metavar="JOB", help="run this waiting job and end")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker %(levelname)s %(name)s: %(message)s")
+    set_up_logs()
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below
     faulthandler.enable()
     if options.parent is not None:
@@ -146,7 +147,7 @@ def chores(place: Workplace) -> None:
 
 def _need(place: Workplace, job: Job) -> int:
     try:
-        return disk_need(planned(place, job))
+        return planned(place, job).disk_bytes
     except SprocketError:
         return 0  # it cannot be planned any more, and will say so when it runs
 

@@ -18,14 +18,15 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image
 
 from engine.errors import OutputRejected
-from engine.preview import webp
 from engine.video.health import FrameHealth
+from engine.video.marking import check_marks, mark_picture, mark_video, xmp_packet
 from engine.video.probe import probe
 from engine.video.publish import storage_errors
 from engine.video.recipe import METADATA_KEY, comment
+from engine.video.signing import credentials, sign
+from engine.video.still import poster
 
 # crf 17: visually lossless. veryfast: at this crf as near to the frames as 'medium' (bench/video_io.py prints both), in a
 # third of the time. mbtree off: with it, libx264's AVX-512 code gives another file on each run (seen with PyAV 18.1 on small
@@ -33,8 +34,6 @@ from engine.video.recipe import METADATA_KEY, comment
 ENCODER = {"crf": "17", "preset": "veryfast", "mbtree": "0"}
 WAITING_CHUNKS = 2
 """How many chunks may wait for the encoder; then `write` waits, and memory stays bounded."""
-POSTER_WIDTH = 512
-POSTER_QUALITY = 82
 # The matrix of BT.601: players that ignore the tags assume it for small clips, so all agree on the colours.
 BT601, BT709, LIMITED = 6, 1, 1
 
@@ -46,6 +45,7 @@ class ClipWriter:
         """Raises `StorageBlocked` if nothing can be written there. `frames`: how many will come."""
         self.part, self.frames, self.size, self.fps = part, frames, (width, height), fps
         self.poster: bytes = b""
+        self._recipe, self._signer = recipe, credentials()
         self._encoder = _Encoder(part, width, height, fps, recipe)
         self._health = FrameHealth()
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(WAITING_CHUNKS)
@@ -72,13 +72,21 @@ class ClipWriter:
         self._queue.put(frames)
 
     def finish(self) -> None:
-        """Wait for the encoder, close the file and check it: frames look like a video, and the file gives all of them back.
+        """Wait for the encoder, close the file, mark it as made by a machine and check it: frames look like a video, and the file
+        gives all of them back.
 
-        Raises `OutputRejected`, `StorageBlocked`.
+        Raises `OutputRejected`, `StorageBlocked`, `InvalidRequest` (the operator's certificate cannot sign).
         """
         self._end()
         self._raise_failure()
         self._health.check()
+        with storage_errors(self.part.parent):
+            packet = xmp_packet(self._recipe)
+            mark_video(self.part, packet)
+            self.poster = mark_picture(self.poster, packet)
+            if self._signer is not None:
+                sign(self.part, self._recipe, self._signer)
+        check_marks(self.part, self.poster)
         facts = probe(self.part)
         if (facts.frames, facts.width, facts.height) != (self.frames, *self.size):
             raise OutputRejected(f"the written file holds {facts.frames} frames of {facts.width} x {facts.height} instead of "
@@ -120,7 +128,7 @@ class ClipWriter:
         middle = self.frames // 2 - self._health.frames
         self._health.add(chunk)
         if 0 <= middle < len(chunk):
-            self.poster = _poster(chunk[middle])
+            self.poster = poster(chunk[middle])
         for pixels in chunk:
             if self._dropped.is_set():
                 return
@@ -162,11 +170,3 @@ class _Encoder:
 def _borrowed(pixels: np.ndarray) -> Any:
     """A frame over the same memory where rows are stored one after the other, else over a copy."""
     return av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")
-
-
-def _poster(frame: np.ndarray) -> bytes:
-    """A still for the gallery, at most `POSTER_WIDTH` wide, as WebP."""
-    image = Image.fromarray(frame)
-    if image.width > POSTER_WIDTH:
-        image = image.resize((POSTER_WIDTH, round(image.height * POSTER_WIDTH / image.width)), Image.Resampling.LANCZOS)
-    return webp(image, POSTER_QUALITY)

@@ -62,7 +62,7 @@ def raw(site: Site, endpoint: str, body: str) -> str:
 
 def test_a_prompt_alone_is_enough(done: dict[str, Any]) -> None:
     assert done["state"] == "done" and done["error"] is None
-    assert set(done) == {"id", "state", "stage", "step", "steps", "eta_seconds", "clip", "error"}
+    assert set(done) == {"id", "kind", "title", "state", "stage", "step", "steps", "eta_seconds", "clip", "error"}
     assert done["clip"]["prompt"] == "a red ball bounces"
 
 

@@ -28,6 +28,7 @@ from training.pocket.recipe import (
     run_latents,
     run_reader,
     run_vae,
+    trained_denoiser,
 )
 from training.pocket.tokenizer import build_tokenizer
 from training.pocket.trainer import Schedule
@@ -261,6 +262,15 @@ def test_going_on_from_released_weights_begins_the_last_phase_with_them(tmp_path
     run_denoiser(TOY, replace(again, until=3))
     with safe_open(tmp_path / "again" / "denoiser.safetensors", "pt") as file:
         assert file.metadata() == {"step": "3", "count": "1"}  # one step of the last phase
+    after = trained_denoiser(TOY, again)
+    for name, weight in after["text_encoder"].named_parameters():
+        assert torch.equal(weight, model["text_encoder"].get_parameter(name)), name
+    assert any(not torch.equal(w, released[name].float()) for name, w in after["transformer"].named_parameters())
+
+
+def test_an_outline_weighs_more_than_what_it_encloses():
+    outside, outline, inside = denoiser.emphasis(torch.tensor([0.0, 0.5, 1.0])).tolist()
+    assert 1.0 == outside < inside < outline
 
 
 def test_image_to_video_begins_as_text_to_video():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from . import denoiser, latents, reader, vae, world
 from .attention import BatchedAttention
+from .interpolator import Interpolation
 from .models import (
     Architecture,
     build_scheduler,
@@ -45,7 +46,7 @@ class Recipe:
     decoder_phases: tuple[vae.VaePhase, ...] = vae.DECODER_PHASES
     decoder_lr: float = 8e-4
     shelves: tuple[latents.Shelf, ...] = (
-        latents.Shelf(25, 2000),
+        latents.Shelf(25, 4200),
         latents.Shelf(1, 6000),
         latents.Shelf(49, 100),
     )
@@ -57,6 +58,7 @@ class Recipe:
     """Of the denoiser where it goes on from released weights."""
     animator_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.ANIMATOR_PHASES
     animator_lr: float = 2e-3
+    interpolation: Interpolation = field(default_factory=Interpolation)
     recommended_steps: int = 20
     recommended_guidance: float = 2.5
 
@@ -186,6 +188,7 @@ def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
     if shop.released:
         load_released(transformer, shop.released / "transformer")
         load_released(model["text_encoder"], shop.released / "text_encoder")
+        model["text_encoder"].requires_grad_(False)  # the released models of image to video read with it too
         for weight in (*model["reading"].parameters(), *model["sketch"].parameters()):
             nn.init.zeros_(weight)  # the helpers were not released; at zero they disturb nothing while they learn
     else:

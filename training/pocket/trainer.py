@@ -95,10 +95,11 @@ class TrainState:
 
 
 def load_average(model: nn.Module, path: Path) -> int:
-    """Fill a model with the averaged weights of a checkpoint; returns its step."""
+    """Fill what is trained of a model with the averaged weights of a checkpoint; returns its step."""
     with safe_open(path, "pt") as file, torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(file.get_tensor(f"average/{name}"))
+            if p.requires_grad:
+                p.copy_(file.get_tensor(f"average/{name}"))
         return int(file.metadata()["step"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.history.records import Job, JobState
+from app.queue.kinds import GENERATE, job_title, job_what
 from app.ui.html.common import STATE_WORDS, ago, button, duration, empty, esc, facts, left, link, poster_url, short
 from app.ui.html.status import STAGE_DOING, WORKER_STARTS, progress
 
@@ -69,13 +70,18 @@ def _row(job: Job, *, detail: str, actions: str, extra: str = "") -> str:
     )
     return (
         f'<li class="job job-{job.state.value}" data-id="{job.id}">{mark}<div class="job-text"><p class="job-prompt">'
-        f'{esc(short(str(job.request.get("prompt", "")), 140))}</p><p class="job-line"><span class="chip chip-{job.state.value}">'
+        f'{esc(short(job_title(job), 140))}</p><p class="job-line">{_kind(job)}<span class="chip chip-{job.state.value}">'
         f'{STATE_WORDS[job.state]}</span> {detail}</p>{extra}</div><div class="job-actions">{actions}</div></li>'
     )
 
 
+def _kind(job: Job) -> str:
+    """What it does, where that is not making a video from a request."""
+    return "" if job.kind == GENERATE else f'<span class="chip chip-kind">{esc(job_what(job))}</span> '
+
+
 def _running(job: Job) -> str:
-    step = f"{'frame' if job.stage == 'decode' else 'step'} {job.step} of {job.steps}" if job.steps else ""
+    step = f"{'frame' if job.stage in ('decode', 'interpolate') else 'step'} {job.step} of {job.steps}" if job.steps else ""
     words = [STAGE_DOING.get(job.stage or "", ""), step, left(job.eta_seconds)]
     bar = f'<div class="bar" aria-hidden="true"><i style="width:{progress(job) * 100:.1f}%"></i></div>'
     watch = link("Watch", f"/?view=create&job={job.id}", kind="btn small")
@@ -84,11 +90,11 @@ def _running(job: Job) -> str:
 
 
 def _waiting(job: Job, index: int, last: int) -> str:
-    name = short(str(job.request.get("prompt", "")), 40)
+    name = short(job_title(job), 40)
     up = button("↑", "move", kind="small icon", title=f"Move up: {name}", job=job.id, to="up") if index else ""
     down = button("↓", "move", kind="small icon", title=f"Move down: {name}", job=job.id, to="down") if index < last else ""
     top = button("⤒", "move", kind="small icon", title=f"Run next: {name}", job=job.id, to="top") if index > 1 else ""
-    edit = button("Edit", "take_back", kind="small", job=job.id, view="create")
+    edit = button("Edit", "take_back", kind="small", job=job.id, view="create") if job.kind == GENERATE else ""
     rest = button("Duplicate", "duplicate", kind="small", job=job.id) + button("Cancel", "cancel", kind="small", job=job.id)
     detail = f"{index + 1} in line · {facts(job)}"
     if job.error and job.state is JobState.BLOCKED:
@@ -103,7 +109,9 @@ def _ended(job: Job, now: float | None) -> str:
     if job.state is JobState.FAILED and job.error:
         detail += f" · {short(job.error, 220)}"
     actions = (
-        link("Open", f"/?view=gallery&clip={job.clip_id}", kind="btn small")
+        ""
+        if job.state is JobState.DONE and not job.clip_id
+        else link("Open", f"/?view=gallery&clip={job.clip_id}", kind="btn small")
         if job.clip_id
         else button("Try again", "retry", kind="small", job=job.id)
     )
