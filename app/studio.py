@@ -9,7 +9,6 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
-from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project, StudioStatus
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
@@ -50,23 +49,6 @@ from engine.video.recipe import read_recipe
 LOCAL = "local"
 DRAWN_SEEDS = 2**31
 """Seeds that are drawn stay below this, so that people can read and type them."""
-
-
-@dataclass(frozen=True, slots=True)
-class StudioStatus:
-    """How the studio is, as a page's header says it."""
-
-    worker_alive: bool
-    disk_free_bytes: int
-    blocked_reason: str | None
-    """Why no job can be stored or run now; None when all is well."""
-    queued: int
-    running: int
-    hardware: Hardware | None
-    worker_message: str | None = None
-    """Why the worker is not running, when that is known."""
-    recovery_message: str | None = None
-    """What happened to the history, until it is dismissed."""
 
 
 def open_studio(settings: Settings) -> Studio:

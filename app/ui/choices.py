@@ -49,8 +49,8 @@ def choices(click: Click) -> Changes:
         if request is None:
             view = ChoicesView(problem="Choose what to start from first.")
         elif request.hierarchical:
-            view = ChoicesView(problem="This video is made in several runs, from key frames on; the line under Generate says what they take. "
-                                       "The choices are shown for a single run.")
+            view = ChoicesView(problem="This video is made in several runs, from key frames on; the line under Generate says what they "
+                                       "take. The choices are shown for a single run.")
         else:
             view = _view(click.studio, request)
     except SprocketError as error:
