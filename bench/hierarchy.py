@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -111,15 +111,15 @@ def filled_in(maker: Interpolator, video: np.ndarray, every: int, fps: float) ->
     return there
 
 
-def middle(models: ModelCache, scenes: int) -> None:
+def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Sequence[int]) -> None:
     job = planned(prompt="-", key_frames=7, frames=25)
     assert job.hierarchy is not None
     base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
     name, between = flow_between()
     print(f"\nmiddle: held-out clips of 25 frames at 8 fps, {scenes} of each motion, frames between the given ones, dB over the frame")
     print(f"{'given':<14}{'motion':<15}{'generate':>10}{name:>14}{'blend':>9}{'generate - flow':>18}")
-    for every in (2, 4):
-        for motion in world.MOTIONS:
+    for every in spacings:
+        for motion in motions:
             rows = []
             for scene in scenes_of(motion, scenes):
                 video = world.render(scene, 25).video
@@ -278,6 +278,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--motions", nargs="+", default=list(world.MOTIONS), choices=world.MOTIONS, help="for 'middle'")
+    parser.add_argument("--every", nargs="+", type=int, default=[2, 4], choices=(2, 4, 8), help="given frames of 'middle'")
     parser.add_argument("--scenes", type=int, default=1, help="of each motion, for 'middle'")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -287,7 +289,7 @@ def main() -> None:
           f"{adapter.facts.trained_steps} steps, {adapter.facts.steps} denoising steps a block")
     with loaded() as models, tempfile.TemporaryDirectory() as folder:
         ways: Mapping[str, Callable[[], None]] = {
-            "middle": lambda: middle(models, options.scenes), "long": lambda: long(models, Path(folder) / "long"),
+            "middle": lambda: middle(models, options.scenes, options.motions, options.every), "long": lambda: long(models, Path(folder) / "long"),
             "given": lambda: given(models, Path(folder) / "given"), "memory": memory}
         for part in options.parts:
             ways[part]()
