@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import NotFound
 from app.loras import Loras
@@ -26,12 +26,15 @@ from engine.errors import InvalidRequest, SprocketError
 from engine.models.catalogue import embedded
 from engine.models.tokens import counter
 from engine.refine import BACKENDS, Ask, Refinement, RefinerFailed
-from engine.refine.chat import refine_by_chat
+from engine.refine.chat import describe, refine_by_chat
 from engine.refine.endpoint import Endpoint
 from engine.refine.local import LocalModel
 from engine.refine.pocket import refine_pocket
 from engine.refine.result import OnText
 from engine.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from training.data.describe import Describer
 
 VARIANTS = 3
 MOST_KEPT = 64
@@ -142,6 +145,20 @@ class Refining:
             raise RefinerFailed(SET_UP)
         return Endpoint(self._settings.refiner_url, self._settings.refiner_model, self._settings.refiner_key.get_secret_value(),
                         self._settings.refiner_seconds, vision_model=self._settings.refiner_vision_model)
+
+    def describer(self) -> Describer | None:
+        """What describes clips to train on: the chat server's vision model; None where none is named."""
+        if not (self._settings.refiner_url and self._settings.refiner_vision_model):
+            return None
+        from training.data.describe import ByFiles  # libraries for videos
+
+        endpoint = self.endpoint()
+
+        def ask(files: tuple[bytes, ...], prompt: str) -> str:
+            with self._turn():
+                return describe(files, prompt, endpoint)
+
+        return ByFiles(endpoint.vision_model, ask)
 
     def start(self, text: Any, *, owner: str, count: int = 1, version: int = 0, **how: Any) -> Progress:
         """Begins `count` refinements of the same text, versions `version` and on. Raises what needs no waiting to be known."""

@@ -18,10 +18,9 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTran
 from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 from torch import Tensor
-from transformers import T5TokenizerFast
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-from engine.errors import ModelInvalid, OutputRejected
+from engine.errors import OutputRejected
 from engine.memory import Placement, everywhere
 from engine.models import (
     accelerate,
@@ -30,6 +29,7 @@ from engine.models import (
     band_encode,
     chunked,
     conditioning,
+    text_encode,
     tile_decode,
     vae_decode,
     vae_encode,
@@ -38,7 +38,6 @@ from engine.models.component import DTYPES, Component
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
 from engine.models.steps import DdimSteps, DpmSteps
-from engine.models.tokens import limit_tokens
 from engine.spec import ModelSpec
 
 KINDS = {"text_encoder": T5EncoderModel, "transformer": CogVideoXTransformer3DModel, "vae": AutoencoderKLCogVideoX}
@@ -58,11 +57,7 @@ class CogVideoX:
         """
         self.spec, self.dtype, self.device = spec, DTYPES[dtype], torch.device(device)
         placement = placement or everywhere(dtype, "resident", (spec.native_height, spec.native_width), tiled=False)
-        try:
-            self.tokenizer = T5TokenizerFast.from_pretrained(spec.path / "tokenizer", local_files_only=True)
-        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            raise ModelInvalid(f"{spec.path / 'tokenizer'} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
-                               "Fetch the model again.") from error
+        self.tokenizer = text_encode.load_tokenizer(spec)
         self.components: dict[str, Component] = {}
         with ExitStack() as loaded:  # a part that cannot be loaded leaves none of the others behind
             for part, home in placement.homes.items():
@@ -122,12 +117,8 @@ class CogVideoX:
 
     @torch.inference_mode()
     def _encode_one(self, field: str, text: str) -> Tensor:
-        limit = self.spec.max_text_tokens
-        count = len(self.tokenizer(text, add_special_tokens=True).input_ids)
-        limit_tokens(field, count, self.spec.name, limit)
-        ids = self.tokenizer([text], padding="max_length", max_length=limit, truncation=True, add_special_tokens=True,
-                             return_tensors="pt").input_ids
-        return self.at_work("text_encoder")(ids.to(self.device))[0].to(self.dtype)
+        ids = text_encode.token_ids(self.tokenizer, text, self.spec, field).to(self.device)
+        return text_encode.encoded(self.at_work("text_encoder"), ids, self.dtype)
 
     def initial_latents(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Where words alone start."""
@@ -175,9 +166,13 @@ class CogVideoX:
         if self.spec.position == "sincos":
             return None
         if self._rotary is None or self._rotary[0] != tuple(shape):
-            table = self._new_rotary_table(shape)
-            self._rotary = (tuple(shape), attention.as_complex(table) if self._complex_rotary else table)
+            self._rotary = (tuple(shape), self.rotary_for(shape))
         return self._rotary[1]
+
+    def rotary_for(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary:
+        """The same, made anew: what a step made without gradients cannot be used with them. Not for `position` 'sincos'."""
+        table = self._new_rotary_table(shape)
+        return attention.as_complex(table) if self._complex_rotary else table
 
     def _new_rotary_table(self, shape: tuple[int, ...]) -> attention.Rotary:
         """Cosines and sines, float32 (video tokens, head width)."""

@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import InvalidRequest, ModelInvalid
 from engine.interpolate.planning import texts
 from engine.plan import Plan
+from engine.spec import ModelSpec
 
 
 def check_tokens(plan: Plan) -> None:
@@ -17,12 +18,18 @@ def check_tokens(plan: Plan) -> None:
 
     Says nothing where the checkpoint has no tokenizer.json (older ones carry a sentencepiece file only).
     """
-    file = plan.spec.path / "tokenizer" / "tokenizer.json"
-    if not file.is_file():
-        return
-    tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
     for field, text in (*(("prompt", text) for text in texts(plan)), ("negative", plan.negative if plan.guided else "")):
-        limit_tokens(field, len(tokenizer.encode(text).ids), plan.spec.name, plan.spec.max_text_tokens)
+        count = count_tokens(plan.spec, text)
+        if count is not None:
+            limit_tokens(field, count, plan.spec.name, plan.spec.max_text_tokens)
+
+
+def count_tokens(spec: ModelSpec, text: str) -> int | None:
+    """Tokens of `text`, its end mark included; None where the checkpoint has no tokenizer.json. Raises `ModelInvalid`."""
+    file = spec.path / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return None
+    return len(_tokenizer(file, file.stat().st_mtime_ns).encode(text).ids)
 
 
 def limit_tokens(field: str, count: int, model: str, limit: int) -> None:
