@@ -9,14 +9,13 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app import batches, input_view, inputs, key_frames, storage
 from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
-from app.history.ids import is_id
+from app.history.ids import checked_key, is_id
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
 from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
@@ -34,6 +33,7 @@ from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
 from app.refining import Refining
 from app.settings import Settings
+from app.status import StudioStatus
 from app.training import Trainings
 from engine.alternatives import Alternatives, alternatives
 from engine.errors import AwaitingReview, InvalidRequest
@@ -49,24 +49,6 @@ from engine.video.recipe import read_recipe
 LOCAL = "local"
 DRAWN_SEEDS = 2**31
 """Seeds that are drawn stay below this, so that people can read and type them."""
-MAX_KEY_CHARS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class StudioStatus:
-    """How the studio is, as a page's header says it."""
-
-    worker_alive: bool
-    disk_free_bytes: int
-    blocked_reason: str | None
-    """Why no job can be stored or run now; None when all is well."""
-    queued: int
-    running: int
-    hardware: Hardware | None
-    worker_message: str | None = None
-    """Why the worker is not running, when that is known."""
-    recovery_message: str | None = None
-    """What happened to the history, until it is dismissed."""
 
 
 def open_studio(settings: Settings) -> Studio:
@@ -112,7 +94,7 @@ class Studio:
         many wait), StorageBlocked. No row exists then.
         """
         wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
-        key = _checked_key(idempotency_key)
+        key = checked_key(idempotency_key)
         resolved = self._planned(wish)
         now = time.time()
         project = self._project(project_id, owner, now)
@@ -131,7 +113,7 @@ class Studio:
 
         They wait one behind the other, so the model stays loaded for all. Raises as `submit`, naming which request it is.
         """
-        key = _checked_key(idempotency_key)
+        key = checked_key(idempotency_key)
         new = batches.new_jobs(requests, self.settings.max_batch, self._planned, lambda: secrets.randbelow(DRAWN_SEEDS))
         now = time.time()
         project = self._project(project_id, owner, now)
@@ -456,11 +438,3 @@ def _id(value: object, what: str) -> str:
     if not is_id(value):
         raise NotFound(f"There is no such {what}.")
     return str(value)
-
-
-def _checked_key(key: object) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
-        raise InvalidRequest("idempotency_key", f"must be 1 to {MAX_KEY_CHARS} printable characters.")
-    return key
