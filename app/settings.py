@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """Progress is written and a wish to cancel is read at most this often, in seconds."""
     cancel_grace_seconds: float = Field(default=20.0, gt=0.0)
     """A cancelled job that does not stop gets SIGTERM after so long, and SIGKILL 10 s later."""
-    stop_seconds: float = Field(default=30.0, gt=0.0)
+    stop_seconds: float = Field(default=20.0, gt=0.0)
     """Longest time a worker may take from SIGTERM to its end."""
     max_crashes: int = Field(default=3, ge=1)
     """A job whose worker crashes this often at the same place fails instead of being tried again."""
@@ -69,6 +69,14 @@ class Settings(BaseSettings):
     """A file that is given up when the disk is full, so that the history can still say so. 0: none."""
     backups: int = Field(default=3, ge=1)
     """Daily copies of the history that are kept."""
+    inputs_days: float = Field(default=30.0, ge=0.0)
+    """An image or video that no job and no clip refers to is deleted so many days after it was last used. 0: never."""
+    loras_days: float = Field(default=0.0, ge=0.0)
+    """The same for LoRAs, from when they were added. 0: never; a shelf is for keeping."""
+    allowed_hosts: str = ""
+    """Further host names the page answers to, with commas between. Plain addresses, localhost and this machine's own name always do."""
+    fleet_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
     attention: str = "auto"
     """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
     compile: bool = False

@@ -63,8 +63,7 @@
     if (busy === "generate") document.documentElement.classList.remove("sending");
     if (!sending && ![...waiting].some(({ act }) => act === "take")) {
       document.documentElement.classList.remove("uploading");
-      const line = document.querySelector("#source .source-progress");
-      if (line) line.textContent = "";
+      document.querySelectorAll("#form .source-progress").forEach((line) => { line.textContent = ""; });
     }
     busy = null;
     next();
@@ -157,6 +156,7 @@
     const element = event.target.closest("[data-act]");
     const summary = event.target.closest("summary");
     if (summary) unfolded[summary.parentElement.open ? "delete" : "add"](summary.parentElement);
+    if (summary && summary.parentElement.dataset.open && !summary.parentElement.open) send(summary.parentElement.dataset.open);
     document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) fold(menu); });
     if (!element || element.tagName === "FORM") return;
     if (element.tagName === "A" && (event.ctrlKey || event.metaKey || event.shiftKey || event.button)) return;
@@ -199,9 +199,9 @@
   function upload(file, purpose) {
     const { most, large } = document.querySelector("#restore-row [data-most]").dataset;
     if (sending) sending.abort();
-    if (file.size > Number(most)) return send("untaken", { say: large });
+    if (file.size > Number(most)) return send("untaken", { say: large, purpose });
     const say = (words) => {
-      const line = document.querySelector("#source .source-progress");
+      const line = document.querySelector(`#${purpose === "lora" ? "loras" : "source"} .source-progress`);
       if (line) line.textContent = words;
     };
     const request = sending = new XMLHttpRequest();
@@ -218,10 +218,10 @@
     request.addEventListener("load", () => {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
-      if (answer.upload) return over("take", { upload: answer.upload, purpose });
-      over("untaken", { say: answer.error || "The file was not taken in (answer " + request.status + "). Try again." });
+      if (answer.upload) return over("take", { upload: answer.upload, purpose, called: file.name });
+      over("untaken", { purpose, say: answer.error || "The file was not taken in (answer " + request.status + "). Try again." });
     });
-    request.addEventListener("error", () => over("untaken", { say: "The file did not arrive: the studio does not answer. Is it still running?" }));
+    request.addEventListener("error", () => over("untaken", { purpose, say: "The file did not arrive: the studio does not answer. Is it still running?" }));
     request.open("POST", "/media/uploads");
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.send(file);
@@ -293,6 +293,13 @@
     box.showModal();
   }
 
+  // The forecast is another: so is the cost of every choice, where it is being looked at. Once things have come to rest.
+  let settling = null;
+  function stale() {
+    clearTimeout(settling);
+    if (document.querySelector("#choices details[open]")) settling = setTimeout(send, 700, "choices");
+  }
+
   // The refiner's answer is there: it is fetched, once. Where Generate waits for it, it is pressed when the form says it.
   const fetched = new Set();
   function refined(element) {
@@ -333,7 +340,7 @@
     });
   }
 
-  // A file dropped anywhere on Create: on the source panel to start from, elsewhere for whatever it is good for.
+  // A file dropped anywhere on Create: on the source panel to start from, a LoRA, elsewhere for whatever it is good for.
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
@@ -345,7 +352,8 @@
     if (!file || viewOf(location.search) !== "create") return;
     event.preventDefault();
     event.stopPropagation();
-    upload(file, event.target.closest(".dropzone, .source-body") ? "input" : "any");
+    const lora = /\.safetensors$/i.test(file.name) || event.target.closest(".loras");
+    upload(file, lora ? "lora" : event.target.closest(".dropzone, .source-body") ? "input" : "any");
   }
 
   // A card plays while it is pointed at or focused. The video is added and removed only when that changes: replacing it under
@@ -387,6 +395,8 @@
       const place = element.querySelector("[data-address]");
       if (place && moving) history.replaceState(null, "", place.dataset.address);
       if (element.querySelector(".train-form, [data-address]")) moving = false;
+      element.querySelectorAll("input[data-change]").forEach((slider) => { slider.value = slider.getAttribute("value"); });
+      if (element.querySelector(".forecast")) stale();
       refined(element);
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
@@ -411,9 +421,14 @@
   document.addEventListener("click", onGenerate, true);
   document.addEventListener("input", (event) => { if (busy === "opening" && event.target.closest("#form")) typed.set(event.target, event.target.value); }, true);
   document.addEventListener("input", (event) => { if (event.target.matches(".extend input[type=range]")) scrub(event.target); });
+  document.addEventListener("input", (event) => {  // what a slider says while it moves; it is sent when let go
+    if (event.target.dataset.change) event.target.closest("label").querySelector("output").textContent = event.target.value;
+  });
   for (const name of ["pause", "seeked"]) document.addEventListener(name, (event) => { if (event.target.matches("video.result")) frameOf(event.target); }, true);
   document.addEventListener("submit", onSubmit);
   document.addEventListener("change", (event) => {
+    const { change, name } = event.target.dataset;
+    if (change) return send(change, { name, value: event.target.value });
     const form = event.target.closest("form.filters");
     if (form && event.target.name !== "words") form.requestSubmit();
   });

@@ -8,6 +8,7 @@
       ModelInvalid                a checkpoint is there, but broken, foreign or unsafe
       OutputRejected              frames were made, but they are not a video (NaN, black, frozen)
       CheckpointMismatch          a saved sampling state belongs to another job, model or version
+      FleetBroken                 ranks that work on one clip together died or hung, again and again
       StorageBlocked              the disk is full or read-only; the work can go on when it is not
       Cancelled                   the owner asked to stop
       AwaitingReview              key frames are ready, and the owner wants to see them before the rounds
@@ -84,6 +85,12 @@ class CheckpointMismatch(SprocketError):
     """A saved sampling state does not belong to this plan; sampling starts from step 0."""
 
     code = "checkpoint_mismatch"
+
+
+class FleetBroken(SprocketError):
+    """A rank died or hung, and starting all of them again did not help; the message ends with the rank's last words."""
+
+    code = "fleet_broken"
 
 
 class StorageBlocked(SprocketError):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.parallel.degrees import parse_degrees
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARS = 2000
@@ -38,6 +39,9 @@ LORA_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 PROFILES = ("fast", "balanced", "tiny")
 QUALITIES = ("lossless", "near-lossless", "fast")
 DEVICES = ("cuda", "cpu")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32", "int8", "int8-dynamic", "fp8", "fp8-dynamic")
+REFUSED_PRECISIONS = {"int4": "numbers of CogVideoX overflow in it, as its model card says"}
+"""Precisions that are asked for and not offered, and why."""
 MIN_BUDGET, MAX_BUDGET = 256 * 2**20, 16 * 2**40
 CACHES = ("off", "first-block", "pab", "magcache", "taylorseer")
 REFINERS = ("pocket", "endpoint", "local")
@@ -91,6 +95,9 @@ class GenerationRequest:
     """'fast', 'balanced' or 'tiny', see `engine.choices`. None: 'fast'."""
     quality: str | None = None
     """What may be lost to save memory or time: 'lossless', 'near-lossless' or 'fast'. None: the best that fits."""
+    precision: str | None = None
+    """Of the transformer: 'auto', 'bf16', 'fp16', 'fp32', 'int8', 'int8-dynamic', 'fp8' or 'fp8-dynamic', see `engine.precision`.
+    None: 'auto', the planner's choice."""
     budget: int | None = None
     """Bytes of the device's memory the job may use, 256 MiB to 16 TiB. None: all that is free."""
     device: str | None = None
@@ -100,6 +107,8 @@ class GenerationRequest:
     `engine.cache`. All but 'off' change the picture. None: 'off'."""
     cfg_gate: float | None = None
     """Share of the steps, above 0 to 1, after which the negative prompt's half is no longer run. None: 1, never."""
+    parallel: str | None = None
+    """Several devices for this one clip, 'cfg=2,ulysses=2,ring=1', see `engine.parallel.degrees`. None: one device."""
     key_frames: int | None = None
     """Hierarchical generation (docs/hierarchy.md): so many key frames over the whole action, 2 to 257; then rounds that double their
     rate make `frames`. None: as few as `fps` allows, where one of `fps`, `given` asks for it."""
@@ -147,6 +156,7 @@ class GenerationRequest:
         set_field("loras", _loras(self.loras))
         _one_of("profile", self.profile, PROFILES)
         _one_of("quality", self.quality, QUALITIES)
+        _one_of("precision", self.precision, PRECISIONS, REFUSED_PRECISIONS)
         _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
         _one_of("device", self.device, DEVICES)
         _one_of("cache", self.cache, CACHES)
@@ -160,6 +170,11 @@ class GenerationRequest:
         if (self.wish is None) != (self.refiner is None):
             raise InvalidRequest("refiner", "and wish belong together: the words a prompt was made from, and what made it. Give both, or "
                                             "neither.")
+        if self.parallel is not None:
+            set_field("parallel", str(parse_degrees(self.parallel)))
+            if self.hierarchical:
+                raise InvalidRequest("parallel", "divides one clip over several devices; key frames and the rounds between them run on "
+                                                 "one. Leave out parallel, or key_frames, fps and given.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")
@@ -243,7 +258,9 @@ def _text(name: str, value: object) -> str:
     return unicodedata.normalize("NFC", value).strip()
 
 
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, known: tuple[str, ...], refused: Mapping[str, str] = {}) -> None:
+    if isinstance(value, str) and value in refused:
+        raise InvalidRequest(name, f"{value} is not offered: {refused[value]}. Use one of {', '.join(known)}, or leave it out.")
     if value is not None and value not in known:
         raise InvalidRequest(name, f"{_shown(value)} is not known. Use one of {', '.join(known)}, or leave it out.")
 

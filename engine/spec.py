@@ -20,8 +20,6 @@ from engine.models.layout import Layout, layout_of
 from engine.models.weights import WeightFile, component_weights
 from engine.request import MAX_GUIDANCE, MAX_STEPS
 
-MODES = ("t2v", "i2v", "v2v")
-"""Text to video, image to video, video to video."""
 PIPELINES = {"CogVideoXPipeline": ("t2v", "v2v"), "CogVideoXVideoToVideoPipeline": ("t2v", "v2v"),
              "CogVideoXImageToVideoPipeline": ("i2v",)}
 """What a checkpoint can do, by the class it is saved as. A text checkpoint also changes videos: same weights, noise added

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 
-from engine.errors import InvalidRequest
-
-MAX_KEY_CHARS = 200
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -22,12 +19,3 @@ def new_id(now: float) -> str:
 def is_id(value: object) -> bool:
     """True when `value` has the form of an id; whatever else a caller sent names nothing."""
     return isinstance(value, str) and _ID.match(value) is not None
-
-
-def checked_key(key: object) -> str | None:
-    """An idempotency key as it may be stored; None for none. Raises InvalidRequest."""
-    if key is None:
-        return None
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
-        raise InvalidRequest("idempotency_key", f"must be 1 to {MAX_KEY_CHARS} printable characters.")
-    return key

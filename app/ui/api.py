@@ -31,8 +31,8 @@ from app.ui.refine_api import refine_endpoint
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device",
-                  "cache", "cfg_gate", "key_frames", "fps", "given", "review", "wish", "refiner")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "precision", "budget",
+                  "device", "cache", "cfg_gate", "key_frames", "fps", "given", "review", "wish", "refiner")
 MAX_WORDS = 200
 
 
@@ -124,6 +124,7 @@ def add_endpoints(studio: Any) -> None:
         loras: Any = None,
         profile: Any = None,
         quality: Any = None,
+        precision: Any = None,
         budget: Any = None,
         device: Any = None,
         cache: Any = None,

@@ -18,11 +18,14 @@ from app.history.records import Job
 from app.ui import views
 from app.ui.address import Address
 from app.ui.batch import MOST_SEEDS, requests_of, submit_all
+from app.ui.choices import request_of, words_markup
 from app.ui.form import FIELDS, WAYS, kept_fields, kept_words, model_field, read_form, show_model, show_request
+from app.ui.html.choices import choices_html
 from app.ui.html.common import button
 from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.length import lengthened, seconds_of, seconds_slider, timeline
+from app.ui.loras import lora_panel
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
 from app.ui.refine import before_generate, checked_wish, refine_panel, restored
 from app.ui.source import panel, parent, settled, waits_for
@@ -77,6 +80,8 @@ def build_form(studio: Any) -> dict[str, Component]:
             )
         if "profile" in WAYS:
             made["profile"] = WAYS["profile"].build(spec)
+        made["words"] = gr.HTML("", elem_id="words", apply_default_css=False)
+        made["choices"] = gr.HTML(choices_html(None), elem_id="choices", apply_default_css=False)
     with gr.Accordion("Length and smoothness", open=False, elem_id="length"):
         with gr.Row():
             made["fps"] = FIELDS["fps"].build(spec)
@@ -85,6 +90,14 @@ def build_form(studio: Any) -> dict[str, Component]:
             made["key_frames"] = FIELDS["key_frames"].build(spec)
         made["timeline"] = gr.HTML(timeline({}, {}), elem_id="timeline", apply_default_css=False)
         made["review"] = FIELDS["review"].build(spec)
+    made |= _more(studio, spec)
+    gr.HTML(_restore(), elem_id="restore-row", apply_default_css=False)
+    return made
+
+
+def _more(studio: Any, spec: Any) -> dict[str, Component]:
+    """The folded settings."""
+    made: dict[str, Component] = {}
     with gr.Accordion("More settings", open=False, elem_id="more"):
         made["negative"] = FIELDS["negative"].build(spec)
         with gr.Row():
@@ -95,7 +108,8 @@ def build_form(studio: Any) -> dict[str, Component]:
         made["guidance_kind"] = FIELDS["guidance_kind"].build(spec)
         made["eta"] = FIELDS["eta"].build(spec)
         made |= {name: field.build(spec) for name, field in WAYS.items() if name != "profile"}
-    gr.HTML(_restore(), elem_id="restore-row", apply_default_css=False)
+        stack = lora_panel(studio, spec.name if spec else None, {})
+        made["loras"] = gr.HTML(stack, elem_id="loras", apply_default_css=False, js_on_load=SYNC)
     return made
 
 
@@ -125,7 +139,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         [*changing, parts.form["seed"].blur],
         guarded(named(bind(forecast))),
         [parts.kept],
-        [parts.forecast],
+        [parts.forecast, parts.words],
         inputs_kwargs=parts.said(),
         trigger_mode="always_last",
         **quiet,
@@ -133,7 +147,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     parts.form["prompt"].blur(
         guarded(named(bind(forecast_words))),
         [parts.kept],
-        [parts.forecast],
+        [parts.forecast, parts.words],
         inputs_kwargs=parts.said(),
         trigger_mode="always_last",
         **quiet,
@@ -161,7 +175,7 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         said = settled(kept, views.spec_of(studio, values.get("model")))
         if waits_for(said):  # made from words alone it would not be what was asked for; the line under the button says so
-            return {parts.forecast: forecast_markup(studio, values, kept)}
+            return {parts.forecast: forecast_html(None, waits_for=waits_for(said))}
         if (first := before_generate(studio, parts, values, said)) is not None:
             return first
         request = read_form(*lengthened(values, checked_wish(values, said), views.spec_of(studio, values.get("model"))))
@@ -201,12 +215,22 @@ def problem(error: SprocketError) -> str:
 
 def forecast(kept: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """A setting changed: what would it cost now."""
-    return {parts.forecast: forecast_markup(studio, values, kept)}
+    return costs(studio, parts, values, kept)
 
 
 def forecast_words(kept: Any, *, studio: Any, parts: Parts, **values: Any) -> Any:
     """The prompt was left. Left empty, often for Generate: its answer must not be painted over by a forecast."""
     return forecast(kept, studio=studio, parts=parts, **values) if values.get("prompt") else gr.skip()
+
+
+def costs(studio: Any, parts: Parts, values: Mapping[str, Any], kept: Any) -> Changes:
+    """What the form's settings would cost, wherever that is shown."""
+    line = forecast_markup(studio, values, kept)
+    try:
+        words = words_markup(studio, request_of(studio, values, kept))
+    except SprocketError:  # the line says it
+        words = ""
+    return {parts.forecast: line, parts.words: words}
 
 
 def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *, ahead: bool = True) -> str:
@@ -252,12 +276,19 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
                 parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+                parts.loras: lora_panel(studio, request.model, kept),
                 parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
     try:
         changes[parts.forecast] = forecast_line(studio, request)
     except SprocketError as error:
         changes[parts.forecast] = problem(error)
     return changes
+
+
+def without(studio: Any, source: str) -> str:
+    """A sentence for the LoRAs that made a clip (its id or file) and are not on this machine; '' where all are."""
+    gone = studio.missing_loras(source, owner=OWNER)
+    return f" Not on this machine: the LoRA{'s' if len(gone) > 1 else ''} {', '.join(gone)}." if gone else ""
 
 
 def _chips() -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.ui import devices
 from app.ui.rates import ONE_CLIP, RATES, known_of, rate_of
 from engine import request as limits
 from engine.errors import InvalidRequest
@@ -27,6 +28,8 @@ from engine.request import FITS, GUIDANCE_KINDS, MAX_GUIDANCE, MAX_PROMPT_CHARS,
 from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
+BEST = "best-that-fits"
+"""No wish for a quality."""
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
 START = "start"
 """Beside the kept fields: what the person chose to start from, of 't2v', 'i2v' and 'v2v'."""
@@ -291,20 +294,28 @@ KNOWN = frozenset(f.name for f in fields(GenerationRequest))
 
 def choice_field(label: str, choices: Sequence[str], info: str, elem_id: str) -> Field:
     """One of a few words, of which the first is what holds when nothing is said."""
-    shown = [(word.replace("-", " ").capitalize(), word) for word in choices]
+    shown = [(_spelled(word), word) for word in choices]
     return Field(
         lambda _: gr.Radio(shown, value=choices[0], label=label, info=info, elem_id=elem_id), read_unless(choices[0]), show_or(choices[0])
     )
+
+
+def _spelled(word: str) -> str:
+    """'near-lossless' as 'Near lossless', 'int8-dynamic' as 'INT8 dynamic'."""
+    first, _, rest = word.partition("-")
+    return " ".join([first.upper() if any(map(str.isdigit, first)) else first.capitalize(), *rest.split("-")]).strip()
 
 
 WAYS: Mapping[str, Field] = {
     name: choice_field(label, words, info, f"field-{name}")
     for name, label, words, info in (
         ("profile", "Memory", getattr(limits, "PROFILES", ()), "how weights are kept"),
+        ("quality", "Quality", (BEST, *limits.QUALITIES), "what may be lost to save memory or time"),
+        ("precision", "Precision of the transformer", limits.PRECISIONS, "auto: the planner's; 8 bits and FP16 change the picture"),
         ("cache", "Reuse between steps", getattr(limits, "CACHES", ()), "faster; all but off change the picture"),
     )
     if name in KNOWN and words
-}
+} | {"parallel": Field(devices.build, devices.read, devices.show)}
 """How a clip is made rather than what it shows; only what requests know."""
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
@@ -363,10 +374,16 @@ def kept_words(request: GenerationRequest) -> str:
         said.append("It changes the same video.")
     if request.guidance_kind not in (None, "constant"):
         said.append(f"Its guidance is {request.guidance_kind}.")
+    if request.loras:
+        said.append("It uses a LoRA." if len(request.loras) == 1 else f"It uses {len(request.loras)} LoRAs.")
+    if request.precision not in (None, "auto"):
+        said.append(f"Its transformer is in {request.precision}.")
     if request.cache not in (None, "off"):
         said.append(f"It is made faster with the cache {request.cache}.")
     if request.cfg_gate not in (None, 1.0):
         said.append(f"Its negative prompt is run for {request.cfg_gate:.0%} of the steps.")
+    if request.parallel is not None:
+        said.append(f"It is divided over devices ({request.parallel}).")
     return "".join(f" {sentence}" for sentence in said)
 
 

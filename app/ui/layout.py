@@ -17,7 +17,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.ui import actions, create, watch
+from app.ui import actions, create, inline, watch
 from app.ui.address import Address
 from app.ui.api import Pages, add_endpoints
 from app.ui.html.frame import header_html
@@ -157,6 +157,9 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, pages: tup
         form=form,
         many={name: made[name] for name in ("how_many", "per_line", "seconds", "always_refine")},
         source=made["source"],
+        words=made["words"],
+        choices=made["choices"],
+        loras=made["loras"],
         timeline=made["timeline"],
         refine=made["refine"],
         batch=batch,
@@ -194,5 +197,6 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
         trigger_mode="multiple",
         **quiet,
     )
+    inline.wire(studio)
     for name, event in (("act", acted), ("opening", loaded), ("poll", polled)):
         tell_end(event, name)

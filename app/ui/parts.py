@@ -41,6 +41,12 @@ class Parts:
     """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
+    words: Component
+    """What Fast, Balanced and Tiny would take."""
+    choices: Component
+    """Every other way, in a fold."""
+    loras: Component
+    """The LoRAs, in the folded settings."""
     timeline: Component
     """Images the clip passes through (`length.py`)."""
     refine: Component
@@ -79,6 +85,9 @@ class Parts:
             self.train,
             *self.form.values(),
             self.source,
+            self.words,
+            self.choices,
+            self.loras,
             self.timeline,
             self.many["seconds"],
             self.refine,

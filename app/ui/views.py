@@ -8,6 +8,7 @@ from app.errors import NotFound
 from app.history.records import ClipPage, Job, JobState, Project
 from app.key_frames import strip_count, waits
 from app.ui.address import Address
+from app.ui.html.account import account_html
 from app.ui.html.batch import batch_html, batch_token
 from app.ui.html.common import empty, link
 from app.ui.html.frame import header_html
@@ -37,6 +38,7 @@ def header(studio: Any, at: Address, project: str, status: Any) -> str:
         busy=status.queued + status.running,
         blocked=status.blocked_reason,
         message=status.recovery_message,
+        account=account_html(getattr(studio, "visitor", None)),
     )
 
 

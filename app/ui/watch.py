@@ -21,6 +21,7 @@ from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
 from app.ui.length import seconds_of, timeline
+from app.ui.loras import lora_panel
 from app.ui.parts import OWNER, Changes, Parts, remembered
 from app.ui.refine import poll_token, refine_panel, restored
 from app.ui.source import panel
@@ -49,10 +50,11 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(at, status), "batch": token},
         parts.ticket: uuid.uuid4().hex,
         parts.timer: gr.Timer(active=True),
-        parts.forecast: first_forecast(studio),
+        **first_costs(studio, parts),
     }
     names = views.model_names(studio)  # one may have come since the page was built
     changes[parts.form["model"]] = gr.update(choices=names)
+    changes[parts.loras] = lora_panel(studio, "pocket" if "pocket" in names else next(iter(names), None), {})
     if job is not None:
         changes |= form_of(studio, parts, job)
         chosen = {"value": job.request["model"]} if job.request.get("model") in names else {}
@@ -80,6 +82,7 @@ def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
     kept = {**kept_fields(request), **restored(request)}
     return {**{parts.form[name]: update for name, update in updates.items()}, parts.kept: kept,
             parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+            parts.loras: lora_panel(studio, request.model, kept),
             parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
 
 
@@ -94,13 +97,13 @@ def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
     return studio.current_job(owner=OWNER) or (last if fresh else None)
 
 
-def first_forecast(studio: Any) -> str:
+def first_costs(studio: Any, parts: Parts) -> Changes:
     """For the form as it is built: every value the model's own."""
     specs = studio.models()
     if not specs:
-        return create.problem_html("No model is on this machine. See `sprocket doctor`.")
+        return {parts.forecast: create.problem_html("No model is on this machine. See `sprocket doctor`.")}
     spec = next((s for s in specs if s.name == "pocket"), specs[0])
-    return create.forecast_markup(studio, {"model": spec.name})
+    return create.costs(studio, parts, {"model": spec.name}, None)
 
 
 def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, studio: Any, parts: Parts) -> Any:

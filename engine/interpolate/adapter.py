@@ -39,7 +39,7 @@ class Facts:
     channels: int
     rank: int
     modulation_rank: int
-    steps: int = 12
+    steps: int = 8
     """Denoising steps of a block that are enough."""
     trained_steps: int = 0
     version: int = VERSION

@@ -2,9 +2,8 @@
 
     known frames -> each encoded alone -> slots;  noise in the others -> denoise -> each made slot decoded alone
 
-Known frames pass through untouched: what is made of their slots is thrown away. What the autoencoder loses of the known frames
-on both sides is added to a made frame where it looks like them (`give_back`), so that a background that rests does not
-flicker between given and made frames.
+Known frames pass through untouched: what is made of their slots is thrown away. Where a made frame shows what the known ones
+beside it show, it takes their pixels (`give_back`), so that a background that rests does not flicker between given and made frames.
 """
 
 from __future__ import annotations
@@ -27,7 +26,9 @@ from engine.interpolate.stage_two import StageTwo
 from engine.models.cogvideox import OFFSET, CogVideoX
 
 NEARNESS = 24.0
-"""8-bit levels of difference at which a made pixel no longer counts as the known one beside it."""
+"""8-bit levels of difference at which a made pixel hardly counts as the known one any more."""
+SOFTENED = 5
+"""Pixels, odd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,37 +123,40 @@ class Interpolator:
         return chunks[0][0].numpy()
 
     def _pixels(self, window: Window, known: dict[int, Tensor], made: Tensor) -> dict[int, np.ndarray]:
-        decoded: dict[int, np.ndarray] = {}
         found = {}
         for slot in window.makes:
-            frame = self._decode(made[slot])
-            around = [max((k for k in known if k < slot), default=None), min((k for k in known if k > slot), default=None)]
-            pairs = []
-            for side in around:
-                if side is not None:
-                    if side not in decoded:
-                        decoded[side] = self._decode(known[side])
-                    pairs.append((window.pixels[side], decoded[side], 1 / abs(side - slot)))
-            found[slot] = give_back(frame, pairs)
+            sides = (max((k for k in known if k < slot), default=None), min((k for k in known if k > slot), default=None))
+            around = [(window.pixels[side], 1 / abs(side - slot)) for side in sides if side is not None]
+            found[slot] = give_back(self._decode(made[slot]), around)
         return found
 
 
-def give_back(frame: np.ndarray, known: Sequence[tuple[Any, np.ndarray, float]]) -> np.ndarray:
-    """A made frame with what the autoencoder lost of the known ones, where it looks as they look through the autoencoder.
+def give_back(frame: np.ndarray, known: Sequence[tuple[Any, float]]) -> np.ndarray:
+    """A made frame with the pixels of the known frames beside it where it shows what they show.
 
-    frame: uint8 (height, width, 3); known: (as given, as decoded, nearness) of the frames beside it. A pixel takes the loss of
-    each known frame with weight nearness * exp(-(difference / NEARNESS)^2), difference: the largest of its three colours.
+    frame: uint8 (height, width, 3); known: (pixels, nearness). Both are softened over `SOFTENED` pixels and compared: a pixel becomes
+    its known counterpart with weight exp(-(difference / NEARNESS)^2), difference: the largest of its three colours. So what rests
+    is as sharp and as still as in the given frames, and what moves is what the model made.
     """
     if not known:
         return frame
+    soft = softened(frame)
     total = np.zeros(frame.shape, np.float32)
     weights = np.full(frame.shape[:2], 1e-6, np.float32)
     best = np.zeros(frame.shape[:2], np.float32)
-    for pixels, decoded, nearness in known:
-        difference = np.abs(frame.astype(np.float32) - decoded).max(axis=-1)
+    for pixels, nearness in known:
+        difference = np.abs(soft - softened(pixels)).max(axis=-1)
         likeness = np.exp(-((difference / NEARNESS) ** 2))
-        total += (nearness * likeness)[..., None] * (pixels.astype(np.float32) - decoded)
-        weights += nearness * likeness
+        share = nearness * likeness**2
+        total += share[..., None] * pixels
+        weights += share
         best = np.maximum(best, likeness)
-    restored = frame + best[..., None] * total / weights[..., None]
+    restored = frame + best[..., None] * (total / weights[..., None] - frame)
     return np.rint(restored.clip(0, 255)).astype(np.uint8)
+
+
+def softened(pixels: np.ndarray) -> np.ndarray:
+    """float32: each pixel the mean of those around it; at the border of as many as there are."""
+    planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
+    soft = torch.nn.functional.avg_pool2d(planes, SOFTENED, stride=1, padding=SOFTENED // 2, count_include_pad=False)
+    return soft[0].permute(1, 2, 0).numpy()

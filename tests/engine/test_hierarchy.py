@@ -192,10 +192,10 @@ def test_batched_blocks_are_blocks_one_by_one(model: Path, models: ModelCache) -
 def test_what_rests_comes_back_as_it_was() -> None:
     rng = np.random.default_rng(1)
     known = rng.integers(60, 190, (8, 8, 3)).astype(np.uint8)
-    decoded = (known.astype(int) + 9).astype(np.uint8)
-    assert np.array_equal(give_back(decoded, [(known, decoded, 1.0), (known, decoded, 1.0)]), known)
+    blurred = (known.astype(int) + rng.integers(-2, 3, known.shape)).astype(np.uint8)
+    assert np.abs(give_back(blurred, [(known, 1.0), (known, 1.0)]).astype(int) - known).max() <= 1
     elsewhere = np.full((8, 8, 3), 255, np.uint8)  # nothing like the known frame: left alone
-    assert np.array_equal(give_back(elsewhere, [(known // 4, decoded // 4, 1.0)]), elsewhere)
+    assert np.array_equal(give_back(elsewhere, [(known // 4, 1.0)]), elsewhere)
 
 
 # ---- the whole run

@@ -179,8 +179,8 @@ def draw_windows(frames: Frames, tokenizer, stage: Interpolation, scale: float, 
 def _columns(rng: np.random.Generator, stride: int, slots: int) -> list[int]:
     """Which of the 39 kept frames a window of `slots` frames, `stride` apart, is made of."""
     if stride in FINE:
-        first = len(range(0, GRID + 1, COARSE)) + FINE.index(stride) * SLOTS
-        return [first + int(rng.integers(0, SLOTS - slots + 1)) + i for i in range(slots)]
+        first = len(range(0, GRID + 1, COARSE)) + FINE.index(stride) * SLOTS + int(rng.integers(0, SLOTS - slots + 1))
+        return [first + i for i in range(slots)]
     apart = stride // COARSE
     start = int(rng.integers(0, GRID // COARSE - apart * (slots - 1) + 1))
     return [start + apart * i for i in range(slots)]

@@ -18,7 +18,7 @@ from training.pocket import captions, world
 from training.pocket.trainer import Curve, Schedule, TrainState, load_average, train
 
 from .model import Shape, WishReader, batch_of, reading_loss
-from .wishes import QUESTIONS, wish_at
+from .wishes import FIRST, QUESTIONS, WIDER, wish_at
 
 CHECKPOINT = "refiner.safetensors"
 
@@ -32,6 +32,9 @@ class RefinerRecipe:
     steps: int = 2200
     batch: int = 160
     lr: float = 3e-3
+    wider_steps: int = 650
+    """Of the second phase, with more words (`more.py`)."""
+    wider_lr: float = 1.5e-3
 
 
 def run_refiner(recipe: RefinerRecipe, folder: Path, *, save_every: float = 90.0, until: int | None = None) -> WishReader:
@@ -40,13 +43,16 @@ def run_refiner(recipe: RefinerRecipe, folder: Path, *, save_every: float = 90.0
     state = TrainState(model, folder / CHECKPOINT, ("embed", "place", "query", "answer", "outside"))
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        wishes = [wish_at(recipe.seed, step * recipe.batch + number) for number in range(recipe.batch)]
+        lexicon = FIRST if step < recipe.steps else WIDER
+        wishes = [wish_at(recipe.seed, step * recipe.batch + number, lexicon) for number in range(recipe.batch)]
         return reading_loss(model, batch_of(wishes, recipe.shape.buckets))
 
     curve = Curve(folder / "refiner.jsonl", every=50)
-    schedule = Schedule(recipe.steps, recipe.lr, warmup=100, cooldown=0.6, ema=0.995)
-    for progress in train(state, schedule, loss_at, save_every=save_every, until=until):
-        curve.add(progress)
+    total = recipe.steps + recipe.wider_steps
+    for schedule in (Schedule(recipe.steps, recipe.lr, warmup=100, cooldown=0.6, ema=0.995),
+                     Schedule(total, recipe.wider_lr, warmup=30, cooldown=0.8, ema=0.99, begin=recipe.steps)):
+        for progress in train(state, schedule, loss_at, save_every=save_every, until=until):
+            curve.add(progress)
     return model
 
 

@@ -16,6 +16,7 @@ from engine.refine.words import MAX_WORDS, words_of
 from training.pocket import world
 from training.pocket.captions import caption
 
+from . import more
 from .lexicon import FILLERS, OUTSIDE, tables
 
 NONE = "none"
@@ -30,7 +31,10 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """What a wish may say, and that it may not."""
 KEYS = "qwertyuiop asdfghjkl zxcvbnm"
-TABLES = tables()
+Tables = dict[str, dict[str, tuple[str, ...]]]
+FIRST = (tables(), OUTSIDE)
+WIDER = (more.wider_tables(), (*OUTSIDE, *more.OUTSIDE))
+"""What is said with: phrases by question and fact, and what the world has not."""
 PREPOSITIONS = ("in the", "on the", "over the", "at the", "in a", "over a", "in", "on", "near the", "above the", "with", "")
 STUFF = ("shape", "thing", "thingy", "figure", "sticker", "icon", "object", "toy", "symbol", "sign", "emoji", "model", "form", "cutout")
 """What people put behind a shape's name,"""
@@ -63,14 +67,17 @@ Part = tuple[str, bool]
 """Words, and whether they are of something the world has not."""
 
 
-def wish_at(seed: int, number: int) -> Wish:
-    """Wish `number` of the endless sequence `seed`."""
+Lexicon = tuple[Tables, tuple[str, ...]]
+
+
+def wish_at(seed: int, number: int, lexicon: Lexicon = FIRST) -> Wish:
+    """Wish `number` of the endless sequence `seed`, said with the words of `lexicon`."""
     rng = np.random.default_rng((seed, number, 7))
     scene = world.scene_at(seed + 900, number, pair_share=0.22)
     if rng.random() < 0.12:
-        return _captioned(scene, rng)
+        return _captioned(scene, rng, lexicon)
     while True:
-        parts, facts = _draw(scene, rng)
+        parts, facts = _draw(scene, rng, lexicon)
         if parts:
             break
     if rng.random() < 0.55:
@@ -82,69 +89,72 @@ def wish_at(seed: int, number: int) -> Wish:
     return Wish(text, tuple(words), facts, marks[: len(words)])
 
 
-def _captioned(scene: world.Scene, rng: np.random.Generator) -> Wish:
+def _captioned(scene: world.Scene, rng: np.random.Generator, lexicon: Lexicon) -> Wish:
     """A caption of the grammar as it stands; whether it says a pace is read off its words."""
     text = caption(scene, rng)
     first, *rest = scene.subjects
     second = (rest[0].shape, rest[0].colour) if rest else (NONE, NONE)
-    paced = any(phrase in text for phrase in TABLES["pace"][scene.speed])
+    paced = any(phrase in text for phrase in lexicon[0]["pace"][scene.speed])
     words = words_of(text)[:MAX_WORDS]
     facts = (first.shape, first.colour, *second, scene.background, scene.motion, scene.speed if paced else NONE)
     return Wish(text, tuple(words), facts, (False,) * len(words))
 
 
-def _draw(scene: world.Scene, rng: np.random.Generator) -> tuple[list[Part], tuple[str, ...]]:
+def _draw(scene: world.Scene, rng: np.random.Generator, lexicon: Lexicon) -> tuple[list[Part], tuple[str, ...]]:
     """The pieces in the order they will be said, and the facts in them."""
+    said, strange = lexicon
     foreign = rng.random() < 0.22
-    subject, facts = _subjects(scene, rng, foreign)
+    subject, facts = _subjects(scene, rng, foreign, lexicon)
     background = scene.background if rng.random() < 0.62 else NONE
     motion = scene.motion if rng.random() < 0.72 else NONE
     pace = scene.speed if rng.random() < 0.5 else NONE
     place: list[Part] = []
     if background != NONE:
-        phrase = _pick(rng, TABLES["background"][background])
+        phrase = _pick(rng, said["background"][background])
         bare = not re.match(r"(in|on|over|at|by|with|against|under|above|among|between|during|up|out|into|near|after|across)\b", phrase)
         place = [(f"{_pick(rng, PREPOSITIONS)} {phrase}" if bare and rng.random() < 0.6 else phrase, False)]
     act: list[Part] = []
     if motion != NONE:
-        act = [(_pick(rng, CONTEXTS["motion"]).format(_pick(rng, TABLES["motion"][motion])), False)]
+        act = [(_pick(rng, CONTEXTS["motion"]).format(_pick(rng, said["motion"][motion])), False)]
     elif foreign and rng.random() < 0.4:
-        act = [(_pick(rng, OUTSIDE), True)]
-    speed: list[Part] = [(_pick(rng, TABLES["pace"][pace]), False)] if pace != NONE else []
+        act = [(_pick(rng, strange), True)]
+    speed: list[Part] = [(_pick(rng, said["pace"][pace]), False)] if pace != NONE else []
     groups = [group for group in (subject, place, [*act, *speed] if rng.random() < 0.6 else [*speed, *act]) if group]
     if rng.random() < 0.5:
         groups = [groups[i] for i in rng.permutation(len(groups))]
     if foreign and rng.random() < 0.6:
-        groups.insert(int(rng.integers(len(groups) + 1)), [(_pick(rng, OUTSIDE) if rng.random() < 0.8 else _gibberish(rng), True)])
+        groups.insert(int(rng.integers(len(groups) + 1)), [(_pick(rng, strange) if rng.random() < 0.8 else _gibberish(rng), True)])
     if rng.random() < 0.45:
         at = 0 if rng.random() < 0.5 else int(rng.integers(len(groups) + 1))
         groups.insert(at, [(_pick(rng, FILLERS), False)])
     return [part for group in groups for part in group], (*facts, background, motion, pace)
 
 
-def _subjects(scene: world.Scene, rng: np.random.Generator, foreign: bool) -> tuple[list[Part], tuple[str, str, str, str]]:
+def _subjects(scene: world.Scene, rng: np.random.Generator, foreign: bool,
+              lexicon: Lexicon) -> tuple[list[Part], tuple[str, str, str, str]]:
     first, *rest = scene.subjects
-    parts, shape, colour = _thing(rng, first.shape, first.colour, foreign and rng.random() < 0.5)
+    parts, shape, colour = _thing(rng, first.shape, first.colour, foreign and rng.random() < 0.5, lexicon)
     if not rest:
         return parts, (shape, colour, NONE, NONE)
-    more, other, hue = _thing(rng, rest[0].shape, rest[0].colour, False, whole=True)
+    more, other, hue = _thing(rng, rest[0].shape, rest[0].colour, False, lexicon, whole=True)
     if shape == colour == NONE:
         return more, (other, hue, NONE, NONE)
     return [*parts, (_pick(rng, JOINS), False), *more], (shape, colour, other, hue)
 
 
-def _thing(rng: np.random.Generator, shape: str, colour: str, foreign: bool, *, whole: bool = False) -> tuple[list[Part], str, str]:
+def _thing(rng: np.random.Generator, shape: str, colour: str, foreign: bool, lexicon: Lexicon, *,
+           whole: bool = False) -> tuple[list[Part], str, str]:
     """(pieces, shape or none, colour or none). `whole`: the shape is said. `foreign`: something else stands for the shape."""
     has_colour = rng.random() < 0.66
     has_shape = whole or rng.random() < 0.9
-    noun = _pick(rng, OUTSIDE) if foreign else _pick(rng, TABLES["shape"][shape]) if has_shape else ""
+    noun = _pick(rng, lexicon[1]) if foreign else _pick(rng, lexicon[0]["shape"][shape]) if has_shape else ""
     if not noun:
         if not has_colour:
             return [], NONE, NONE
         noun = _pick(rng, ("one", "thing", "something", "object", "shape", ""))
     if has_shape and not foreign:
         noun = f"{noun} {_pick(rng, STUFF)}" if rng.random() < 0.12 else f"{_pick(rng, MADE)} {noun}" if rng.random() < 0.08 else noun
-    hue = _pick(rng, TABLES["colour"][colour]) if has_colour else ""
+    hue = _pick(rng, lexicon[0]["colour"][colour]) if has_colour else ""
     if hue and rng.random() < 0.12:
         hue = f"{_pick(rng, VERY)} {hue}" if " " in hue or rng.random() < 0.6 else hue + _pick(rng, ENDINGS)
     article = _pick(rng, ("a ", "a ", "the ", "", "", "one ", "my ", "an "))

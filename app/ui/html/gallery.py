@@ -12,6 +12,7 @@ from app.ui.address import Address
 from app.ui.html.common import ago, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
+from app.ui.html.loras import told
 from app.ui.html.source import extend_html
 
 
@@ -170,6 +171,9 @@ def _facts(clip: Clip, project: str) -> str:
         ("Guidance", request.get("guidance")),
         ("Scheduler", request.get("scheduler")),
         ("Starts from", _start(request)),
+        ("Precision", request.get("precision")),
+        ("Reuse between steps", request.get("cache")),
+        ("LoRAs", told(clip.recipe if isinstance(clip.recipe, dict) else {})),
         ("Steer away from", request.get("negative")),
         ("Project", project),
         ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),
