@@ -56,6 +56,21 @@ def start(run: RunDir) -> subprocess.Popen[bytes]:
                             env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
+def kill(process: subprocess.Popen[bytes], run: RunDir, chance: random.Random, *, startup: float, share: float) -> bool:
+    """Kills the trainer: in three of ten cases while it starts, else up to `share` seconds after a step. False: it was done before."""
+    end = time.monotonic() + (chance.uniform(0, startup) if chance.random() < 0.3 else 3600.0)
+    before, armed = len(run.events()), end < time.monotonic() + 3000
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+        if not armed and any(event["kind"] == "step" for event in run.events()[before:]):
+            end, armed = time.monotonic() + chance.uniform(0, share), True
+    if process.poll() is not None:
+        return False
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return True
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.train_kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
@@ -69,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         if start(whole).wait() != EXITS["done"]:
             raise SystemExit(f"the undisturbed run ended as {whole.state()}")
         length = time.monotonic() - begun
+        stepping = max(event["seconds"] for event in whole.events() if event["kind"] == "step")
         kills, phases = 0, []
         while True:
             process = start(killed)
@@ -76,16 +92,10 @@ def main(argv: list[str] | None = None) -> int:
                 if process.wait() != EXITS["done"]:
                     raise SystemExit(f"the killed run ended as {killed.state()}")
                 break
-            try:  # early ones meet imports and loading, late ones steps and checkpoints
-                process.wait(timeout=chance.uniform(0.05, 1.0) * length * chance.choice((0.2, 0.4, 0.6)))
-                if process.returncode == EXITS["done"]:
-                    break
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+            if not kill(process, killed, chance, startup=length - stepping, share=1.2 * stepping / asked.kills):
+                break
             kills += 1
-            state = killed.state()
-            phases.append(state.step)
+            phases.append(killed.state().step)
         same = file_sha256(whole.lora_file("made")) == file_sha256(killed.lora_file("made"))
         parts = ("adapter.safetensors", "average.safetensors", "optimizer.safetensors")
         last = [checkpoints(run.checkpoints)[0] for run in (whole, killed)]
