@@ -47,9 +47,8 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
 
     studio = owned(studio, access)
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(training_routes(studio))
-    app.include_router(media_routes(studio))
-    app.include_router(upload_routes(folder_of(settings)))
+    for router in (training_routes(studio), media_routes(studio), upload_routes(folder_of(settings))):
+        app.include_router(router)
 
     @app.get("/studio/{name}")  # gradio has /assets itself
     def asset(name: str) -> Response:

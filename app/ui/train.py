@@ -10,7 +10,7 @@ import gradio as gr
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.errors import NotFound
+from app.errors import NotAllowed, NotFound
 from app.training import PRESETS, Forecast, RunCard, Trainings
 from app.ui import create
 from app.ui.address import Address
@@ -37,7 +37,14 @@ RUNS = "all"
 
 
 def panel(studio: Any, at: Address, said: str = "") -> str:
-    """The whole view: datasets and captions (`app.ui.dataset`), or settings and runs."""
+    """The whole view: datasets and captions (`app.ui.dataset`), or settings and runs; why not, for a visitor who may not see them."""
+    try:
+        return _panel(studio, at, said)
+    except NotAllowed as error:
+        return empty("Training is not open to you", str(error))
+
+
+def _panel(studio: Any, at: Address, said: str) -> str:
     if at.run:
         return page(studio, at, said)
     if at.set and at.step == "settings":
@@ -65,6 +72,13 @@ def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None
 
 def token(studio: Any, at: Address) -> str:
     """Changes when the page does. The form of a new run does not change by itself."""
+    try:
+        return _token(studio, at)
+    except NotAllowed:
+        return "closed"
+
+
+def _token(studio: Any, at: Address) -> str:
     if not at.run and at.step != "settings":
         return train_token(studio)
     if at.run in ("", "new"):
