@@ -21,6 +21,7 @@ BENCHES = {
     "caches": "caches and the CFG gate on the pocket: transformer arithmetic saved, PSNR to the exact clip",
     "meta_memory": "live storage of the real classes at true sizes on the meta device, against the planner's formulas",
     "streaming": "streamed blocks against resident ones: bytes a pass, blocks at once, bits, time",
+    "flow": "motion interpolation against ffmpeg minterpolate and blending on held-out clips: PSNR, time; memory of long videos",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }
