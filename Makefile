@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.10 python3 pytho
 VENV := .venv/bin
 SPROCKET := $(VENV)/sprocket
 
-.PHONY: install demo run test check pocket bench bench-gpu screenshots clean
+.PHONY: install demo run test check pocket bench bench-gpu screenshots space clean
 
 install:
 	@$(PYTHON) scripts/install.py
@@ -46,6 +46,10 @@ screenshots:
 	@$(PYTHON) scripts/install.py --extra test
 	@$(VENV)/python scripts/chromium.py
 	@$(VENV)/python -m bench.screenshots $(ARGS)
+
+space:
+	@$(PYTHON) scripts/install.py --extra check
+	@$(VENV)/python scripts/space.py $(ARGS)
 
 clean:
 	@rm -rf .venv build *.egg-info

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
+import os
 import socket
 import sys
 
 from app.hub.keeper import Keeper
+from app.logs import set_up_logs
 from app.queue.supervisor import Supervisor
 from app.settings import Settings
+from app.sharing.opening import access_for, is_loopback
+from app.sharing.settings import SharingSettings
 from app.studio import open_studio
 from engine.errors import InvalidRequest
 
 
-def serve_from_settings(settings: Settings | None = None) -> None:
-    """Serves until SIGINT or SIGTERM.
+def serve_from_settings(settings: Settings | None = None, *, public: bool = False, share: bool = False) -> None:
+    """Serves until SIGINT or SIGTERM. `public`: nobody signs in, though others reach it; `share`: also on the internet.
 
     Raises InvalidRequest (host, port), DataDirBusy (another server works on this data folder), SchemaTooNew, StorageBlocked.
     """
+    set_up_logs()
     from app.ui.server import serve
+    from app.ui.tunnel import open_tunnel
 
     settings = settings or Settings()
+    sharing = SharingSettings(**({"public": True} if public else {}))
+    os.environ.pop("SPROCKET_METRICS_TOKEN", None)  # read; the worker and whatever it starts need not have it
+    access = access_for(sharing, settings.data_dir, reachable=share or not is_loopback(settings.host))
+    if share and sharing.proxy_header:
+        raise InvalidRequest("share", "and SPROCKET_PROXY_HEADER do not go together: what comes through the tunnel looks like the proxy.")
     port = _free_port(settings.host, settings.port)
     with contextlib.ExitStack() as stack:
         supervisor = Supervisor(settings)
@@ -33,8 +43,12 @@ def serve_from_settings(settings: Settings | None = None) -> None:
         stack.callback(keeper.close)
         studio = open_studio(settings)
         stack.callback(studio.close)
-        _announce(settings, port)
-        serve(studio, settings.host, port)
+        _announce(settings, port, signed_in=access is not None)
+        if share:
+            tunnel = open_tunnel(port)
+            stack.callback(tunnel.close)
+            sys.stderr.write(f"It is also at {tunnel.url}, for everybody who can sign in.\n")
+        serve(studio, settings.host, port, access)
 
 
 def _free_port(host: str, port: int) -> int:
@@ -54,16 +68,11 @@ def _free_port(host: str, port: int) -> int:
         raise InvalidRequest("port", f"{host}:{port} cannot be used ({error.strerror}). Choose another.") from error
 
 
-def _announce(settings: Settings, port: int) -> None:
+def _announce(settings: Settings, port: int, *, signed_in: bool) -> None:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     sys.stderr.write(f"Sprocket is at http://{shown}:{port}  (clips in {settings.media_dir}; Ctrl+C stops)\n")
-    if not _is_loopback(settings.host):
-        sys.stderr.write(f"Warning: {settings.host} can be reached from other machines, and there is no sign-in yet: whoever "
+    if not signed_in and not is_loopback(settings.host):
+        sys.stderr.write(f"Warning: {settings.host} can be reached from other machines, and nobody is asked to sign in: whoever "
                          "reaches it can see and change everything.\n")
     sys.stderr.flush()
 
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -50,6 +50,16 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class RanksRestarted:
+    """A rank died or hung; all were started again, and go on from the last checkpoint. Stages begin anew."""
+
+    why: str
+    """For people, as a sentence's end: 'rank 1 was killed (SIGKILL)'."""
+    log: str
+    """The last lines the rank wrote."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSaved:
     step: int
     path: Path
@@ -90,4 +100,4 @@ class ClipWritten:
     """Highest memory of the process (CPU: resident set; CUDA: allocator peak)."""
 
 
-Event = StageStarted | StepDone | Resumed | CheckpointSaved | Preview | CutsFound | ClipWritten
+Event = StageStarted | StepDone | Resumed | RanksRestarted | CheckpointSaved | Preview | CutsFound | ClipWritten

@@ -19,7 +19,7 @@ def begin_peak() -> None:
         CLEAR_PEAK.write_text("5")
 
 
-def peak_bytes() -> int:
+def peak_resident() -> int:
     """Highest resident set since `begin_peak`; elsewhere than on Linux since the process began."""
     with suppress(OSError):
         found = re.search(r"^VmHWM:\s+(\d+) kB$", PROCESS_STATUS.read_text(), re.MULTILINE)

@@ -27,11 +27,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def serving(studio: Any) -> Iterator[Site]:
-    """The pages over any studio, on a free port of this machine."""
+def serving(studio: Any, access: Any = None) -> Iterator[Site]:
+    """The pages over any studio, on a free port of this machine; `access`: with a sign-in."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(build_app(studio), log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(build_app(studio, access), log_level="error", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

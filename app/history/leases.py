@@ -50,13 +50,13 @@ class Leases:
         self.lease_seconds = lease_seconds
 
     def claim(self, who: ProcessId, *, now: float, only: str | None = None) -> Claim | None:
-        """The first waiting job, now running under a lease of `who`; None when nothing waits.
+        """The first waiting job, now running under a lease of `who`; None when nothing waits. Owners take turns.
 
         `only`: this job and no other. Jobs reserved for another process are passed over.
         """
         query = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value)
         query = query.where(jobs.c.id == only) if only else query.where(jobs.c.reserved_by.is_(None))
-        query = query.order_by(jobs.c.rank, jobs.c.id).limit(1)
+        query = query.order_by(_turn(), jobs.c.rank, jobs.c.id).limit(1)
         if self._db.read(lambda c: c.execute(query).first()) is None:
             return None  # without this look every idle poll would take the write lock
 
@@ -127,6 +127,10 @@ class Leases:
     def block(self, claim: Claim, *, now: float, code: str, reason: str) -> None:
         """The job waits until `unblock`. Raises LeaseLost."""
         self._act(claim, Action.BLOCK, now, detail=reason, error_code=code, error=reason)
+
+    def hold(self, claim: Claim, *, now: float, code: str, reason: str) -> None:
+        """The job waits until its owner goes on (`Jobs.revise`, `Jobs.resume`). Raises LeaseLost."""
+        self._act(claim, Action.HOLD, now, detail=reason, error_code=code, error=reason)
 
     def release(self, claim: Claim, *, now: float, why: str) -> None:
         """Hands the job back unharmed; a job that was to be cancelled is cancelled. Raises LeaseLost."""
@@ -271,3 +275,9 @@ def _lapse_of(row: Row[Any]) -> dict[str, Any]:
     if phase == Stage.ENCODE.value:
         phase = "image" if row.step else "text"
     return {"phase": phase, "where": "device" if way["device"] == "cpu" else "ram", "placement": way["placement"]}
+
+
+def _turn() -> Any:
+    """When the job's owner last had a turn: who has waited longest comes first, however many jobs another has put in before."""
+    theirs = jobs.alias()
+    return select(func.coalesce(func.max(theirs.c.started_at), 0.0)).where(theirs.c.owner == jobs.c.owner).scalar_subquery()

@@ -26,11 +26,13 @@ from app.history.leases import Limits
 from app.history.opening import open_store
 from app.history.records import Job
 from app.history.store import Store
+from app.logs import set_up_logs
 from app.queue.door import Engine, open_engine
 from app.queue.executor import Workplace, perform, planned
-from app.queue.process import ProcessId, die_with_parent, orphaned, this_process, volunteer_for_oom_killer
+from app.queue.process import ProcessId, orphaned, this_process, volunteer_for_oom_killer
 from app.settings import Settings
 from engine.errors import SprocketError
+from engine.lifeline import die_with_parent
 
 log = logging.getLogger(__name__)
 META_KEY = "worker"
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="end when this process does")
     parser.add_argument("--only", metavar="JOB", help="run this waiting job and end")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker %(levelname)s %(name)s: %(message)s")
+    set_up_logs()
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below
     faulthandler.enable()
     if options.parent is not None:

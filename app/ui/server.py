@@ -17,10 +17,13 @@ from urllib.parse import urlencode
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
+from app.sharing.access import Access
 from app.ui.address import VIEWS
 from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
+from app.ui.monitor import Meter, monitor
 from app.ui.parts import said
+from app.ui.train import training_routes
 from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
 
@@ -29,16 +32,22 @@ MAX_UPLOAD = "512mb"
 SHUTDOWN_SECONDS = 5
 
 
-def build_app(studio: Any) -> FastAPI:
-    """The whole site over one studio. Starts no worker; creates the folders for uploads below the data folder, emptied."""
-    settings = studio.settings
+def build_app(studio: Any, access: Access | None = None) -> FastAPI:
+    """The whole site over one studio. Starts no worker; creates the folders for uploads below the data folder, emptied.
+
+    `access`: who may come in, for a studio that several people share; None: everybody who reaches it, as the one owner.
+    """
+    settings, whole = studio.settings, studio
     os.environ["GRADIO_TEMP_DIR"] = str(_fresh(settings.data_dir / "uploads"))
     _fresh(folder_of(settings))
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 
     from app.ui.layout import ASSETS, build_ui, head, theme
+    from app.ui.shared import owned, put_gate
 
+    studio = owned(studio, access)
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(training_routes(studio))
     app.include_router(media_routes(studio))
     app.include_router(upload_routes(folder_of(settings)))
 
@@ -54,8 +63,9 @@ def build_app(studio: Any) -> FastAPI:
 
     @app.get("/healthz")
     def health() -> Response:
-        return healthz(studio)
+        return healthz(whole)
 
+    metrics = monitor(app, whole, access)
     for view in VIEWS:
         app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])
 
@@ -79,7 +89,9 @@ def build_app(studio: Any) -> FastAPI:
         favicon_path=str(ASSETS / "logo.svg"),
         i18n=None,
     )
-    app.add_middleware(Guard)
+    put_gate(app, access)
+    app.add_middleware(Guard, hosts=settings.allowed_hosts)
+    app.add_middleware(Meter, metrics=metrics)
     return app
 
 
@@ -91,18 +103,19 @@ def healthz(studio: Any) -> Response:
         return JSONResponse({"ok": False, "worker": False, "error": said(error)}, status_code=503)
 
 
-def serve(studio: Any, host: str, port: int) -> None:
+def serve(studio: Any, host: str, port: int, access: Access | None = None) -> None:
     """Serves until SIGINT or SIGTERM, then returns, so that the caller can close what it opened."""
     import uvicorn
 
     config = uvicorn.Config(
-        build_app(studio),
+        build_app(studio, access),
         host=host,
         port=port,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
+        proxy_headers=False,  # whose word counts is decided by `app.sharing.access`
     )
     before = signal.signal(signal.SIGTERM, _end)
     try:

@@ -33,7 +33,7 @@ from engine.interpolate.sound import Sound
 from engine.interpolate.timing import Between, placed
 from engine.media.clip import iter_timed
 from engine.media.probe import VideoFacts, probe_video
-from engine.process_memory import begin_peak, peak_bytes
+from engine.process_memory import begin_peak, peak_resident
 from engine.video.probe import probe
 from engine.video.recipe import app_version, comment
 from engine.video.still import poster
@@ -175,7 +175,7 @@ class _Interpolation:
                                  f"{total} of {plan.width} x {plan.height}. The disk may be failing; try again.")
         still, digest, size = _still(self.part, total // 2), file_sha256(self.part), self.part.stat().st_size
         return lambda: ClipWritten(self.part, still, digest, size, total, plan.width, plan.height, plan.fps, dict(self.seconds),
-                                   peak_bytes())
+                                   peak_resident())
 
     def _first_time(self, facts: VideoFacts) -> float:
         """When the first picture is shown, seconds in the source."""

@@ -51,6 +51,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
                  "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work),
                  "quality": plan.quality, "placement": plan.placement.to_json(), "kind": placement_kind(plan.placement),
                  "forecast_bytes": round(measurable(plan.forecast, plan.device))},
+        **({} if plan.hierarchy is None else {"hierarchy": plan.hierarchy.to_json()}),
         "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
     }
 

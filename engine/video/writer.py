@@ -21,9 +21,11 @@ from av.video.reformatter import VideoReformatter
 
 from engine.errors import OutputRejected
 from engine.video.health import FrameHealth
+from engine.video.marking import check_marks, mark_picture, mark_video, xmp_packet
 from engine.video.probe import probe
 from engine.video.publish import storage_errors
 from engine.video.recipe import METADATA_KEY, comment
+from engine.video.signing import credentials, sign
 from engine.video.still import poster
 
 # crf 17: visually lossless. veryfast: at this crf as near to the frames as 'medium' (bench/video_io.py prints both), in a
@@ -43,6 +45,7 @@ class ClipWriter:
         """Raises `StorageBlocked` if nothing can be written there. `frames`: how many will come."""
         self.part, self.frames, self.size, self.fps = part, frames, (width, height), fps
         self.poster: bytes = b""
+        self._recipe, self._signer = recipe, credentials()
         self._encoder = _Encoder(part, width, height, fps, recipe)
         self._health = FrameHealth()
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(WAITING_CHUNKS)
@@ -69,13 +72,21 @@ class ClipWriter:
         self._queue.put(frames)
 
     def finish(self) -> None:
-        """Wait for the encoder, close the file and check it: frames look like a video, and the file gives all of them back.
+        """Wait for the encoder, close the file, mark it as made by a machine and check it: frames look like a video, and the file
+        gives all of them back.
 
-        Raises `OutputRejected`, `StorageBlocked`.
+        Raises `OutputRejected`, `StorageBlocked`, `InvalidRequest` (the operator's certificate cannot sign).
         """
         self._end()
         self._raise_failure()
         self._health.check()
+        with storage_errors(self.part.parent):
+            packet = xmp_packet(self._recipe)
+            mark_video(self.part, packet)
+            self.poster = mark_picture(self.poster, packet)
+            if self._signer is not None:
+                sign(self.part, self._recipe, self._signer)
+        check_marks(self.part, self.poster)
         facts = probe(self.part)
         if (facts.frames, facts.width, facts.height) != (self.frames, *self.size):
             raise OutputRejected(f"the written file holds {facts.frames} frames of {facts.width} x {facts.height} instead of "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GENERATE = "generate"
 INTERPOLATE = "interpolate"
+TRAIN = "train"
 
 
 class Work(Protocol):
@@ -75,7 +76,7 @@ class Kind(Protocol):
         """True when an earlier attempt had published everything and only the row was missing, which is written now."""
 
 
-_FILES = {GENERATE: "app.queue.kinds.generate", INTERPOLATE: "app.queue.kinds.interpolate"}
+_FILES = {GENERATE: "app.queue.kinds.generate", INTERPOLATE: "app.queue.kinds.interpolate", TRAIN: "app.queue.kinds.train"}
 """Kind -> the file whose `KIND` it is."""
 
 

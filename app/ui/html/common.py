@@ -120,6 +120,9 @@ def facts(job_or_request: Job | dict, fps: float | None = None) -> str:
         parts.append(f"seed {values['seed']}")
     if values.get("image") or values.get("video"):
         parts.append("from an image" if values.get("image") else "from a video")
+    if values.get("loras"):
+        count = len(values["loras"])
+        parts.append(f"{count} LoRA{'s' if count > 1 else ''}")
     return esc(" · ".join(parts))
 
 

@@ -8,7 +8,7 @@ from app.history.records import Project
 from app.ui.address import Address
 from app.ui.html.common import button, esc, short
 
-PAGES = (("create", "Create"), ("queue", "Queue"), ("gallery", "Gallery"), ("models", "Models"))
+PAGES = (("create", "Create"), ("queue", "Queue"), ("gallery", "Gallery"), ("train", "Train"), ("models", "Models"))
 
 
 def header_html(
@@ -19,9 +19,10 @@ def header_html(
     busy: int = 0,
     blocked: str | None = None,
     message: str | None = None,
+    account: str = "",
 ) -> str:
     """The bar on top. `busy`: jobs that run or wait; `blocked`: why nothing can be written; `message`: what happened to
-    the history, until it is dismissed."""
+    the history, until it is dismissed; `account`: markup for whoever is signed in."""
     links = "".join(_nav(view, word, at, busy) for view, word in PAGES)
     bad = f'<p class="banner bad" role="alert">Nothing can be written: {esc(blocked)}</p>' if blocked else ""
     told = (
@@ -32,7 +33,7 @@ def header_html(
     return (
         f'<div class="top" data-view="{at.view}"><a class="skip" href="#main">Skip to the page</a>'
         '<a class="brand" href="/?view=create" data-act="go"><span class="logo" aria-hidden="true"></span>Sprocket</a>'
-        f'<nav class="nav" aria-label="Pages">{links}</nav><div class="top-end">{_projects(projects, current)}'
+        f'<nav class="nav" aria-label="Pages">{links}</nav><div class="top-end">{_projects(projects, current)}{account}'
         '<button type="button" class="btn icon theme" data-act="theme" aria-label="Light or dark" title="Light or dark"></button>'
         f"</div></div>{bad}{told}"
     )

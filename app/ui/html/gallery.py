@@ -11,6 +11,8 @@ from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
 from app.ui.html.common import ago, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
 from app.ui.html.interpolate import interpolate_html
+from app.ui.html.keys import hierarchy_html
+from app.ui.html.loras import told
 from app.ui.html.source import extend_html
 
 
@@ -56,7 +58,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
         f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
         f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
         f'<div class="actions">{actions}</div>{smooth}</div><div class="clip-side">{_name_form(clip)}'
-        f"{_facts(clip, project)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
+        f"{_facts(clip, project)}{hierarchy_html(clip)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
     )
 
 
@@ -169,6 +171,9 @@ def _facts(clip: Clip, project: str) -> str:
         ("Guidance", request.get("guidance")),
         ("Scheduler", request.get("scheduler")),
         ("Starts from", "" if moved else _start(request)),
+        ("Precision", request.get("precision")),
+        ("Reuse between steps", request.get("cache")),
+        ("LoRAs", told(clip.recipe if isinstance(clip.recipe, dict) else {})),
         ("Steer away from", request.get("negative")),
         ("Project", project),
         ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),

@@ -11,7 +11,10 @@ The parts (screen, film strip, caption, actions) are the same elements in every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.history.records import Clip, Forecast, Job, JobState
+from app.key_frames import KeyFrame
 from app.queue.kinds import GENERATE, INTERPOLATE, job_title
 from app.ui.html import interpolate
 from app.ui.html.common import (
@@ -31,6 +34,7 @@ from app.ui.html.common import (
     short,
     size,
 )
+from app.ui.html.keys import keys_actions, keys_html
 from app.ui.html.source import extend_html
 
 STAGES = (
@@ -80,9 +84,11 @@ def stage_html(
     preview_frames: int = 0,
     worker_alive: bool = True,
     worker_message: str | None = None,
+    keys: Sequence[KeyFrame] = (),
 ) -> str:
     """The whole screen for `job`. `clip` is its result, `ahead` how many jobs run before it, `blocked` why nothing is
-    written at the moment, `preview_frames` how many pictures stand side by side in its preview."""
+    written at the moment, `keys` the key frames that wait for their owner, `preview_frames` how many pictures stand side by
+    side in its preview."""
     if job is None:
         return _frame(
             "idle",
@@ -103,13 +109,18 @@ def stage_html(
         return _frame("done", shape, screen, _strip(job, 0), caption, _done_actions(clip), job=job.id)
     screen = _screen(job, preview_frames, worker_alive)
     caption = _running_caption(job, ahead, blocked, worker_alive, worker_message)
-    return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title)
+    if keys:
+        caption = _caption("Your key frames", "Make one anew, put an image in its place, or go on.") + keys_html(job, keys)
+    actions = keys_actions(job) if keys else _actions(job)
+    return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, actions, job=job.id, title=title)
 
 
-def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None, count: int = 1, waits_for: str = "") -> str:
+def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None, count: int = 1, waits_for: str = "",
+                  levels: str = "") -> str:
     """The line under the button, before anything runs: time, memory and where the figures come from.
 
-    `count`: how many such videos are asked for at once. `waits_for`: what must be chosen before anything can be said.
+    `levels`: key frames and rounds in one sentence. `count`: how many such videos are asked for at once. `waits_for`: what must be
+    chosen before anything can be said.
     """
     if waits_for:
         words = f"Choose the {waits_for} to start from"
@@ -124,7 +135,8 @@ def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None =
     more = f"<details><summary>How it will run</summary><ul>{notes}</ul></details>" if notes else ""
     return (
         f'<div class="forecast" role="status"><p><b>{esc(film)}</b> · <b>{esc(time)}</b>{esc(ahead)} · '
-        f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>{more}</div>'
+        f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>'
+        f'{f"<p class=levels>{esc(levels)}</p>" if levels else ""}{more}</div>'
     )
 
 

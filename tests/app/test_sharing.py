@@ -1,0 +1,446 @@
+"""A studio that several people share: who they are, what each may do, and that nobody sees what is another's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from app import cli
+from app.errors import NotAllowed
+from app.settings import Settings
+from app.sharing import passwords
+from app.sharing.access import COOKIE, Access, SignInRefused, TooManyAttempts
+from app.sharing.attempts import Attempts
+from app.sharing.opening import access_for
+from app.sharing.owned import HUB_ROLES, LORA_ROLES, ROLES, OwnedStudio
+from app.sharing.quotas import Pace
+from app.sharing.settings import SharingSettings
+from app.sharing.users import Users
+from app.sharing.visitor import Role, Visitor
+from app.studio import Studio, open_studio
+from app.ui.signin import own_place
+from engine.errors import InvalidRequest
+from tests.site import Site, serving
+
+PASSWORD = "three words together"
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same function with less work: these tests are about who gets in, not about how slow guessing is."""
+    monkeypatch.setattr(passwords, "N", 1 << 10)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("shared")
+    settings = Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0)
+    users = Users(folder / "users.json")
+    for name, role in (("anna", Role.MAKER), ("ben", Role.MAKER), ("vera", Role.VIEWER), ("root", Role.ADMIN)):
+        users.add(name, role, PASSWORD)
+    studio = open_studio(settings)
+    try:
+        with serving(studio, Access(SharingSettings(queued_each=3, submits_a_minute=1000), folder)) as running:
+            yield running
+    finally:
+        studio.close()
+
+
+@contextlib.contextmanager
+def signed_in(site: Site, name: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=site.url, timeout=30) as client:
+        answer = client.post("/signin", data={"name": name, "password": PASSWORD, "next": "/?view=queue"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/?view=queue")
+        yield client
+
+
+@pytest.fixture
+def anna(site: Site) -> Iterator[httpx.Client]:
+    with signed_in(site, "anna") as client:
+        yield client
+
+
+@pytest.fixture
+def ben(site: Site) -> Iterator[httpx.Client]:
+    with signed_in(site, "ben") as client:
+        yield client
+
+
+def call(client: httpx.Client, endpoint: str, *values: Any) -> str:
+    """One of the named endpoints, as gradio's client calls it; everything the server streams back."""
+    begun = client.post(f"/gradio_api/call/{endpoint}", json={"data": list(values)})
+    assert begun.status_code == 200, begun.text
+    return client.get(f"/gradio_api/call/{endpoint}/{begun.json()['event_id']}").text
+
+
+def result(answer: str) -> Any:
+    return json.loads(answer.split("event: complete\ndata: ", 1)[1].splitlines()[0])[0]
+
+
+def submitted(client: httpx.Client) -> str:
+    return str(result(call(client, "submit", "a red ball")))
+
+
+# ---- getting in
+
+def test_a_stranger_gets_the_sign_in_page_and_nothing_else(site: Site) -> None:
+    page = httpx.get(site.url, headers={"accept": "text/html"})
+    assert (page.status_code, page.headers["location"]) == (303, "/signin?next=%2F")
+    for method, path in (("GET", "/config"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/call/submit"),
+                         ("GET", "/media/clips/x.mp4"), ("POST", "/media/uploads"), ("POST", "/gradio_api/queue/join"),
+                         ("GET", "/gradio_api/startup-events"),
+                         ("POST", "/gradio_api/upload"), ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/theme.css"), ("HEAD", "/")):
+        assert httpx.request(method, site.url + path).status_code == 401, path
+    form = httpx.get(f"{site.url}/signin?next=//evil.example")
+    assert form.status_code == 200
+    assert "evil.example" not in form.text
+    assert "default-src 'none'" in form.headers["content-security-policy"]
+
+
+def test_the_cookie_of_a_session(site: Site) -> None:
+    answer = httpx.post(f"{site.url}/signin", data={"name": "Anna", "password": PASSWORD})
+    said = answer.headers["set-cookie"].lower()
+    assert all(word in said for word in (COOKIE, "httponly", "samesite=lax", "path=/"))
+    token = answer.cookies[COOKIE]
+    kept = (site.studio.settings.data_dir / "sessions.json")
+    assert token not in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+    users = site.studio.settings.data_dir / "users.json"
+    assert PASSWORD not in users.read_text()
+    assert users.stat().st_mode & 0o077 == 0
+
+
+def test_signing_out_ends_the_session_everywhere(site: Site) -> None:
+    with signed_in(site, "anna") as client:
+        copied = {COOKIE: client.cookies[COOKIE]}
+        assert httpx.get(f"{site.url}/config", cookies=copied).status_code == 200
+        assert client.post("/signout").status_code == 303
+        assert httpx.get(f"{site.url}/config", cookies=copied).status_code == 401
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "a" * 5000, "../../users.json", "%00"])
+def test_a_forged_cookie_is_nobody(site: Site, cookie: str) -> None:
+    assert httpx.get(f"{site.url}/config", headers={"cookie": f"{COOKIE}={cookie}"}).status_code == 401
+
+
+def test_a_foreign_page_cannot_sign_anybody_in_or_out(site: Site) -> None:
+    for path in ("/signin", "/signout"):
+        form = {"name": "anna", "password": PASSWORD}
+        assert httpx.post(site.url + path, data=form, headers={"origin": "http://evil.example"}).status_code == 403
+
+
+# ---- what is whose
+
+def test_nobody_sees_or_touches_what_is_another_s(site: Site, anna: httpx.Client, ben: httpx.Client) -> None:
+    job = submitted(anna)
+    assert result(call(anna, "job", job))["id"] == job
+    for endpoint in ("job", "cancel"):
+        assert "event: error" in call(ben, endpoint, job)
+        assert job not in call(ben, endpoint, job)
+    assert site.studio.job(job, owner="user:anna").state.value == "queued"
+    with pytest.raises(Exception, match="no such"):
+        site.studio.job(job)
+    call(anna, "cancel", job)
+
+
+def test_a_private_event_asks_who_it_is_too(site: Site, anna: httpx.Client, ben: httpx.Client) -> None:
+    """Every function of the page is callable by its number: the owner is whoever calls."""
+    job = submitted(anna)
+    config = anna.get("/config").json()
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    panel = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "relay")
+    relay = next(each for each in config["dependencies"] if each["targets"] == [[panel, "click"]])
+    event = {"fn_index": relay["id"], "session_hash": "ben-session", "event_data": {"act": "cancel", "job": job, "search": "?view=queue"},
+             "data": [values[each] for each in relay["inputs"]]}
+    answer = ben.post("/gradio_api/run/predict", json=event)
+    assert answer.status_code == 200
+    assert "no such job" in answer.text.lower()
+    assert site.studio.job(job, owner="user:anna").state.value == "queued"
+    assert anna.post("/gradio_api/run/predict", json=event | {"session_hash": "anna-session"}).status_code == 200
+    assert site.studio.job(job, owner="user:anna").state.value == "cancelled"
+
+
+def test_a_queued_event_is_its_caller_s_whoever_came_first(site: Site, anna: httpx.Client, ben: httpx.Client) -> None:
+    """Gradio answers them in a task of its own, which may have been begun by anybody's request."""
+    begun = [(client, client.post("/gradio_api/call/submit", json={"data": [f"a ball of {name}"]}).json()["event_id"])
+             for client, name in ((anna, "anna"), (ben, "ben"))]
+    jobs = [str(result(client.get(f"/gradio_api/call/submit/{event}").text)) for client, event in begun]
+    for job, owner in zip(jobs, ("user:anna", "user:ben"), strict=True):
+        assert site.studio.job(job, owner=owner).request["prompt"] == f"a ball of {owner[5:]}"
+        site.studio.cancel(job, owner=owner)
+
+
+def test_sessions_and_results_of_gradio_belong_to_who_began_them(site: Site, anna: httpx.Client, ben: httpx.Client) -> None:
+    event = anna.post("/gradio_api/call/clips", json={"data": []}).json()["event_id"]
+    assert ben.get(f"/gradio_api/call/clips/{event}").status_code == 403
+    assert ben.get(f"/gradio_api/queue/data?session_hash={event}").status_code == 403
+    assert "complete" in anna.get(f"/gradio_api/call/clips/{event}").text
+
+
+def test_an_image_is_whose_who_brought_it(site: Site, anna: httpx.Client, ben: httpx.Client) -> None:
+    name = "a" * 64 + ".png"
+    anna_studio, ben_studio = (OwnedStudio(site.studio, lambda who=who: Visitor(f"user:{who}", who, Role.MAKER), SharingSettings())
+                               for who in ("anna", "ben"))
+    anna_studio._belongings.add("user:anna", name)
+    with pytest.raises(InvalidRequest, match="not among your images"):
+        ben_studio.forecast({"prompt": "a ball", "image": name})
+    with pytest.raises(InvalidRequest, match="does not take one"):  # past that check
+        anna_studio.forecast({"prompt": "a ball", "image": name})
+    with pytest.raises(InvalidRequest, match="not among your"):
+        ben_studio.submit({"prompt": "x", "given": [[0, {"file": name}]]})  # wherever it is named
+
+
+# ---- roles
+
+def test_every_use_case_has_a_role() -> None:
+    """A new use-case is for admins only until somebody says otherwise; say it in `app/sharing/owned.py`."""
+    public = {name for name in vars(Studio) if not name.startswith("_") and callable(getattr(Studio, name))}
+    assert public == set(ROLES)
+
+
+def test_a_viewer_looks_and_makes_nothing(site: Site) -> None:
+    with signed_in(site, "vera") as vera:
+        assert "event: error" in call(vera, "submit", "a ball")
+        assert "event: complete" in call(vera, "clips")
+        assert vera.post("/media/uploads", content=b"x").status_code == 403
+
+
+def test_what_belongs_to_all_is_for_admins(site: Site) -> None:
+    def studio(role: Role) -> OwnedStudio:
+        return OwnedStudio(site.studio, lambda: Visitor("user:x", "x", role), SharingSettings())
+    assert studio(Role.VIEWER).hub.cards()
+    for name in ("ask", "add", "add_folder", "delete", "cancel", "discard", "verify"):
+        assert name not in HUB_ROLES
+        with pytest.raises(NotAllowed, match="needs the role admin"):
+            getattr(studio(Role.MAKER).hub, name)
+        assert callable(getattr(studio(Role.ADMIN).hub, name))
+    assert "delete" not in LORA_ROLES
+    with pytest.raises(NotAllowed, match="not done from a page"):
+        studio(Role.ADMIN).run_here("x")
+    with pytest.raises(NotAllowed, match="not signed in"):
+        OwnedStudio(site.studio, lambda: None, SharingSettings()).jobs()
+    with pytest.raises(AttributeError):
+        studio(Role.ADMIN).store  # noqa: B018
+
+
+def test_gradio_s_own_ways_to_files_are_shut(site: Site, anna: httpx.Client) -> None:
+    data = site.studio.settings.data_dir
+    for path in (f"/gradio_api/file={data}/users.json", f"/gradio_api/file={data}/history.db", f"/file={data}/users.json",
+                 "/gradio_api/proxy=http://127.0.0.1/", "/monitoring", "/gradio_api/runs"):
+        assert anna.get(path).status_code == 404, path
+    assert anna.post("/gradio_api/upload", files={"files": ("x.html", b"<script>")}).status_code == 404
+
+
+def test_an_event_is_bounded(anna: httpx.Client) -> None:
+    assert anna.post("/gradio_api/call/submit", content=b"x" * (5 << 20)).status_code == 413
+    assert anna.post("/gradio_api/call/submit", content=b"[" * 100_000).status_code == 400
+
+
+# ---- how much
+
+def test_so_many_jobs_and_no_more_however_many_ask_at_once(site: Site) -> None:
+    studio = OwnedStudio(site.studio, lambda: Visitor("user:many", "many", Role.MAKER), SharingSettings(queued_each=3))
+    said: list[str] = []
+
+    def ask() -> None:
+        try:
+            said.append(studio.submit({"prompt": "a ball"}, owner="local").id)
+        except NotAllowed as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(10)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(site.studio.jobs(owner="user:many")) == 3
+    assert sum("limit of one person is 3" in each for each in said) == 7
+    for job in site.studio.jobs(owner="user:many"):
+        site.studio.cancel(job.id, owner="user:many")
+
+
+@pytest.mark.parametrize(("limits", "request_", "words"), [
+    ({"prompt_chars": 5}, {"prompt": "a red ball"}, "at most 5"),
+    ({"queue_size": 1}, [{"prompt": "a"}, {"prompt": "b"}], "of everybody"),
+])
+def test_other_limits_say_which(site: Site, limits: dict[str, int], request_: Any, words: str) -> None:
+    studio = OwnedStudio(site.studio, lambda: Visitor("user:o", "o", Role.MAKER), SharingSettings(**limits))
+    with pytest.raises((NotAllowed, InvalidRequest), match=words):
+        (studio.submit_batch if isinstance(request_, list) else studio.submit)(request_)
+
+
+def test_pace() -> None:
+    now = [0.0]
+    pace = Pace(2, now=lambda: now[0])
+    pace.step("a")
+    pace.step("a")
+    pace.step("b")
+    with pytest.raises(NotAllowed, match="limit is 2"):
+        pace.step("a")
+    now[0] = 61.0
+    pace.step("a")
+
+
+# ---- the doorkeeper by itself
+
+def keeper(folder: Path, now: list[float], **values: Any) -> Access:
+    return Access(SharingSettings(**values), folder, now=lambda: now[0])
+
+
+def cookie(token: str) -> list[tuple[bytes, bytes]]:
+    return [(b"cookie", f"other=1; {COOKIE}={token}".encode())]
+
+
+def test_sessions_expire_and_end_with_the_password(tmp_path: Path) -> None:
+    now = [1000.0]
+    access = keeper(tmp_path, now, session_idle_seconds=100, session_seconds=250)
+    access.users.add("anna", Role.MAKER, PASSWORD)
+    token = access.sign_in("anna", PASSWORD, "1.2.3.4")
+    for now[0] in (1090.0, 1180.0):
+        assert access.visitor("1.2.3.4", cookie(token)) == Visitor("user:anna", "anna", Role.MAKER)
+        assert keeper(tmp_path, now, session_idle_seconds=1000).visitor("", cookie(token)) is not None  # a restart keeps it
+    now[0] = 1251.0
+    assert access.visitor("", cookie(token)) is None  # too old, though used
+    token = access.sign_in("anna", PASSWORD, "1.2.3.4")
+    now[0] += 101.0
+    assert access.visitor("", cookie(token)) is None  # unused
+    token = access.sign_in("anna", PASSWORD, "1.2.3.4")
+    access.users.add("anna", Role.ADMIN, None)
+    assert access.visitor("", cookie(token)) == Visitor("user:anna", "anna", Role.ADMIN)
+    access.users.add("anna", Role.ADMIN, "another long one")
+    assert access.visitor("", cookie(token)) is None
+    token = access.sign_in("anna", "another long one", "1.2.3.4")
+    access.users.remove("anna")
+    assert access.visitor("", cookie(token)) is None
+
+
+def test_guessing_is_slowed_and_a_neighbour_still_gets_in(tmp_path: Path) -> None:
+    now = [0.0]
+    access = keeper(tmp_path, now)
+    access.users.add("anna", Role.MAKER, PASSWORD)
+    for name in ("anna", "nobody"):
+        for _ in range(5):
+            with pytest.raises(SignInRefused, match="do not go together"):
+                access.sign_in(name, "wrong password", "6.6.6.6")
+        with pytest.raises(TooManyAttempts):
+            access.sign_in(name, PASSWORD, "6.6.6.6")
+    assert access.sign_in("anna", PASSWORD, "1.2.3.4")
+    now[0] = 301.0
+    assert access.sign_in("anna", PASSWORD, "6.6.6.6")
+
+
+def test_right_passwords_are_no_failures() -> None:
+    attempts = Attempts(lambda: 0.0)
+    for _ in range(10):
+        assert attempts.wait([("a", 2), ("b", 3)]) == 0
+        attempts.failed([("a", 2), ("b", 3)])
+        attempts.succeeded([("a", 2), ("b", 3)], "a")
+
+
+def test_a_proxy_s_word_counts_from_the_proxy_only(tmp_path: Path) -> None:
+    access = keeper(tmp_path, [0.0], proxy_header="X-Forwarded-User", trusted_proxies="10.0.0.0/8, ::1", proxy_role="viewer")
+    access.users.add("root", Role.ADMIN, None)
+    named = [(b"x-forwarded-user", b"Carl@Example")]
+    assert access.visitor("10.1.2.3", named) == Visitor("user:carl@example", "carl@example", Role.VIEWER)
+    assert access.visitor("10.1.2.3", [(b"X-Forwarded-User", b"root")]) == Visitor("user:root", "root", Role.ADMIN)
+    assert access.visitor("192.168.1.1", named) is None
+    assert access.visitor("", named) is None
+    assert access.visitor("10.1.2.3", [*named, (b"x-forwarded-user", b"root")]) is None
+    assert access.visitor("10.1.2.3", [(b"x-forwarded-user", b"../x")]) is None
+    forwarded = [(b"x-forwarded-for", b"6.6.6.6, 7.7.7.7")]
+    assert (access.address("10.1.2.3", forwarded), access.address("5.5.5.5", forwarded)) == ("7.7.7.7", "5.5.5.5")
+    with pytest.raises(SignInRefused):
+        access.sign_in("root", "", "1.1.1.1")  # has no password
+
+
+def test_a_token_for_programs(tmp_path: Path) -> None:
+    access = keeper(tmp_path, [0.0])
+    access.users.add("anna", Role.MAKER, PASSWORD)
+    token = access.users.add_token("anna")
+    assert token not in access.users.path.read_text()
+    assert access.visitor("", [(b"authorization", f"Bearer {token}".encode())]) == Visitor("user:anna", "anna", Role.MAKER)
+    assert access.visitor("", [(b"authorization", b"Bearer x")]) is None
+    assert access.users.drop_tokens("anna") == 1
+    assert access.visitor("", [(b"authorization", f"Bearer {token}".encode())]) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2, "users": {}}', '{"version": 1, "users": {"a": {"role": "god"}}}',
+                                  "[" * 50_000])
+def test_a_damaged_users_file_lets_nobody_in(tmp_path: Path, text: str) -> None:
+    (tmp_path / "users.json").write_text(text)
+    with pytest.raises(InvalidRequest, match="users file"):
+        access_for(SharingSettings(), tmp_path, reachable=False)
+
+
+@pytest.mark.parametrize("record", ["", "x", "scrypt$1$1$1", "scrypt$0$8$1$AAAA$AAAA", "scrypt$99999999$8$1$AAAA$AAAA",
+                                    "bcrypt$1$1$1$AA$AA"])
+def test_a_damaged_password_matches_nothing(record: str) -> None:
+    assert not passwords.matches(PASSWORD, record)
+
+
+def test_passwords() -> None:
+    first, second = passwords.hashed(PASSWORD), passwords.hashed(PASSWORD)
+    assert first != second
+    assert passwords.matches(PASSWORD, first)
+    assert not passwords.matches(PASSWORD + " ", first)
+    assert not passwords.matches("", passwords.NOBODY)
+    for bad in ("short", "x" * 201):
+        with pytest.raises(InvalidRequest, match="10 to 200"):
+            passwords.hashed(bad)
+
+
+# ---- starting
+
+def test_others_are_let_in_only_where_somebody_can_sign_in(tmp_path: Path) -> None:
+    assert access_for(SharingSettings(), tmp_path, reachable=False) is None
+    with pytest.raises(InvalidRequest, match="sprocket users add"):
+        access_for(SharingSettings(), tmp_path, reachable=True)
+    assert access_for(SharingSettings(public=True), tmp_path, reachable=True) is None
+    assert access_for(SharingSettings(proxy_header="X-User"), tmp_path, reachable=True) is not None
+    Users(tmp_path / "users.json").add("anna", Role.MAKER, PASSWORD)
+    assert access_for(SharingSettings(), tmp_path, reachable=False) is not None
+
+
+def test_listen_without_users_says_how_to_get_some(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["serve", "--listen", "--port", "0", "--data-dir", str(tmp_path)])
+    assert isinstance(done.exception, InvalidRequest)
+    assert "sprocket users add" in str(done.exception)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    def run(*words: str, text: str = "") -> Any:
+        return CliRunner().invoke(cli.app, ["users", *words, "--data-dir", str(tmp_path)], input=text)
+    made = run("add", "Anna", "--role", "admin", "--generate")
+    assert made.exit_code == 0
+    assert Users(tmp_path / "users.json").with_password("anna", made.stdout.strip())
+    assert run("add", "ben", "--password-stdin", "--local", text=PASSWORD + "\n").exit_code == 0
+    rows = json.loads(run("list", "--json").stdout)["users"]
+    assert [(r["name"], r["role"], r["owner"]) for r in rows] == [("anna", "admin", "user:anna"), ("ben", "maker", "local")]
+    token = run("token", "ben").stdout.strip()
+    assert Users(tmp_path / "users.json").with_token(token)
+    assert run("remove", "ben").exit_code == 0
+    assert isinstance(run("remove", "ben").exception, Exception)
+    assert isinstance(run("add", "../x", "--generate").exception, InvalidRequest)
+    assert isinstance(run("add", "x", "--role", "god", "--generate").exception, InvalidRequest)
+
+
+@pytest.mark.parametrize(("there", "goes"), [("/?view=queue", "/?view=queue"), ("//evil.example", "/"), ("/\\evil.example", "/"), ("", "/"),
+                                             ("https://evil.example", "/"), ("/signout", "/"), ("/a\nb", "/"), ("/" + "a" * 3000, "/")])
+def test_after_signing_in_one_stays_here(there: str, goes: str) -> None:
+    assert own_place(there) == goes
+
+
+@pytest.mark.parametrize(("name", "value"), [("trusted_proxies", "everyone"), ("proxy_role", "god"), ("proxy_header", "x y"),
+                                             ("queued_each", "0"), ("session_seconds", "-1")])
+def test_bad_settings_are_named(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"SPROCKET_{name.upper()}"):
+        SharingSettings(**{name: value})
+
