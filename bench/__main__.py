@@ -22,6 +22,7 @@ BENCHES = {
     "meta_memory": "live storage of the real classes at true sizes on the meta device, against the planner's formulas",
     "hierarchy": "frames between frames against flow; 97 frames by hierarchy against a sliding window; memory of long clips",
     "streaming": "streamed blocks against resident ones: bytes a pass, blocks at once, bits, time",
+    "flow": "motion interpolation against ffmpeg minterpolate and blending on held-out clips: PSNR, time; memory of long videos",
     "parallel": "two ranks against two copies at the same time: differences, bytes on the wire, share of the ceiling, peak of a decode",
     "parallel_faults": "a rank killed in each phase, and one stopped: seconds until it is noticed, what is left behind, the frames",
     "parallel_prediction": "the cost model for 1 to 12 GPUs beside xDiT's published steps; a prediction",

@@ -18,8 +18,9 @@ import numpy as np
 
 CHANGED = 2
 """Levels of 255 by which a channel must differ to count: less is the noise of an encoder."""
-CONTEXT = 24
-"""Pixels around what changed that the flow is computed on, for its coarse scales."""
+CONTEXT, CONTEXT_SHARE = 24, 3 / 16
+"""Pixels around what changed that the flow is computed on, at least, and as a share of the frame's shorter side: its coarse
+scales, which find large motions, need the room."""
 MARGIN = 2
 """Pixels around what changed that are made anew; bicubic weights reach so far."""
 STRIDE = 6
@@ -50,7 +51,8 @@ class Pair:
 
     def _prepare(self, changed: tuple[int, int, int, int]) -> None:
         """Flows around what changed, and where they do not lead back."""
-        top, bottom, left, right = _grown(changed, CONTEXT, self.a.shape)
+        context = max(CONTEXT, round(CONTEXT_SHARE * min(self.a.shape[:2])))
+        top, bottom, left, right = _grown(changed, context, self.a.shape)
         y0, y1, x0, x1 = _grown(changed, MARGIN, self.a.shape)
         around = slice(top, bottom), slice(left, right)
         self._made = slice(y0, y1), slice(x0, x1)
@@ -59,11 +61,11 @@ class Pair:
         self._frames = tuple(frame[around].astype(np.float32) for frame in (self.a, self.b))
         flow = _dis(min(self.a.shape[:2]))
         self._flows = [flow.calc(first, second, None), flow.calc(second, first, None)]
-        self._grid = _grid(*first.shape[:2])[inner]
+        self._grid = _grid(*self.a.shape[:2])[inner]  # places count from the corner of what the flow is computed on
         self._offset = np.array([inner[1].start, inner[0].start], np.float32)
         self._astray = tuple(_astray(self._grid, there[inner], back) for there, back in (self._flows, self._flows[::-1]))
         self._starts = tuple(flow[inner] for flow in self._flows)
-        _motion, misfit = self._motion(0.5)
+        self._halfway, misfit = self._motion(0.5)
         self.cut = int(np.count_nonzero(misfit > CUT_LEVELS)) > CUT_SHARE * self.a.shape[0] * self.a.shape[1]
 
     def _motion(self, time: float) -> tuple[np.ndarray, np.ndarray]:
@@ -71,15 +73,19 @@ class Pair:
         levels by which the two frames still differ along it, uint8 (height, width))."""
         grid = self._grid
         # A flow is known where it starts; one step of the fixed point x = y + time * flow(y) finds it at y's place in between.
-        onward = _remap(self._flows[0], grid - time * self._starts[0])
-        backward = -_remap(self._flows[1], grid - (1 - time) * self._starts[1])
+        onward = _remap(self._flows[0], cv2.scaleAdd(self._starts[0], -time, grid))
+        backward = -_remap(self._flows[1], cv2.scaleAdd(self._starts[1], time - 1, grid))
         misfit, other = (self._misfit(flow, time) for flow in (onward, backward))
         motion = cv2.copyTo(backward, cv2.compare(other, misfit, cv2.CMP_LT), onward)
         return motion, cv2.min(misfit, other)
 
     def _misfit(self, motion: np.ndarray, time: float) -> np.ndarray:
-        seen = _remap(self._grays[0], self._grid - time * motion), _remap(self._grays[1], self._grid + (1 - time) * motion)
-        return cv2.blur(cv2.absdiff(*seen), (WINDOW, WINDOW))
+        from_a, from_b = self._ends(motion, time)
+        return cv2.blur(cv2.absdiff(_remap(self._grays[0], from_a), _remap(self._grays[1], from_b)), (WINDOW, WINDOW))
+
+    def _ends(self, motion: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pixel at `time` comes from in the first frame and in the second, float32 (height, width, 2)."""
+        return cv2.scaleAdd(motion, -time, self._grid), cv2.scaleAdd(motion, 1 - time, self._grid)
 
     def at(self, time: float) -> np.ndarray:
         """The frame at `time`, above 0 and below 1: uint8 (height, width, 3), a new array.
@@ -92,11 +98,11 @@ class Pair:
             return self.a.copy()
         if min(self.a.shape[:2]) < LEAST_SIDE:
             return cv2.addWeighted(self.a, 1 - time, self.b, time, 0)
-        motion, _misfit = self._motion(time)
-        from_a, from_b = self._grid - time * motion, self._grid + (1 - time) * motion
+        motion = self._halfway if time == 0.5 else self._motion(time)[0]
+        from_a, from_b = self._ends(motion, time)
         # What one frame hides, its flow cannot lead to and back; then the other one counts.
         lost_a, lost_b = (_remap(astray, place - self._offset) for astray, place in zip(self._astray, (from_a, from_b), strict=True))
-        weight_a, weight_b = (1 - time) * (DOUBT + lost_b), time * (DOUBT + lost_a)
+        weight_a, weight_b = (DOUBT + lost_b) * (1 - time), (DOUBT + lost_a) * time
         share = weight_b / (weight_a + weight_b)
         a, b = (_remap(frame, place, cv2.INTER_CUBIC) for frame, place in zip(self._frames, (from_a, from_b), strict=True))
         blended = cv2.blendLinear(a, b, 1 - share, share)
@@ -139,7 +145,7 @@ def _dis(side: int) -> Any:
     """For frames whose shorter side has `side` pixels: the flow is computed at half of it, of large frames at a quarter or eighth."""
     create = cv2.DISOpticalFlow_create  # type: ignore[attr-defined]  # made at run time
     flow = create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    flow.setFinestScale(1 if side < 400 else 2 if side < 1200 else 3)
+    flow.setFinestScale(1 if side < 600 else 2 if side < 1400 else 3)
     flow.setPatchStride(STRIDE)
     flow.setVariationalRefinementIterations(0)
     return flow
@@ -154,7 +160,7 @@ def _remap(picture: np.ndarray, places: np.ndarray, how: int = cv2.INTER_LINEAR)
     return cv2.remap(picture, places, None, how, borderMode=cv2.BORDER_REPLICATE)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _grid(height: int, width: int) -> np.ndarray:
     """Every pixel's own place, float32 (height, width, 2)."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)

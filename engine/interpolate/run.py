@@ -7,6 +7,7 @@ In memory are two frames of the source and what is known of the motion between t
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import time
@@ -37,7 +38,7 @@ from engine.video.probe import probe
 from engine.video.recipe import app_version, comment
 from engine.video.still import poster
 
-SEGMENT_FRAMES, LEAST_SEGMENT = 240, 24
+SEGMENT_FRAMES, LEAST_SEGMENT = 96, 24
 """Frames of a piece, at most 1280 x 720; fewer of larger frames, so that a killed job repeats about as much work."""
 TELL_SECONDS = 0.2
 
@@ -129,6 +130,8 @@ class _Interpolation:
                     self.stop_if_cancelled()
                 with self.clock(Stage.INTERPOLATE):
                     segments.append(writer.finish(tuple(sorted(self.cuts)), last is None))
+            del writer
+            gc.collect()  # PyAV's objects hold each other, and with them the encoder's frames, until the collector comes by
             yield CheckpointSaved(done, self.workspace)
         if not segments:
             raise InvalidRequest("video", "has no frame that can be decoded. Convert it to an H.264 mp4.")

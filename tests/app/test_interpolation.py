@@ -116,6 +116,7 @@ def test_it_cannot_be_remixed_and_says_what_it_is(studio: Studio, work_once: Wor
     with pytest.raises(InvalidRequest, match="motion interpolation"):
         studio.clip_request(smooth.id)
     page = clip_html(smooth, (clip,), (), "", Address(view="gallery"))
+    assert "Starts from" not in page and "Seed of the source" in page
     assert "motion interpolation, not generation" in page and 'data-act="remix"' not in page and "8 fps" in page
     first = clip_html(clip, (), (smooth,), "", Address(view="gallery"))
     assert all(f"Smooth to {fps} fps" in first for fps in (16, 24, 30)) and "Slow down 2x" in first and 'data-act="remix"' in first
