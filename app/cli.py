@@ -1,9 +1,13 @@
 """The `sprocket` command. Thin: every command builds values, calls the studio, prints.
 
     sprocket generate --prompt TEXT [...]     a clip, or several, in this process, no server needed, through the same history
+    sprocket interpolate CLIP --fps 24        more frames for a clip or video file: smoother, or slowed down
     sprocket serve                            the studio in a browser
+    sprocket dataset import | check ...       sets of clips to train on
     sprocket queue | history | models | loras list --json, and what else they offer
+    sprocket train | lora                     train a LoRA; its file in other forms
     sprocket plan --model ID --budget 8GiB    how a clip would be made in that memory; no weights, no GPU
+    sprocket refine "ball goes up"            the description a video model understands; `generate --refine` does both
     sprocket doctor                           what this machine has, and what is wrong with it
 
 Exit codes: 0 done, 2 bad request, 3 cannot fit this machine, 1 any other failure. With `--json` one JSON object goes to
@@ -33,17 +37,23 @@ from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
 from app.cli_common import settings_of as _settings
+from app.cli_dataset import dataset_app
+from app.cli_interpolate import interpolate_command
+from app.cli_length import Length, read_keyframes
+from app.cli_lora import lora_app
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
+from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
+from app.cli_train import train_app
 from app.cli_users import users_app
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.plan_command import parse_bytes, plan_command
 from app.queue.kinds import job_title
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
-from engine.events import Event, Resumed, StageStarted, StepDone
+from engine.events import Event, RanksRestarted, Resumed, StageStarted, StepDone
 from engine.request import GenerationRequest
 from engine.video.publish import storage_errors
 
@@ -55,8 +65,12 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
+app.add_typer(lora_app, name="lora")
+app.add_typer(train_app, name="train")
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(users_app, name="users")
 app.command("plan")(plan_command)
+app.command("refine")(refine_command)
 
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
 def main() -> None:
@@ -131,9 +145,19 @@ def generate(
     at: Annotated[int | None, typer.Option(help="Its frame to go on from, from 0; the last when left out.")] = None,
     profile: Annotated[str | None, typer.Option(help="fast, balanced or tiny: how much time may be traded for memory.")] = None,
     quality: Annotated[str | None, typer.Option(help="What may be lost for it: lossless, near-lossless or fast.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the transformer: auto, bf16, fp16, fp32, int8, int8-dynamic, fp8, fp8-dynamic.")
+                         ] = None,
     budget: Annotated[str | None, typer.Option(help="Memory of the device the job may use, e.g. 8GiB; all that is free.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; the GPU where there is one.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length; key frames first, then frames between them.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second, 1 to 60, made the same way.")] = None,
+    key_frames: Annotated[int | None, typer.Option(help="How many key frames; as few as the rate allows.")] = None,
+    keyframe: Annotated[list[str] | None, typer.Option(metavar="INDEX=IMAGE", help="An image as a frame; first, middle, last.")] = None,
+    parallel: Annotated[str | None, typer.Option(metavar="cfg=2,ulysses=2,ring=1", help="Several devices for one video.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA to apply, -4 to 4; repeatable.")] = None,
+    refine: Annotated[str | None, typer.Option(metavar="BACKEND", help="Refine the prompt first: auto, pocket, endpoint, local.")] = None,
+    wish: Annotated[str | None, typer.Option(help="The words that the prompt was refined from; kept beside the clip.")] = None,
+    refiner: Annotated[str | None, typer.Option(help="What refined them: pocket, endpoint or local.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -141,22 +165,28 @@ def generate(
     """Make a clip, or several with one loaded model, in this process, without a server; they are in the same history."""
     values = {"negative": negative, "model": model, "frames": frames, "width": width, "height": height, "steps": steps,
               "guidance": guidance, "scheduler": scheduler, "eta": eta, "guidance_kind": guidance_kind, "fit": fit, "strength": strength,
-              "profile": profile, "quality": quality, "budget": None if budget is None else parse_bytes("budget", budget),
-              "device": device, "cache": cache, "cfg_gate": cfg_gate}
+              "profile": profile, "quality": quality, "precision": precision,
+              "budget": None if budget is None else parse_bytes("budget", budget),
+              "device": device, "cache": cache, "cfg_gate": cfg_gate, "parallel": parallel, "wish": wish, "refiner": refiner}
+    length = Length(seconds, fps, key_frames, read_keyframes(keyframe))
+    if refine is not None:
+        prompt, values = refined(prompt, values, refine, image is not None, data_dir)
     each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
-    _generate(values, each, lora, (image, video, extend, at), out, data_dir, as_json)
+    _generate(values, each, lora, (image, video, extend, at), length, out, data_dir, as_json)
 
 
-def _generate(values: dict[str, Any], each: list[tuple[str, int | None]], lora: list[str] | None, start: Start, out: Path | None,
-              data_dir: Path | None, as_json: bool) -> None:
+def _generate(values: dict[str, Any], each: list[tuple[str, int | None]], lora: list[str] | None, start: Start, length: Length,
+              out: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """`each`: prompt and seed of every clip; `values`: the rest of their requests."""
+    values |= length.values(values["frames"])
     for prompt, seed in each:
         check_start(values | {"prompt": prompt, "seed": seed, "loras": stand_ins(lora)}, *start)
     _check_out(out, len(each))
     started = time.monotonic()
     with _studio(data_dir) as studio:
         first = {"prompt": each[0][0], "seed": each[0][1], "loras": _added_loras(studio, lora)}
-        request, made_from = start_from(studio, values | first, *start)
+        request, made_from = start_from(studio, values | first | {"given": ()}, *start)
+        request = length.applied(studio, request)
         if len(each) > 1:
             requests = [dataclasses.replace(request, prompt=prompt, seed=seed) for prompt, seed in each]
             make_batch(studio, requests, made_from, _Progress(), started, as_json)
@@ -165,6 +195,8 @@ def _generate(values: dict[str, Any], each: list[tuple[str, int | None]], lora: 
         about = f"about {forecast.seconds:.0f} s, {forecast.basis}" if forecast.seconds else forecast.basis
         job = studio.submit(request, made_from=made_from, reserve=True)
         _say(f"Job {job.id} with {request.model}: {about}.")
+        if length.asked:
+            _say(f"  {forecast.notes[0]}")
         job = studio.run_here(job.id, _Progress())
         if job.state is not JobState.DONE or job.clip_id is None:
             kind = CannotFit if job.error_code in (CannotFit.code, MemoryRanOut.code) else SprocketError
@@ -215,6 +247,8 @@ class _Progress:
             _say(f"  {event.stage.value}")
         elif isinstance(event, Resumed):
             _say(f"  resumed from step {event.step} of {event.steps}")
+        elif isinstance(event, RanksRestarted):
+            _say(f"  started again, because {event.why}")
         elif isinstance(event, StepDone):
             fifth = event.step * 5 // event.steps
             if fifth > self._fifth:
@@ -354,6 +388,9 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
             print(f"{marks[finding.ok]}{finding.what:<16}{finding.detail}")
     if not report["ok"]:
         raise SystemExit(1)
+
+
+app.command("interpolate")(interpolate_command(_check_out, _copy, _Progress))
 
 
 def _job_row(job: Job) -> dict[str, Any]:

@@ -33,14 +33,15 @@ def start_from(studio: Studio, values: Mapping[str, Any], image: str | None, vid
                at: int | None) -> tuple[GenerationRequest, str | None]:
     """(the request, id of the clip it is made from). Files are copied into the studio's inputs. Raises as `Studio.add_input`."""
     check_mode(check_start(values, image, video, extend, at), studio.spec(values["model"]))
-    given = {"image": image if image is None else _added(studio, image, "image"),
-             "video": video if video is None else _added(studio, video, "video")}
+    given = {"image": image if image is None else input_of(studio, image, "image"),
+             "video": video if video is None else input_of(studio, video, "video")}
     if extend is not None:
         given["image"] = studio.add_frame(extend, at)
     return GenerationRequest(**{**values, **given}), extend
 
 
-def _added(studio: Studio, value: str, field: str) -> str:
+def input_of(studio: Studio, value: str, field: str) -> str:
+    """The name of the input that `value` names or, if it is a file, becomes. Raises as `Studio.add_input`."""
     """A name that `sprocket history restore` printed is an input already; anything else is a file."""
     if INPUT_NAME.fullmatch(value) and not Path(value).exists():
         return value

@@ -64,11 +64,22 @@ class LoraCard:
 
     def fits(self, spec: ModelSpec) -> bool:
         """True where every layer it changes is in the checkpoint, in the same shape. A damaged checkpoint has none."""
+        return not self.misfit(spec)
+
+    def misfit(self, spec: ModelSpec) -> str:
+        """Why it does not fit the checkpoint, in a sentence; '' where it does."""
         try:
             known = model_layers(spec)
         except (ModelInvalid, OSError):
-            return False
-        return all(known.get(name) == shape for name, shape in self.layers.items())
+            return f"The files of {spec.name} cannot be read."
+        for layer, shape in self.layers.items():
+            if layer not in known:
+                return f"It changes {layer}, which {spec.name} does not have: it was made for a model with {self.blocks} blocks."
+            if known[layer] != shape:
+                there = " x ".join(map(str, known[layer]))
+                return (f"It changes a {layer.rpartition('.')[2]} of {shape[0]} x {shape[1]}; that of {spec.name} is {there}. It was made "
+                        "for another model.")
+        return ""
 
 
 class Loras:
@@ -81,12 +92,12 @@ class Loras:
     def folder(self) -> Path:
         return self._settings.loras_dir
 
-    def add(self, path: Path) -> LoraCard:
-        """Keeps a copy of a LoRA file; the same file is kept once, under the name it first had.
+    def add(self, path: Path, *, called: str | None = None) -> LoraCard:
+        """Keeps a copy of a LoRA file; the same file is kept once, under the name it first had. `called`: that name, if not `path`'s.
 
         Raises InvalidRequest (field 'loras') for anything that is no LoRA of a CogVideoX transformer, StorageBlocked.
         """
-        called = _shown(path.name)
+        called = _shown(path.name if called is None else called)
         self.folder.mkdir(mode=0o700, exist_ok=True)
         part = self.folder / f"{secrets.token_hex(8)}.part"
         with storage_errors(self.folder):

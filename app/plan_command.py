@@ -17,6 +17,7 @@ import typer
 from app.errors import HistoryBusy, HistoryDamaged, SchemaTooNew
 from app.history.opening import open_store
 from app.history.records import Clip
+from app.parallel_view import check_gpus, choices_json, choices_text
 from app.planning import corrections_of, plan_here, recent_clips, timings_of
 from app.settings import Settings
 from engine.alternatives import Alternatives, alternatives
@@ -106,26 +107,34 @@ def plan_command(
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 or less halves the work.")] = None,
     profile: Annotated[str, typer.Option(help="fast, balanced or tiny.")] = "fast",
     quality: Annotated[str | None, typer.Option(help="lossless, near-lossless or fast; left out: the best that fits.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the transformer: auto, bf16, fp16, fp32, int8, int8-dynamic, fp8, fp8-dynamic.")
+                         ] = None,
     budget: Annotated[str | None, typer.Option(help="Free memory of the device, e.g. 8GiB; left out: this machine's.")] = None,
     ram: Annotated[str | None, typer.Option(help="Free memory of the GPU's computer, e.g. 32GiB.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; with --budget cuda if left out.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Also the ways to divide the clip over 2 to so many devices like this one.")] = None,
     now: Annotated[bool | None, typer.Option("--now/--later", help="Only what this version can run, or also what it can only "
                                              "forecast; left out: now for a model that is here.")] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="SPROCKET_DATA_DIR", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """How a clip would be made within a memory budget, and what it would take. Needs no weights and no GPU."""
+    check_gpus(gpus)
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
     hardware, spec = machine(budget, ram, device), resolve(model, settings.models_dir)
     policy = Policy(profile=profile, quality=quality, executable=spec.installed if now is None else now)
     clips = _clips(settings, spec.name)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
-                                steps=steps, guidance=guidance, image=None if "t2v" in spec.modes else SOME_IMAGE)
+                                steps=steps, guidance=guidance, precision=precision, image=None if "t2v" in spec.modes else SOME_IMAGE)
     made = plan_here(request, spec, hardware, clips, settings, policy=policy, speed=Speed() if budget else settings.speed)
     timings, known = timings_of(clips), corrections_of(clips, spec.name, hardware.device)
     choices = alternatives(made, hardware, timings, known) if policy.executable else None
     stages = forecast_stages(made, timings)
-    print(json.dumps(report(made, stages, choices)) if as_json else text(made, stages, choices))
+    if as_json:
+        several = {} if gpus is None else {"parallel": choices_json(made, hardware, gpus)}
+        print(json.dumps(report(made, stages, choices) | several))
+    else:
+        print(text(made, stages, choices) + ("" if gpus is None else "\n" + choices_text(made, hardware, gpus)))
 
 
 def _clips(settings: Settings, model: str) -> tuple[Clip, ...]:
@@ -174,7 +183,7 @@ def text(made: Plan, stages: tuple[dict[str, float], str], choices: Alternatives
     seconds = ", ".join(f"{stage} {time:.1f}" for stage, time in stages[0].items())
     lines.append(f"  {'time':14}" + (f"{sum(stages[0].values()):.0f} s ({seconds}), {stages[1]}" if stages[0] else stages[1]))
     for one in choices.words if choices is not None else ():
-        cost = "" if one.seconds is None else f", {one.seconds:.0f} s"
+        cost = f", {one.times:.2f} times this plan's time" if one.seconds is None else f", {one.seconds:.0f} s"
         lines.append(f"  {one.word:14}{one.peak_bytes / 2**30:.2f} GiB{cost}, {one.quality}{' (this plan)' if one.chosen else ''}")
     lines += [f"  - {note}" for note in made.notes]
     if missing := unsupported(made.placement, made.dtype, made.device):

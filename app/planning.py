@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.history.records import Clip
+from app.history.records import Clip, Forecast
 from app.history.store import Store
 from app.queue.door import Engine
 from app.settings import Settings
@@ -18,7 +18,7 @@ from engine.hardware import Hardware
 from engine.ladder import Lapse
 from engine.lora.planned import plan_with_loras
 from engine.memory.corrections import Correction, Measured, corrections
-from engine.plan import RECENT, Plan, Timing, plan
+from engine.plan import RECENT, Plan, Timing, disk_need, forecast_stages, plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.speed import Speed
@@ -80,3 +80,20 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Recipes come back from files, so what is no plausible measurement is left out."""
     return {str(name): float(value) for name, value in values.items()
             if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e30}
+
+
+Weighing = tuple[Plan, Hardware, list[Timing], tuple[Correction, ...]]
+"""What `engine.alternatives` is told."""
+
+
+def weighing(store: Store, made: Plan, hardware: Hardware) -> Weighing:
+    """The plan beside what this machine's own clips of its model say."""
+    clips = recent_clips(store, made.model)
+    return made, hardware, timings_of(clips), corrections_of(clips, made.model, hardware.device)
+
+
+def forecast_of(store: Store, made: Plan) -> Forecast:
+    """What the plan would cost here, and how many jobs come before it."""
+    stages, basis = forecast_stages(made, timings_of(recent_clips(store, made.model)))
+    return Forecast(seconds=sum(stages.values()) if stages else None, memory_bytes=made.predicted_bytes, basis=basis, notes=made.notes,
+                    queued_ahead=store.jobs.ahead_of(), stages=stages, disk_bytes=disk_need(made))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import InvalidRequest
+from engine.request import REFINERS
 from engine.speed import Speed
 
 MIB = 1024**2
@@ -68,10 +69,36 @@ class Settings(BaseSettings):
     """A file that is given up when the disk is full, so that the history can still say so. 0: none."""
     backups: int = Field(default=3, ge=1)
     """Daily copies of the history that are kept."""
+    inputs_days: float = Field(default=30.0, ge=0.0)
+    """An image or video that no job and no clip refers to is deleted so many days after it was last used. 0: never."""
+    loras_days: float = Field(default=0.0, ge=0.0)
+    """The same for LoRAs, from when they were added. 0: never; a shelf is for keeping."""
+    allowed_hosts: str = ""
+    """Further host names the page answers to, with commas between. Plain addresses, localhost and this machine's own name always do."""
+    fleet_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
     attention: str = "auto"
     """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
     compile: bool = False
     """Compile the transformer's blocks for jobs long enough that it pays. Needs a GPU and the package triton."""
+
+    refiner: str = "auto"
+    """Who refines prompts, see docs/refine.md: 'pocket', 'endpoint', 'local', or 'auto': the pocket refiner for the pocket model, else
+    the endpoint where one is named, else the local model where one is named."""
+    refiner_url: str = ""
+    """Base URL of an OpenAI-compatible chat server, for example http://127.0.0.1:11434/v1."""
+    refiner_model: str = ""
+    """The model to ask that server for."""
+    refiner_key: SecretStr = SecretStr("")
+    """Its key. From the environment only; no child process gets it."""
+    refiner_vision_model: str = ""
+    """A model of that server that can look at pictures: start images are shown to it. '': none is."""
+    refiner_seconds: float = Field(default=60.0, gt=0.0, le=600.0)
+    """Longest time for one answer, in seconds."""
+    refiner_local: str = ""
+    """A chat model that transformers runs in a process of its own: a folder, or an id whose files are in the hub's cache."""
+    refiner_limit: int = Field(default=4, ge=1, le=64)
+    """Texts that are refined at the same time; four times as many may wait."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -79,8 +106,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
+            shown = "that" if name == "refiner_key" else repr(str(first["input"])[:80])
             reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            raise InvalidRequest(name, f"is {str(first['input'])[:80]!r}; it {reason}. It is set by SPROCKET_{name.upper()} or an "
+            raise InvalidRequest(name, f"is {shown}; it {reason}. It is set by SPROCKET_{name.upper()} or an "
                                        "option of the command line; without them the default holds.") from error
 
     @field_validator("attention")
@@ -90,6 +118,13 @@ class Settings(BaseSettings):
             return Speed(attention=value).attention
         except InvalidRequest as error:
             raise ValueError(error.message) from None
+
+    @field_validator("refiner")
+    @classmethod
+    def _known_refiner(cls, value: str) -> str:
+        if value not in ("auto", *REFINERS):
+            raise ValueError(f"must be one of auto, {', '.join(REFINERS)}")
+        return value
 
     @property
     def speed(self) -> Speed:
@@ -133,9 +168,19 @@ class Settings(BaseSettings):
         return self.data_dir / "loras"
 
     @property
+    def datasets_dir(self) -> Path:
+        """Sets of clips to train on (`app.datasets`), one folder each."""
+        return self.data_dir / "datasets"
+
+    @property
     def calibrations_dir(self) -> Path:
         """Factors of MagCache, one small file a model (`engine.cache.magnitude`)."""
         return self.data_dir / "calibrations"
+
+    @property
+    def training_dir(self) -> Path:
+        """One folder a training run (`training.lora.rundir`)."""
+        return self.data_dir / "training"
 
     @property
     def trash_dir(self) -> Path:
@@ -164,6 +209,6 @@ class Settings(BaseSettings):
                                              f"{error.filename}). Choose another with --data-dir or SPROCKET_DATA_DIR.") from error
 
     def to_env(self) -> dict[str, str]:
-        """These settings as environment variables, for a child process."""
-        return {f"SPROCKET_{name.upper()}": str(value)
+        """These settings as environment variables, for a child process. A key is emptied: no child has a use for it."""
+        return {f"SPROCKET_{name.upper()}": "" if isinstance(value, SecretStr) else str(value)
                 for name, value in self.model_dump().items() if value is not None}

@@ -9,35 +9,39 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import batches, input_view, inputs, storage
+from app import batches, input_view, inputs, key_frames, storage
+from app.checked import checked_id, checked_key
+from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
-from app.history.ids import is_id
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
-from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project, StudioStatus
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
+from app.history.unused import touch
 from app.hub.shelf import Hub
+from app.interpolation import Interpolations
 from app.loras import Loras
-from app.planning import corrections_of, hardware_for, plan_here, recent_clips, timings_of
+from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
 from app.queue.process import from_json, surely_dead, this_process
 from app.queue.supervisor import STATUS_KEY
 from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.refining import Refining
 from app.settings import Settings
-from engine.alternatives import Alternatives, alternatives
-from engine.errors import InvalidRequest
+from app.training import Trainings
+from engine.alternatives import Alternative, Alternatives, alternatives, in_words
+from engine.errors import AwaitingReview, InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware
 from engine.inputs import input_file
 from engine.models.tokens import check_tokens
-from engine.plan import Plan, disk_need, forecast_stages
+from engine.plan import Plan
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.video.recipe import read_recipe
@@ -45,24 +49,6 @@ from engine.video.recipe import read_recipe
 LOCAL = "local"
 DRAWN_SEEDS = 2**31
 """Seeds that are drawn stay below this, so that people can read and type them."""
-MAX_KEY_CHARS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class StudioStatus:
-    """How the studio is, as a page's header says it."""
-
-    worker_alive: bool
-    disk_free_bytes: int
-    blocked_reason: str | None
-    """Why no job can be stored or run now; None when all is well."""
-    queued: int
-    running: int
-    hardware: Hardware | None
-    worker_message: str | None = None
-    """Why the worker is not running, when that is known."""
-    recovery_message: str | None = None
-    """What happened to the history, until it is dismissed."""
 
 
 def open_studio(settings: Settings) -> Studio:
@@ -82,8 +68,19 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
+        self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
+                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id)
+        """Training runs: start, watch, pause, resume, `sprocket train`."""
+        self.interpolations = Interpolations(self)
+        """More frames for a clip or a video, `sprocket interpolate`."""
+        self.refining = Refining(settings, self.spec, self.loras)
+        """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
+        self.datasets = Datasets(settings, self.spec, self.refining.describer)
+        """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
+        self.datasets.close()
+        self.refining.close()
         self.store.close()
 
     # ---- jobs
@@ -96,8 +93,8 @@ class Studio:
         Raises InvalidRequest, CannotFit, ModelNotFound, ModelInvalid, NotFound (project, parent clip), NotAllowed (too
         many wait), StorageBlocked. No row exists then.
         """
-        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
-        key = _checked_key(idempotency_key)
+        wish = _wish(request)
+        key = checked_key(idempotency_key)
         resolved = self._planned(wish)
         now = time.time()
         project = self._project(project_id, owner, now)
@@ -116,7 +113,7 @@ class Studio:
 
         They wait one behind the other, so the model stays loaded for all. Raises as `submit`, naming which request it is.
         """
-        key = _checked_key(idempotency_key)
+        key = checked_key(idempotency_key)
         new = batches.new_jobs(requests, self.settings.max_batch, self._planned, lambda: secrets.randbelow(DRAWN_SEEDS))
         now = time.time()
         project = self._project(project_id, owner, now)
@@ -128,11 +125,11 @@ class Studio:
 
     def batch(self, batch_id: str, *, owner: str = LOCAL) -> tuple[Job, ...]:
         """The jobs of a batch in the order they were asked for. Raises NotFound."""
-        return self.store.jobs.batch(_id(batch_id, "batch"), owner=owner)
+        return self.store.jobs.batch(checked_id(batch_id, "batch"), owner=owner)
 
     def cancel_batch(self, batch_id: str, *, owner: str = LOCAL) -> tuple[Job, ...]:
         """Cancels all of a batch that has not ended; what is being saved is finished. Raises NotFound. Cancelling twice is fine."""
-        jobs = self.store.jobs.cancel_batch(_id(batch_id, "batch"), owner=owner, now=time.time())
+        jobs = self.store.jobs.cancel_batch(checked_id(batch_id, "batch"), owner=owner, now=time.time())
         if any(job.state is JobState.CANCELLING for job in jobs) and self._reap():
             return self.store.jobs.batch(batch_id, owner=owner)
         return jobs
@@ -150,14 +147,14 @@ class Studio:
         return run_one(self.settings, self.store, self._engine, job_id, on_event)
 
     def job(self, job_id: str, *, owner: str = LOCAL) -> Job:
-        return self.store.jobs.get(_id(job_id, "job"), owner=owner)
+        return self.store.jobs.get(checked_id(job_id, "job"), owner=owner)
 
     def jobs(self, *, owner: str = LOCAL, active_only: bool = False, limit: int = 100) -> tuple[Job, ...]:
         """Running first, then waiting in order, then ended ones, newest first."""
         return self.store.jobs.list(owner=owner, active_only=active_only, limit=limit)
 
     def job_events(self, job_id: str, *, owner: str = LOCAL) -> tuple[JobEvent, ...]:
-        return self.store.jobs.events(_id(job_id, "job"), owner=owner)
+        return self.store.jobs.events(checked_id(job_id, "job"), owner=owner)
 
     def current_job(self, *, owner: str = LOCAL) -> Job | None:
         """What a page that has just been opened should show: the running job, else the first waiting one."""
@@ -166,14 +163,14 @@ class Studio:
 
     def cancel(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """Raises NotFound, NotAllowed (it has ended or is being saved). Cancelling twice is fine."""
-        job = self.store.jobs.ask_cancel(_id(job_id, "job"), owner=owner, now=time.time())
+        job = self.store.jobs.ask_cancel(checked_id(job_id, "job"), owner=owner, now=time.time())
         if job.state is JobState.CANCELLING and self._reap():  # its worker may be dead, and no server here to notice
             return self.store.jobs.get(job.id)
         return job
 
     def retry(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """The same failed or cancelled job again, from where it saved its state. Raises NotFound, NotAllowed."""
-        return self.store.jobs.retry(_id(job_id, "job"), owner=owner, now=time.time())
+        return self.store.jobs.retry(checked_id(job_id, "job"), owner=owner, now=time.time())
 
     def duplicate(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """A new job with the same request, seed included."""
@@ -186,14 +183,29 @@ class Studio:
 
     def move(self, job_id: str, *, owner: str = LOCAL, to: str) -> Job:
         """`to`: up, down, top, bottom, among the owner's waiting jobs."""
-        return self.store.jobs.move(_id(job_id, "job"), owner=owner, to=to)
+        return self.store.jobs.move(checked_id(job_id, "job"), owner=owner, to=to)
 
     def pause(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """A waiting job keeps waiting until `resume`."""
-        return self.store.jobs.pause(_id(job_id, "job"), owner=owner, now=time.time())
+        return self.store.jobs.pause(checked_id(job_id, "job"), owner=owner, now=time.time())
 
     def resume(self, job_id: str, *, owner: str = LOCAL) -> Job:
-        return self.store.jobs.resume(_id(job_id, "job"), owner=owner, now=time.time())
+        return self.store.jobs.resume(checked_id(job_id, "job"), owner=owner, now=time.time())
+
+    def key_frames(self, job_id: str, *, owner: str = LOCAL) -> tuple[key_frames.KeyFrame, ...]:
+        """Raises NotFound."""
+        return key_frames.key_frames(self.settings, self.job(job_id, owner=owner))
+
+    def edit_key_frame(self, job_id: str, index: int, what: int | str | None = None, *, owner: str = LOCAL) -> Job:
+        """A key frame made anew (a seed; None: a drawn one) or replaced (an input). Raises NotFound, NotAllowed, InvalidRequest."""
+        job, change = self.job(job_id, owner=owner), key_frames.edited(self.settings, index, what)
+        self._planned(GenerationRequest.from_mapping(change(job.request)))  # an index that is no key frame is refused here
+        return self.store.jobs.revise(job.id, owner=owner, now=time.time(), code=AwaitingReview.code, change=change)
+
+    def go_on(self, job_id: str, *, owner: str = LOCAL) -> Job:
+        """The rounds of a job that waits at its key frames may begin. Raises NotFound, NotAllowed."""
+        job_id = checked_id(job_id, "job")
+        return self.store.jobs.revise(job_id, owner=owner, now=time.time(), code=AwaitingReview.code, change=key_frames.approved)
 
     def take_back(self, job_id: str, *, owner: str = LOCAL) -> GenerationRequest:
         """Cancels a waiting job and returns its request, for changing and submitting again.
@@ -254,7 +266,7 @@ class Studio:
         return self.store.clips.page(query or ClipQuery(), owner=owner)
 
     def clip(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
-        return self.store.clips.get(_id(clip_id, "clip"), owner=owner)
+        return self.store.clips.get(checked_id(clip_id, "clip"), owner=owner)
 
     def clip_path(self, clip_id: str, *, owner: str = LOCAL) -> Path:
         """The mp4. Raises NotFound, also when the file is gone."""
@@ -266,23 +278,23 @@ class Studio:
 
     def lineage(self, clip_id: str, *, owner: str = LOCAL) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
         """(what this clip was made from, nearest first; what was made from it)."""
-        return self.store.clips.lineage(_id(clip_id, "clip"), owner=owner)
+        return self.store.clips.lineage(checked_id(clip_id, "clip"), owner=owner)
 
     def rename(self, clip_id: str, name: str, *, owner: str = LOCAL) -> Clip:
-        return self._saved(self.store.clips.rename(_id(clip_id, "clip"), name, owner=owner))
+        return self._saved(self.store.clips.rename(checked_id(clip_id, "clip"), name, owner=owner))
 
     def set_favourite(self, clip_id: str, favourite: bool = True, *, owner: str = LOCAL) -> Clip:
-        return self._saved(self.store.clips.set_favourite(_id(clip_id, "clip"), bool(favourite), owner=owner))
+        return self._saved(self.store.clips.set_favourite(checked_id(clip_id, "clip"), bool(favourite), owner=owner))
 
     def trash(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
         """Out of the gallery; `untrash` brings it back. The files stay."""
-        return self._saved(self.store.clips.set_trashed(_id(clip_id, "clip"), time.time(), owner=owner))
+        return self._saved(self.store.clips.set_trashed(checked_id(clip_id, "clip"), time.time(), owner=owner))
 
     def untrash(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
-        return self._saved(self.store.clips.set_trashed(_id(clip_id, "clip"), None, owner=owner))
+        return self._saved(self.store.clips.set_trashed(checked_id(clip_id, "clip"), None, owner=owner))
 
     def move_clip(self, clip_id: str, project_id: str, *, owner: str = LOCAL) -> Clip:
-        return self._saved(self.store.clips.set_project(_id(clip_id, "clip"), _id(project_id, "project"), owner=owner))
+        return self._saved(self.store.clips.set_project(checked_id(clip_id, "clip"), checked_id(project_id, "project"), owner=owner))
 
     def clip_request(self, clip_id: str, *, owner: str = LOCAL) -> GenerationRequest:
         """What to ask for to get this clip again."""
@@ -308,7 +320,7 @@ class Studio:
         return project
 
     def rename_project(self, project_id: str, name: str, *, owner: str = LOCAL) -> Project:
-        project = self.store.projects.rename(_id(project_id, "project"), name, owner=owner)
+        project = self.store.projects.rename(checked_id(project_id, "project"), name, owner=owner)
         write_projects(self.settings.media_dir, self.store.projects)
         return project
 
@@ -323,21 +335,15 @@ class Studio:
 
     def forecast(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> Forecast:
         """What the request would cost here. Raises what `submit` raises for the request."""
-        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
-        resolved = self._planned(wish)
-        stages, basis = forecast_stages(resolved, timings_of(recent_clips(self.store, resolved.model)))
-        return Forecast(seconds=sum(stages.values()) if stages else None, memory_bytes=resolved.predicted_bytes, basis=basis,
-                        notes=resolved.notes, queued_ahead=self.store.jobs.ahead_of(), stages=stages,
-                        disk_bytes=disk_need(resolved))
+        return forecast_of(self.store, self._planned(_wish(request)))
+
+    def in_words(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> tuple[Alternative, ...]:
+        """Fast, Balanced and Tiny, each with its predicted cost, quickly. Raises what `submit` raises for the request."""
+        return in_words(*self._weighing(_wish(request)))
 
     def alternatives(self, request: GenerationRequest | Mapping[str, Any], *, owner: str = LOCAL) -> Alternatives:
-        """The request made Fast, Balanced and Tiny, and every way this machine could make it, each with its predicted cost.
-
-        Raises what `submit` raises for the request.
-        """
-        wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
-        clips, hardware = recent_clips(self.store, wish.model), self._hardware(wish)
-        return alternatives(self._planned(wish), hardware, timings_of(clips), corrections_of(clips, wish.model, hardware.device))
+        """The three words, and every way this machine could make it, each with its predicted cost. Raises as `in_words`."""
+        return alternatives(*self._weighing(_wish(request)))
 
     def status(self) -> StudioStatus:
         counts = self.store.jobs.counts()
@@ -373,9 +379,13 @@ class Studio:
     def _planned(self, wish: GenerationRequest) -> Plan:
         made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
         check_tokens(made)
+        key_frames.check_inputs(self.settings, wish)
         if made.input:
-            input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video")
+            touch(input_file(self.settings.inputs_dir, made.input, "image" if made.mode == "i2v" else "video"))
         return made
+
+    def _weighing(self, wish: GenerationRequest) -> Weighing:
+        return weighing(self.store, self._planned(wish), self._hardware(wish))
 
     def _hardware(self, wish: GenerationRequest) -> Hardware:
         """As the worker reported it, for it knows what it holds itself; asked anew for another device."""
@@ -391,12 +401,12 @@ class Studio:
             return False, None
         report, at = known
         alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
-        return alive, Hardware(**report["hardware"]) if alive else None
+        return alive, Hardware.from_json(report["hardware"]) if alive else None
 
     def _project(self, project_id: str | None, owner: str, now: float) -> Project:
         if project_id is None:
             return self.store.projects.default(owner=owner, now=now)
-        return self.store.projects.get(_id(project_id, "project"), owner=owner)
+        return self.store.projects.get(checked_id(project_id, "project"), owner=owner)
 
     def _file(self, clip_id: str, owner: str, ending: str) -> Path:
         clip = self.clip(clip_id, owner=owner)
@@ -413,20 +423,12 @@ class Studio:
         return clip
 
 
+def _wish(request: GenerationRequest | Mapping[str, Any]) -> GenerationRequest:
+    return request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+
+
 def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
+    if recipe.get("kind", GENERATE) != GENERATE:
+        raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
+                                     "from.")
     return GenerationRequest.from_mapping(recipe["request"])
-
-
-def _id(value: object, what: str) -> str:
-    """Raises NotFound for anything that has not the form of an id: no path, no pattern, no other type gets further."""
-    if not is_id(value):
-        raise NotFound(f"There is no such {what}.")
-    return str(value)
-
-
-def _checked_key(key: object) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
-        raise InvalidRequest("idempotency_key", f"must be 1 to {MAX_KEY_CHARS} printable characters.")
-    return key

@@ -3,7 +3,7 @@
 // itself (`layout.head`): it is there before the first control is, so that no click is too early for it.
 (() => {
   if (window.sprocket) return;
-  const VIEWS = ["create", "queue", "gallery", "models"];
+  const VIEWS = ["create", "queue", "gallery", "models", "train"];
   const THEME = "sprocket-theme";
   const PATIENCE_MS = 60000;
 
@@ -24,6 +24,7 @@
   let busy = "opening";
   let patience = null;
   const waiting = [];
+  let moving = false;  // a form was sent whose answer is at another address
   const typed = new Map();
 
   function send(act, data = {}) {
@@ -62,8 +63,7 @@
     if (busy === "generate") document.documentElement.classList.remove("sending");
     if (!sending && ![...waiting].some(({ act }) => act === "take")) {
       document.documentElement.classList.remove("uploading");
-      const line = document.querySelector("#source .source-progress");
-      if (line) line.textContent = "";
+      document.querySelectorAll("#form .source-progress").forEach((line) => { line.textContent = ""; });
     }
     busy = null;
     next();
@@ -126,6 +126,16 @@
       document.body.append(input);  // Safari opens none outside the page
       input.click();
     },
+    // Files to learn from.
+    choose_set(element) {
+      const input = Object.assign(document.createElement("input"), { type: "file", accept: element.dataset.accept, multiple: true });
+      const done = () => input.remove();
+      input.hidden = true;
+      input.addEventListener("change", () => { uploadSet([...input.files]); done(); });
+      input.addEventListener("cancel", done);
+      document.body.append(input);
+      input.click();
+    },
     copy(element) {
       const text = element.closest("details").querySelector("pre").textContent;
       navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
@@ -146,6 +156,7 @@
     const element = event.target.closest("[data-act]");
     const summary = event.target.closest("summary");
     if (summary) unfolded[summary.parentElement.open ? "delete" : "add"](summary.parentElement);
+    if (summary && summary.parentElement.dataset.open && !summary.parentElement.open) send(summary.parentElement.dataset.open);
     document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) fold(menu); });
     if (!element || element.tagName === "FORM") return;
     if (element.tagName === "A" && (event.ctrlKey || event.metaKey || event.shiftKey || event.button)) return;
@@ -162,20 +173,21 @@
     if (act === "cancel") pressed(element, "Stopping…");
     if (element.dataset.busy) pressed(element, element.dataset.busy);
     send(act, data);
-    if (["remix", "restore", "take_back", "edit", "example"].includes(act)) focusPrompt();
+    if (["remix", "restore", "take_back", "edit", "example", "refine_undo", "refine_use"].includes(act)) focusPrompt();
   }
 
   function onSubmit(event) {
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+    const fields = Object.fromEntries([...new FormData(form, event.submitter)].filter(([, value]) => value !== ""));
     const { act, ...data } = form.dataset;
     if (data.view) visit("/?view=" + data.view);
     if (act === "search") {
       visit("/?" + new URLSearchParams(fields));
       return send("go");
     }
+    if (act === "train_start") moving = true;
     if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details")) fold(form.closest("details"));
     send(act, { ...data, ...fields });
@@ -187,9 +199,9 @@
   function upload(file, purpose) {
     const { most, large } = document.querySelector("#restore-row [data-most]").dataset;
     if (sending) sending.abort();
-    if (file.size > Number(most)) return send("untaken", { say: large });
+    if (file.size > Number(most)) return send("untaken", { say: large, purpose });
     const say = (words) => {
-      const line = document.querySelector("#source .source-progress");
+      const line = document.querySelector(`#${purpose === "lora" ? "loras" : "source"} .source-progress`);
       if (line) line.textContent = words;
     };
     const request = sending = new XMLHttpRequest();
@@ -206,13 +218,40 @@
     request.addEventListener("load", () => {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* said below */ }
-      if (answer.upload) return over("take", { upload: answer.upload, purpose });
-      over("untaken", { say: answer.error || "The file was not taken in (answer " + request.status + "). Try again." });
+      if (answer.upload) return over("take", { upload: answer.upload, purpose, called: file.name });
+      over("untaken", { purpose, say: answer.error || "The file was not taken in (answer " + request.status + "). Try again." });
     });
-    request.addEventListener("error", () => over("untaken", { say: "The file did not arrive: the studio does not answer. Is it still running?" }));
+    request.addEventListener("error", () => over("untaken", { purpose, say: "The file did not arrive: the studio does not answer. Is it still running?" }));
     request.open("POST", "/media/uploads");
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.send(file);
+  }
+
+  // Several files one after the other, then one event that names them all.
+  let gathering = false;
+  async function uploadSet(files) {
+    if (gathering || !files.length) return;
+    const most = Number(document.querySelector(".set-drop").dataset.most);
+    const say = (words) => { const line = document.querySelector(".set-progress"); if (line) line.textContent = words; };
+    const large = files.find((file) => file.size > most);
+    if (large) return send("dataset_untaken", { say: `${large.name.slice(0, 60)} has ${Math.ceil(large.size / 1e6)} MB; at most ${Math.floor(most / 1e6)} MB come in through the page. Put it into a folder on this machine, and use sprocket dataset import.` });
+    gathering = true;
+    const sent = [];
+    try {
+      for (const file of files) {
+        say(`Taking in ${sent.length + 1} of ${files.length}: ${file.name.slice(0, 60)}`);
+        const answer = await fetch("/media/uploads", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+        const { upload, error } = await answer.json();
+        if (!upload) throw new Error(error || "a file was not taken in");
+        sent.push({ upload, name: file.name });
+      }
+      send("dataset_take", { files: sent });
+    } catch (error) {
+      send("dataset_untaken", { say: `The files did not arrive (${error.message}). Try again.` });
+    } finally {
+      gathering = false;
+      say("");
+    }
   }
 
   // Extend: the video shows the frame that the slider names, and a paused video tells the slider.
@@ -254,6 +293,29 @@
     box.showModal();
   }
 
+  // The forecast is another: so is the cost of every choice, where it is being looked at. Once things have come to rest.
+  let settling = null;
+  function stale() {
+    clearTimeout(settling);
+    if (document.querySelector("#choices details[open]")) settling = setTimeout(send, 700, "choices");
+  }
+
+  // The refiner's answer is there: it is fetched, once. Where Generate waits for it, it is pressed when the form says it.
+  const fetched = new Set();
+  function refined(element) {
+    const panel = element.querySelector(".refine");
+    if (!panel) return;
+    const { refined: key, press } = panel.dataset;
+    if (key && !fetched.has(key)) {
+      fetched.add(key);
+      send("refine_take", { key });
+    }
+    if (press && !fetched.has(press + "!")) {
+      fetched.add(press + "!");
+      setTimeout(() => document.querySelector("#generate").click(), 100);
+    }
+  }
+
   // Feedback before the server has answered; the answer redraws the panel.
   function pressed(element, word) {
     const label = element.textContent;
@@ -278,21 +340,27 @@
     });
   }
 
-  // A file dropped anywhere on Create: on the source panel to start from, elsewhere for whatever it is good for.
+  // A file dropped anywhere on Create: on the source panel to start from, a LoRA, elsewhere for whatever it is good for.
   function onDrop(event) {
     const file = event.dataTransfer && event.dataTransfer.files[0];
     document.documentElement.classList.remove("dropping");
+    if (file && viewOf(location.search) === "train" && document.querySelector(".set-drop")) {
+      event.preventDefault();
+      event.stopPropagation();
+      return void uploadSet([...event.dataTransfer.files]);
+    }
     if (!file || viewOf(location.search) !== "create") return;
     event.preventDefault();
     event.stopPropagation();
-    upload(file, event.target.closest(".dropzone, .source-body") ? "input" : "any");
+    const lora = /\.safetensors$/i.test(file.name) || event.target.closest(".loras");
+    upload(file, lora ? "lora" : event.target.closest(".dropzone, .source-body") ? "input" : "any");
   }
 
   // A card plays while it is pointed at or focused. The video is added and removed only when that changes: replacing it under
   // a pressed button would swallow the click.
   function play(event) {
     const card = event.target.closest && event.target.closest("a.card");
-    if (!card) return;
+    if (!card || !card.dataset.play) return;
     requestAnimationFrame(() => {
       const on = (card.matches(":hover") || card.matches(":focus-visible")) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
       const playing = card.querySelector("video");
@@ -314,6 +382,8 @@
     answered,
     // Something that the source panel shows was changed; where it shows no file, only another model matters.
     source(model = "") { if (model || document.querySelector('#source [data-has="1"]')) send("source", { model }); },
+    // One clip or a frame rate: the images it passes through appear or go.
+    length() { send("length"); },
     // The timer has ticked. Who waits comes first.
     poll() {
       if (busy || !trigger || waiting.length) return;
@@ -322,6 +392,12 @@
     },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
+      const place = element.querySelector("[data-address]");
+      if (place && moving) history.replaceState(null, "", place.dataset.address);
+      if (element.querySelector(".train-form, [data-address]")) moving = false;
+      element.querySelectorAll("input[data-change]").forEach((slider) => { slider.value = slider.getAttribute("value"); });
+      if (element.querySelector(".forecast")) stale();
+      refined(element);
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
       if (!stage) return;
@@ -345,9 +421,14 @@
   document.addEventListener("click", onGenerate, true);
   document.addEventListener("input", (event) => { if (busy === "opening" && event.target.closest("#form")) typed.set(event.target, event.target.value); }, true);
   document.addEventListener("input", (event) => { if (event.target.matches(".extend input[type=range]")) scrub(event.target); });
+  document.addEventListener("input", (event) => {  // what a slider says while it moves; it is sent when let go
+    if (event.target.dataset.change) event.target.closest("label").querySelector("output").textContent = event.target.value;
+  });
   for (const name of ["pause", "seeked"]) document.addEventListener(name, (event) => { if (event.target.matches("video.result")) frameOf(event.target); }, true);
   document.addEventListener("submit", onSubmit);
   document.addEventListener("change", (event) => {
+    const { change, name } = event.target.dataset;
+    if (change) return send(change, { name, value: event.target.value });
     const form = event.target.closest("form.filters");
     if (form && event.target.name !== "words") form.requestSubmit();
   });

@@ -20,7 +20,10 @@ BENCHES = {
     "video_io": "writing against diffusers' export_to_video at equal quality, reading against imageio, encoding behind decoding",
     "caches": "caches and the CFG gate on the pocket: transformer arithmetic saved, PSNR to the exact clip",
     "meta_memory": "live storage of the real classes at true sizes on the meta device, against the planner's formulas",
+    "hierarchy": "frames between frames against flow; 97 frames by hierarchy against a sliding window; memory of long clips",
     "streaming": "streamed blocks against resident ones: bytes a pass, blocks at once, bits, time",
+    "parallel": "two ranks against two copies at the same time: differences, bytes on the wire, share of the ceiling, peak of a decode",
+    "parallel_prediction": "the cost model for 1 to 12 GPUs beside xDiT's published steps; a prediction",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }

@@ -34,12 +34,12 @@ sys.path.insert(0, str(ROOT))
 
 from app.history.records import JobState  # noqa: E402
 from app.history.sidecar import read_sidecar  # noqa: E402
-from app.queue.process import die_with_parent  # noqa: E402
 from app.queue.supervisor import Supervisor  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from app.studio import Studio, open_studio  # noqa: E402
 from engine.digest import file_sha256  # noqa: E402
 from engine.errors import SprocketError  # noqa: E402
+from engine.lifeline import die_with_parent  # noqa: E402
 from engine.video.probe import probe  # noqa: E402
 from tests.fakes import SPEC, STEPS  # noqa: E402
 

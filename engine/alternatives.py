@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from engine.choices import ORDER, PROFILES, Policy, Way, fits_in, permitted
+from engine.choices import ORDER, Policy, Way, choose_each, fits_in, permitted, weigh
 from engine.errors import CannotFit
 from engine.hardware import Hardware
 from engine.memory import Placement
 from engine.memory.corrections import Correction, placement_kind
 from engine.plan import Plan, Timing, forecast_stages, plan
+from engine.precision import asked_for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,16 +37,20 @@ class Alternative:
     """Wall time of the whole job; None where no clip was made this way on this machine."""
     stages: dict[str, float]
     """`seconds` by stage; empty where they are not known."""
+    times: float
+    """Its time over that of the request as it stands, by nominal speeds: for comparing ways that were never measured here."""
     fits: bool
     """The free memory, or the request's budget, allows it."""
     permitted: bool
     """The request's wish for quality allows it."""
     chosen: bool
     """The request as it stands would be made this way."""
+    placement: Placement
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"notes": list(self.notes)}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return values | {"notes": list(self.notes), "placement": self.placement.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +62,54 @@ class Alternatives:
     every: tuple[Alternative, ...]
 
 
+def in_words(made: Plan, hardware: Hardware, timings: Sequence[Timing], known: Sequence[Correction] = ()) -> tuple[Alternative, ...]:
+    """Fast, Balanced and Tiny for what `made` asks, in about the time of one plan; see `alternatives`."""
+    asked = _Asked(made, hardware, timings, known)
+    return tuple(asked.shown(way, fits=True, word=word) for word, way in asked.words.items())
+
+
 def alternatives(made: Plan, hardware: Hardware, timings: Sequence[Timing], known: Sequence[Correction] = ()) -> Alternatives:
     """What `made` could be instead, on `hardware` as it was planned for. `known`: corrections of its model and device."""
-    request, shape = made.request(), made.shape
-    policy = Policy(profile=made.profile, quality=made.allowed or None, corrections=tuple(known))
-    within = replace(hardware, free_bytes=min(hardware.free_bytes, made.budget)) if made.budget else hardware
-    allowed = [way.placement for way in permitted(made.spec, shape, made.dtype, within, policy)]
-    words: dict[str, Plan] = {}
-    for profile in PROFILES:
+    asked = _Asked(made, hardware, timings, known)
+    named = {way.placement: word for word, way in reversed(asked.words.items())}
+    anyway = [made.placement, *named]
+    ways = _worth_seeing(permitted(*asked.case, replace(asked.policy, quality="fast")), anyway)
+    words = tuple(asked.shown(way, fits=True, word=word) for word, way in asked.words.items())
+    every = (asked.shown(way, fits=fits_in(way, asked.within), word=named.get(way.placement, "")) for way in ways)
+    return Alternatives(words, tuple(every))
+
+
+class _Asked:
+    """The request behind a plan, and how each way of making it is shown."""
+
+    def __init__(self, made: Plan, hardware: Hardware, timings: Sequence[Timing], known: Sequence[Correction]) -> None:
+        self.made, self.hardware, self.timings, self.request = made, hardware, timings, made.request()
+        self.policy = Policy(profile=made.profile, quality=made.allowed or None, precision=asked_for(made.precision),
+                             corrections=tuple(known))
+        free = min(hardware.free_bytes, made.budget) if made.budget else hardware.free_bytes
+        own = weigh(made.spec, made.shape, made.dtype, hardware, self.policy, made.placement)
+        self._own, self._beside = own.seconds, made.predicted_bytes - own.forecast.device_bytes  # what LoRAs take beside any way
+        self.within = replace(hardware, free_bytes=max(free - self._beside, 0))
+        self.case = (made.spec, made.shape, made.dtype, self.within)
         try:
-            words[profile.capitalize()] = plan(replace(request, profile=profile), made.spec, hardware, policy)
+            ways = choose_each(*self.case, self.policy)
         except CannotFit:  # the memory went since `made` was planned
-            continue
+            ways = {}
+        self.words = {profile.capitalize(): way for profile, way in ways.items()}
 
-    def shown(one: Plan, fits: bool, word: str) -> Alternative:
-        stages, _basis = forecast_stages(one, timings, alike_only=True)
-        return Alternative(word=word, kind=placement_kind(one.placement), quality=one.quality, peak_bytes=one.predicted_bytes,
-                           ram_bytes=one.forecast.ram_bytes, seconds=sum(stages.values()) if stages else None, stages=stages,
-                           fits=fits, permitted=one.placement in allowed, chosen=one.placement == made.placement, notes=one.notes)
+    @cached_property
+    def allowed(self) -> list[Placement]:
+        return [way.placement for way in permitted(*self.case, self.policy)]
 
-    def of(way: Way) -> Alternative:
-        word = next((word for word, one in words.items() if one.placement == way.placement), "")
-        return shown(plan(request, made.spec, hardware, policy, way=way), fits_in(way, within), word)
-
-    shown_anyway = [one.placement for one in (made, *words.values())]
-    ways = _worth_seeing(permitted(made.spec, shape, made.dtype, within, replace(policy, quality="fast")), shown_anyway)
-    return Alternatives(tuple(shown(one, True, word) for word, one in words.items()), tuple(of(way) for way in ways))
+    def shown(self, way: Way, *, fits: bool, word: str) -> Alternative:
+        request = replace(self.request, profile=word.lower()) if word else self.request
+        one = plan(request, self.made.spec, self.hardware, self.policy, way=way)
+        stages, _basis = forecast_stages(one, self.timings, alike_only=True)
+        return Alternative(word=word, kind=placement_kind(one.placement), quality=one.quality,
+                           peak_bytes=one.predicted_bytes + self._beside, ram_bytes=one.forecast.ram_bytes,
+                           seconds=sum(stages.values()) if stages else None, stages=stages, times=way.seconds / self._own, fits=fits,
+                           permitted=bool(word) or one.placement in self.allowed,
+                           chosen=one.placement == self.made.placement, placement=one.placement, notes=one.notes)
 
 
 def _worth_seeing(ways: Sequence[Way], anyway: Sequence[Placement] = ()) -> list[Way]:

@@ -47,11 +47,12 @@ class Checkpoint:
 def fingerprint(plan: Plan, changes: Sequence[float] | None = None) -> dict[str, Any]:
     """What must be equal for a saved state to lead to the same pixels: request, weights, arithmetic, versions.
 
-    `changes`: MagCache's, which decide what is skipped.
+    `changes`: MagCache's, which decide what is skipped. On how many devices a clip is made changes last bits only, so one that is
+    begun on two goes on on one.
     """
     import diffusers
 
-    return {"version": CHECKPOINT_VERSION, "request": plan.request().to_json() | {"model": ""},
+    return {"version": CHECKPOINT_VERSION, "request": plan.request().to_json() | {"model": "", "parallel": None},
             "model": plan.spec.fingerprint, "dtype": plan.dtype, "device": plan.device.split(":")[0],
             "attention": plan.attention, "compile": plan.compile,
             "torch": torch.__version__, "diffusers": diffusers.__version__} | ({} if changes is None else {"changes": list(changes)})

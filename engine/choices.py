@@ -16,7 +16,7 @@ Times are nominal (a GPU of 100 TFLOP/s behind 20 GB/s): they order the ways, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -27,7 +27,7 @@ from engine.memory.corrections import Correction, corrected
 from engine.memory.decoder import tile_area
 from engine.memory.placement import NUMBER_BYTES
 from engine.memory.weights import layout, stored_bytes
-from engine.request import PROFILES, QUALITIES
+from engine.request import PRECISIONS, PROFILES, QUALITIES
 from engine.spec import ModelSpec
 
 ORDER = ("lossless", "tiles", "near-lossless", "fast")
@@ -56,13 +56,16 @@ class Policy:
     """'fast', 'balanced' or 'tiny'."""
     quality: str | None = None
     """'lossless', 'near-lossless' or 'fast'; None: the best that fits, of lossy ways only tiles."""
+    precision: str | None = None
+    """Of the transformer, where the user said one; see `engine.precision`. None: the planner's choice."""
     executable: bool = True
     """Only ways this version can run. False: also those it can only forecast."""
     corrections: tuple[Correction, ...] = ()
     """What this machine's own jobs said about forecasts of memory."""
 
     def __post_init__(self) -> None:
-        for field, value, known in (("profile", self.profile, PROFILES), ("quality", self.quality, (None, *QUALITIES))):
+        for field, value, known in (("profile", self.profile, PROFILES), ("quality", self.quality, (None, *QUALITIES)),
+                                    ("precision", self.precision, (None, *PRECISIONS[1:]))):
             if value not in known:
                 words = ", ".join(word for word in known if word)
                 raise InvalidRequest(field, f"{str(value)[:40]!r} is not known. Use one of {words}.")
@@ -77,6 +80,7 @@ class Way:
     seconds: float
     """Nominal; only for comparing ways of one clip."""
     quality: str
+    """What of it the planner gives up, of `ORDER`."""
 
 
 def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Way:
@@ -84,11 +88,17 @@ def choose(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, poli
 
     Raises `CannotFit`, naming what is missing and what would fit.
     """
+    return choose_each(spec, shape, compute, hardware, policy, (policy.profile,))[policy.profile]
+
+
+def choose_each(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy,
+                profiles: Sequence[str] = PROFILES) -> dict[str, Way]:
+    """`choose` for each of `profiles`, in the time of one. Raises as it does."""
     found = list(_weighed(spec, shape, compute, hardware, policy))
     for quality in _allowed(policy):
         fitting = [way for way in found if way.quality in quality and fits_in(way, hardware)]
         if fitting:
-            return _preferred(fitting, policy.profile)
+            return {profile: _preferred(fitting, profile) for profile in profiles}
     raise CannotFit(_refusal(spec, shape, compute, hardware, policy, found))
 
 
@@ -159,7 +169,8 @@ def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
 def _weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement,
            work: dict[str, float]) -> Way:
     found = corrected(forecast(spec, shape, compute, placement, hardware.device), placement, hardware.device, policy.corrections)
-    return Way(placement, found, _seconds(spec, shape, compute, placement, work), _quality(placement, compute))
+    return Way(placement, found, _seconds(spec, shape, compute, placement, work),
+               _quality(placement, compute, policy.precision))
 
 
 def _placements(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Placement]:
@@ -171,7 +182,8 @@ def _placements(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware,
     narrow = set(_allowed(policy)[-1])  # qualities that could be taken at all
     eight = [precision for precision, quality in (("int8", "near-lossless"), ("fp8", "fast")) if quality in narrow]
     texts = [Home(precision, *place) for precision in (compute, *eight[:1]) for place in places]
-    transformers = [Home(precision, *place) for precision in (compute, *eight) for place in places]
+    kinds = (policy.precision,) if policy.precision else (compute, *eight)
+    transformers = [Home(precision, *place) for precision in kinds for place in places]
     # The decoder is small: it stays, or comes when it is its turn.
     vaes = [Home(compute, "resident"), Home(compute, "staged", sources[0])]
     steps = ((1, "whole"), (1, "chunked"), (2, "chunked"))
@@ -202,8 +214,10 @@ def tile_size(spec: ModelSpec, part: int = 2) -> tuple[int, int]:
             max(1, round(spec.native_width / part / (5 * unit))) * 5 * unit)
 
 
-def _quality(placement: Placement, compute: str) -> str:
-    precisions = {home.precision for home in placement.homes.values()} - {compute}
+def _quality(placement: Placement, compute: str, asked: str | None) -> str:
+    """What the planner itself gives up; the transformer's precision is not its choice where it was `asked` for."""
+    free = {home.precision for part, home in placement.homes.items() if asked is None or part != "transformer"}
+    precisions = free - {compute}
     if precisions & {"fp8", "fp8-dynamic", "int8-dynamic"}:
         return "fast"
     return "near-lossless" if precisions else "lossless" if placement.exact else "tiles"

@@ -8,10 +8,13 @@
       ModelInvalid                a checkpoint is there, but broken, foreign or unsafe
       OutputRejected              frames were made, but they are not a video (NaN, black, frozen)
       CheckpointMismatch          a saved sampling state belongs to another job, model or version
+      FleetBroken                 ranks that work on one clip together died or hung, again and again
       StorageBlocked              the disk is full or read-only; the work can go on when it is not
       Cancelled                   the owner asked to stop
+      AwaitingReview              key frames are ready, and the owner wants to see them before the rounds
 
-A message says what was wrong with the numbers, and what to do.  `Cancelled` is control flow, not a failure.
+A message says what was wrong with the numbers, and what to do.  `Cancelled` and
+`AwaitingReview` are control flow, not failures.
 """
 
 from __future__ import annotations
@@ -84,6 +87,12 @@ class CheckpointMismatch(SprocketError):
     code = "checkpoint_mismatch"
 
 
+class FleetBroken(SprocketError):
+    """A rank died or hung, and starting all of them again did not help; the message ends with the rank's last words."""
+
+    code = "fleet_broken"
+
+
 class StorageBlocked(SprocketError):
     """Nothing can be written (ENOSPC, EDQUOT, EROFS). The job waits as `blocked`; nothing is lost."""
 
@@ -94,3 +103,9 @@ class Cancelled(SprocketError):
     """The owner asked to stop."""
 
     code = "cancelled"
+
+
+class AwaitingReview(SprocketError):
+    """Key frames are made and stored; the rounds wait for the owner."""
+
+    code = "review"

@@ -11,13 +11,18 @@ from pathlib import Path
 
 
 class Stage(str, Enum):
-    """The stages of one generation, in the order they happen."""
+    """The stages of a job, in the order they happen; no job has all of them."""
 
     LOAD = "load"
     ENCODE = "encode"
     SAMPLE = "sample"
+    INTERPOLATE = "interpolate"
     DECODE = "decode"
     VERIFY = "verify"
+
+
+GENERATION = (Stage.LOAD, Stage.ENCODE, Stage.SAMPLE, Stage.DECODE, Stage.VERIFY)
+"""Those that make a clip out of a request for a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,16 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class RanksRestarted:
+    """A rank died or hung; all were started again, and go on from the last checkpoint. Stages begin anew."""
+
+    why: str
+    """For people, as a sentence's end: 'rank 1 was killed (SIGKILL)'."""
+    log: str
+    """The last lines the rank wrote."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSaved:
     step: int
     path: Path
@@ -56,6 +71,14 @@ class Preview:
 
     step: int
     webp: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CutsFound:
+    """Scene cuts within a video that gets more frames: nothing is interpolated across them."""
+
+    seconds: tuple[float, ...]
+    """When the new scene begins, in the source, in rising order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +100,4 @@ class ClipWritten:
     """Highest memory of the process (CPU: resident set; CUDA: allocator peak)."""
 
 
-Event = StageStarted | StepDone | Resumed | CheckpointSaved | Preview | ClipWritten
+Event = StageStarted | StepDone | Resumed | RanksRestarted | CheckpointSaved | Preview | CutsFound | ClipWritten

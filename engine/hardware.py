@@ -7,21 +7,36 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 MIB = 2**20
-QUERY = "index,name,memory.total,memory.free,compute_cap"
+QUERY = "index,name,memory.total,memory.free,compute_cap,utilization.gpu"
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 SPEED_PACKAGES = ("triton", "flash_attn", "flash_attn_interface", "sageattention")
 """Kernels for NVIDIA GPUs that may be installed beside torch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One of several GPUs of this computer."""
+
+    device: str
+    """'cuda:N'."""
+    name: str
+    total_bytes: int
+    free_bytes: int
+    load: int | None = None
+    """Per cent of the last second it was at work; None: not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """The one device work runs on."""
+    """The one device work runs on, and what is beside it."""
 
     device: str
     """'cpu' or 'cuda:N'."""
@@ -41,6 +56,16 @@ class Hardware:
     """CUDA compute capability, e.g. (9, 0). None: not known, or the device is the processor."""
     packages: tuple[str, ...] = ()
     """Of `SPEED_PACKAGES`, those that can be imported here. Only looked for beside a GPU."""
+    gpus: tuple[Gpu, ...] = ()
+    """All GPUs of this computer, this one among them; none where the device is the processor."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Hardware:
+        """The inverse of `dataclasses.asdict`, also after JSON made lists of tuples."""
+        gpus = tuple(Gpu(**one) for one in values.get("gpus", ()))
+        capability = values.get("capability")
+        return cls(**{**values, "gpus": gpus, "packages": tuple(values.get("packages", ())),
+                      "capability": None if capability is None else (capability[0], capability[1])})
 
 
 def detect(kind: str | None = None) -> Hardware:
@@ -101,13 +126,15 @@ def _gpus() -> list[Hardware]:
     rows = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == QUERY.count(",")]
     seen = _visible(len(rows))
     packages = tuple(name for name in SPEED_PACKAGES if importlib.util.find_spec(name) is not None)
-    gpus = []
-    for index, name, total, free, capability in rows:
+    gpus, all_gpus = [], []
+    for index, name, total, free, capability, load in rows:
         if index in seen and total.isdigit() and free.isdigit():
             gpus.append(Hardware(device=f"cuda:{seen.index(index)}", name=name, total_bytes=int(total) * MIB,
                                  free_bytes=int(free) * MIB, cores=_cores(), bf16=float(capability) >= 8.0,
                                  ram_bytes=_cpu().free_bytes, capability=_capability(capability), packages=packages))
-    return gpus
+            all_gpus.append(Gpu(device=gpus[-1].device, name=name, total_bytes=gpus[-1].total_bytes, free_bytes=gpus[-1].free_bytes,
+                                load=int(load) if load.isdigit() else None))
+    return [replace(gpu, gpus=tuple(sorted(all_gpus, key=lambda one: one.device))) for gpu in gpus]
 
 
 def _capability(text: str) -> tuple[int, int]:

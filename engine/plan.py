@@ -16,9 +16,13 @@ from engine.cache.measured import words, work_share
 from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
+from engine.interpolate.planning import HierarchyPlan, plan_hierarchy, request_of
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
+from engine.parallel.planned import divide
+from engine.plan_notes import memory_notes, mode_notes, speed_notes, way_notes
+from engine.precision import LOSS, asked_for, check_precision, compute_dtype, precision_notes, worse
 from engine.recovery import way_after
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
@@ -80,6 +84,8 @@ class Plan:
     """Bytes of the device's memory the job may use; 0 for all that is free."""
     wanted_device: str
     """'cpu' or 'cuda' where the user asked for one; '' for the GPU where there is one."""
+    precision: str
+    """Of the transformer, where the user asked for one; else 'auto'. What it is, the placement says."""
     work: Mapping[str, float]
     """Work by stage, see `engine.memory.stage_work`."""
     notes: tuple[str, ...]
@@ -106,12 +112,21 @@ class Plan:
     """'off', or a cache of `engine.cache`, which changes the picture."""
     cfg_gate: float = 1.0
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
+    hierarchy: HierarchyPlan | None = None
+    """Key frames first, then rounds between them; None: one clip at once."""
+    wish: str = ""
+    """The words that the prompt was refined from; '' where it was not."""
+    refiner: str = ""
+    parallel: str = ""
+    """`engine.parallel.degrees.Degrees` as text; '' for one device."""
+    devices: tuple[str, ...] = ()
+    """Of each rank; empty for one device."""
     schema_version: int = PLAN_VERSION
 
     @property
     def sampled_steps(self) -> int:
         """Steps that are really run, at least 1: with `strength` below 1 the first ones are left out, as in diffusers."""
-        return sampled_steps(self.steps, self.strength)
+        return sampled_steps(self.steps, self.strength) if self.hierarchy is None else self.hierarchy.steps
 
     @property
     def shape(self) -> Shape:
@@ -123,20 +138,24 @@ class Plan:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"spec": self.spec.to_json(), "latent_shape": list(self.latent_shape), "tile": list(self.tile),
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
-                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras]}
+                         "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras],
+                         "hierarchy": {} if self.hierarchy is None else self.hierarchy.to_json(),
+                         "devices": list(self.devices)}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
+        if self.hierarchy is not None:
+            return request_of(self)
         return GenerationRequest(prompt=self.prompt, negative=self.negative, model=self.model, seed=self.seed,
                                  frames=self.frames, width=self.width, height=self.height, steps=self.steps,
                                  guidance=self.guidance, scheduler=self.scheduler,
                                  image=self.input if self.mode == "i2v" else None,
                                  video=self.input if self.mode == "v2v" else None,
-                                 fit=None if self.mode == "t2v" else self.fit,
-                                 strength=self.strength if self.mode == "v2v" else None,
+                                 fit=None if self.mode == "t2v" else self.fit, strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
-                                 quality=self.allowed or None, budget=self.budget or None, device=self.wanted_device or None,
-                                 cache=self.cache, cfg_gate=self.cfg_gate)
+                                 quality=self.allowed or None, precision=asked_for(self.precision), budget=self.budget or None,
+                                 device=self.wanted_device or None, cache=self.cache, cfg_gate=self.cfg_gate,
+                                 parallel=self.parallel or None, wish=self.wish or None, refiner=self.refiner or None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +182,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
+    if request.hierarchical:
+        return plan_hierarchy(request, spec, lambda wish, model: plan(wish, model, hardware, policy, speed, lapses=lapses), hardware.device)
     check_mode(request, spec)
     hardware, policy = _within(request, hardware), _wished(request, policy)
     frames = _frames(request.frames, spec)
@@ -174,16 +195,20 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
                              suggestion=spec.train_timesteps)
     guidance = spec.recommended_guidance if request.guidance is None else request.guidance
     strength = _strength(request, steps)
-    dtype = _dtype(spec, hardware)
+    dtype = compute_dtype(policy.precision, hardware)
+    check_precision(policy.precision, policy.quality, hardware)
     cache, gate = _shortcuts(request, guidance, policy)
     shape = Shape(frames, height, width, guidance > 1.0, _given(request.mode, frames), cache)
+    division = divide(request.parallel, spec, shape, hardware, gated=gate < 1)
+    hardware = division.hardware
     kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
     if kernel in LOSSY and policy.quality not in (None, "fast"):
         raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
                                           f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
-    work = _work(spec, shape, sampled_steps(steps, strength), gate)
-    compiled = compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
+    work = division.sooner(_work(spec, shape, sampled_steps(steps, strength), gate))
+    division.check_kernel(kernel)
+    compiled = not division.devices and compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
                               feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)
     return Plan(
@@ -194,15 +219,16 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         latent_shape=(1, sampled, spec.latent_channels, height // spec.spatial_scale, width // spec.spatial_scale),
         latent_padding=padding, dtype=dtype, device=hardware.device, residency=way.placement.transformer.residency,
         tile=way.placement.tile, predicted_bytes=way.forecast.device_bytes, placement=way.placement, forecast=way.forecast,
-        profile=policy.profile, quality=_quality(way, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
-        allowed=policy.quality or "", budget=request.budget or 0, wanted_device=request.device or "",
+        profile=policy.profile, quality=_quality(way, policy.precision, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
+        allowed=policy.quality or "", precision=policy.precision or "auto", budget=request.budget or 0, wanted_device=request.device or "",
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
-        notes=(*_notes(request, spec, hardware, shape, dtype, way), *_speed_notes(kernel, compiled),
-               *_mode_notes(request, spec, frames, steps, strength), *_memory_notes(way, policy), *words(cache, gate),
-               *told(lapses, way.placement)),
+        notes=(*way_notes(request, spec, hardware, shape, dtype, way), *speed_notes(kernel, compiled),
+               *mode_notes(request, spec, frames, steps, sampled_steps(steps, strength), strength), *memory_notes(way, policy),
+               *words(cache, gate), *precision_notes(policy.precision, hardware), *division.notes, *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
-        loras=request.loras, cache=cache, cfg_gate=gate,
+        loras=request.loras, cache=cache, cfg_gate=gate, parallel=division.text, devices=division.devices,
+        wish=request.wish or "", refiner=request.refiner or "",
     )
 
 
@@ -219,16 +245,10 @@ def _way(request: GenerationRequest, spec: ModelSpec, shape: Shape, dtype: str, 
                         "all that is free.") from error
 
 
-def _memory_notes(way: Way, policy: Policy) -> list[str]:
-    """Said only where it matters: what this machine's own jobs changed about the forecast."""
-    kind = placement_kind(way.placement)
-    return [f"Jobs like this took {one.ratio:.2f} times the memory that formulas say, in {one.jobs} clips made on this machine; the "
-            "forecast is corrected by that." for one in policy.corrections if one.kind == kind and abs(one.ratio - 1) >= 0.05]
-
-
 def _wished(request: GenerationRequest, policy: Policy) -> Policy:
     """`policy` with what the request says on top."""
-    return replace(policy, profile=request.profile or policy.profile, quality=request.quality or policy.quality)
+    return replace(policy, profile=request.profile or policy.profile, quality=request.quality or policy.quality,
+                   precision=asked_for(request.precision) or policy.precision)
 
 
 def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
@@ -242,7 +262,7 @@ def _within(request: GenerationRequest, hardware: Hardware) -> Hardware:
 
 def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
     """Raises `InvalidRequest` where the checkpoint cannot do what is asked for: it lacks the mode, or its input is missing."""
-    if request.mode in spec.modes:
+    if request.mode in spec.modes or (request.hierarchical and request.mode != "v2v"):
         return
     if request.mode == "i2v":
         raise InvalidRequest("image", f"is given, and {spec.name} does not take one: it makes videos from words. Choose an "
@@ -297,9 +317,10 @@ def _given(mode: str, frames: int) -> int:
     return {"i2v": 1, "v2v": frames}.get(mode, 0)
 
 
-def _quality(way: Way, *, lossy: bool) -> str:
+def _quality(way: Way, precision: str | None, *, lossy: bool) -> str:
     """What the notes explain: 'lossless', 'near-lossless' or 'fast'."""
-    return "fast" if lossy else "near-lossless" if way.quality == "tiles" else way.quality
+    own = "fast" if lossy else "near-lossless" if way.quality == "tiles" else way.quality
+    return worse(own, LOSS.get(precision or "", "lossless"))
 
 
 def _work(spec: ModelSpec, shape: Shape, steps: int, gate: float) -> dict[str, float]:
@@ -336,7 +357,8 @@ def forecast_stages(plan: Plan, timings: Sequence[Timing], *, alike_only: bool =
 def disk_need(plan: Plan) -> int:
     """Bytes a job may write, generously: twice a poorly compressed clip, and its saved sampling states."""
     pixels = plan.frames * plan.width * plan.height
-    return 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
+    kept = 3 * pixels if plan.hierarchy is not None else 0  # each frame, until the file is whole
+    return kept + 2 * (pixels * 3 // 8) + 3 * (2 * math.prod(plan.latent_shape) * 4) + 2**20
 
 
 def _frames(wish: int | None, spec: ModelSpec) -> int:
@@ -368,11 +390,6 @@ def _side(name: str, wish: int | None, native: int, top: int, spec: ModelSpec) -
     return value
 
 
-def _dtype(spec: ModelSpec, hardware: Hardware) -> str:
-    """bf16 where the device computes it natively, else fp32. fp16 is never used: T5 overflows in it."""
-    return "bf16" if hardware.bf16 else "fp32"
-
-
 def check_executable(plan: Plan) -> None:
     """Raises `ModelNotFound` where the weights are not here, `CannotFit` where this version cannot do what `plan` says."""
     if not plan.spec.installed:
@@ -384,55 +401,3 @@ def check_executable(plan: Plan) -> None:
     if reasons := unsupported(plan.placement, plan.dtype, plan.device):
         raise CannotFit(f"this plan would {', '.join(reasons)}; this version of Sprocket can forecast that and not run it. Plan "
                         "again with more memory, or ask for fewer frames or a smaller size.")
-
-
-def _notes(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, shape: Shape, dtype: str, way: Way) -> tuple[str, ...]:
-    notes = [f"{dtype} on {hardware.name} ({hardware.device})."]
-    placement = way.placement
-    if request.negative and not shape.guided:
-        notes.append("The negative prompt has no effect, because guidance is 1 or less.")
-    for part, home in placement.homes.items():
-        name = part.replace("_", " ")
-        if home.precision != dtype:
-            notes.append(f"The {name}'s weights are kept in {home.precision.upper()}, which changes the picture a little.")
-        if home.residency == "streamed":
-            notes.append(f"The {name} passes through the device block by block, from {'memory' if home.source == 'ram' else 'disk'}.")
-    staged = [part.replace("_", " ") for part, home in placement.homes.items() if home.residency == "staged"]
-    if len(staged) == len(placement.homes):
-        notes.append("Weights move to the GPU stage by stage, because they do not fit together.")
-    elif staged:
-        notes.append(f"On the device only while at work: {', '.join(staged)}.")
-    if placement.feed_forward == "chunked":
-        notes.append("The feed-forward works in chunks to save memory; the result is the same.")
-    if placement.passes == 2:
-        notes.append("The two halves of guidance run one after the other to save memory.")
-    if placement.decode == "banded":
-        notes.append("Frames are decoded band by band to save memory; the result is that of decoding them whole.")
-    if not placement.exact:
-        notes.append(f"Frames are decoded in tiles of {placement.tile[1]} x {placement.tile[0]} pixels to save memory; "
-                     "seams and colours may differ a little from an exact decode.")
-    if (shape.width, shape.height) != (spec.native_width, spec.native_height):
-        notes.append(f"{spec.name} was trained at {spec.native_width} x {spec.native_height}; other sizes may look worse.")
-    return tuple(notes)
-
-
-def _speed_notes(kernel: str, compiled: bool) -> list[str]:
-    notes = []
-    if kernel in LOSSY:
-        notes.append(f"Attention multiplies in 8 bits ({kernel}), which changes the picture a little.")
-    elif kernel != "native":
-        notes.append(f"Attention kernel: {kernel}.")
-    if compiled:
-        notes.append("The transformer's blocks are compiled first; the first step of a new size takes longer, all others less.")
-    return notes
-
-
-def _mode_notes(request: GenerationRequest, spec: ModelSpec, frames: int, steps: int, strength: float) -> list[str]:
-    notes = []
-    if spec.position == "learned" and frames != spec.native_frames:
-        notes.append(f"{spec.name} has learned positions for {spec.native_frames} frames only; other counts may look worse.")
-    if request.mode == "v2v":
-        notes.append(f"The video is changed with strength {strength:g}: {sampled_steps(steps, strength)} of {steps} steps are run.")
-    if request.guidance_kind == "as-published":
-        notes.append("Guidance swings up and down over the steps, as the published code does.")
-    return notes

@@ -5,7 +5,6 @@ Three numbers per latent channel know the colours of a scene well enough; the VA
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from engine.video.still import webp
 
 STRIP_HEIGHT = 64
 MAX_STRIP_WIDTH = 4096
@@ -68,13 +69,6 @@ class LatentColours:
             if len(data) <= MAX_BYTES:
                 break
         return data
-
-
-def webp(image: Image.Image, quality: int) -> bytes:
-    """`image` as WebP bytes."""
-    out = io.BytesIO()
-    image.save(out, "WEBP", quality=quality, method=2)
-    return out.getvalue()
 
 
 def _colour_clip() -> Tensor:

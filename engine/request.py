@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.parallel.degrees import parse_degrees
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARS = 2000
@@ -22,10 +23,15 @@ MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
 MAX_SIDE = 4096
 MAX_FRAMES = 1025
+MAX_LONG_FRAMES = 16_385
+"""Of a clip made from key frames."""
 MAX_SEED = 2**63 - 1
 SCHEDULERS = ("dpm", "ddim")
 FITS = ("crop", "pad")
 GUIDANCE_KINDS = ("constant", "cosine", "as-published")
+MAX_KEY_FRAMES = 257
+MIN_FPS, MAX_FPS = 1.0, 60.0
+MAX_GIVEN = 64
 MAX_LORAS = 8
 MAX_LORA_WEIGHT = 4.0
 LORA_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -33,8 +39,13 @@ LORA_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 PROFILES = ("fast", "balanced", "tiny")
 QUALITIES = ("lossless", "near-lossless", "fast")
 DEVICES = ("cuda", "cpu")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32", "int8", "int8-dynamic", "fp8", "fp8-dynamic")
+REFUSED_PRECISIONS = {"int4": "numbers of CogVideoX overflow in it, as its model card says"}
+"""Precisions that are asked for and not offered, and why."""
 MIN_BUDGET, MAX_BUDGET = 256 * 2**20, 16 * 2**40
 CACHES = ("off", "first-block", "pab", "magcache", "taylorseer")
+REFINERS = ("pocket", "endpoint", "local")
+"""What may have written a prompt out of the user's words, see `engine.refine`."""
 INPUT_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{2,5}")
 """An image or a video by what is in it: its sha256 and its kind. No path, so nothing else can be named."""
 
@@ -84,6 +95,9 @@ class GenerationRequest:
     """'fast', 'balanced' or 'tiny', see `engine.choices`. None: 'fast'."""
     quality: str | None = None
     """What may be lost to save memory or time: 'lossless', 'near-lossless' or 'fast'. None: the best that fits."""
+    precision: str | None = None
+    """Of the transformer: 'auto', 'bf16', 'fp16', 'fp32', 'int8', 'int8-dynamic', 'fp8' or 'fp8-dynamic', see `engine.precision`.
+    None: 'auto', the planner's choice."""
     budget: int | None = None
     """Bytes of the device's memory the job may use, 256 MiB to 16 TiB. None: all that is free."""
     device: str | None = None
@@ -93,6 +107,24 @@ class GenerationRequest:
     `engine.cache`. All but 'off' change the picture. None: 'off'."""
     cfg_gate: float | None = None
     """Share of the steps, above 0 to 1, after which the negative prompt's half is no longer run. None: 1, never."""
+    parallel: str | None = None
+    """Several devices for this one clip, 'cfg=2,ulysses=2,ring=1', see `engine.parallel.degrees`. None: one device."""
+    key_frames: int | None = None
+    """Hierarchical generation (docs/hierarchy.md): so many key frames over the whole action, 2 to 257; then rounds that double their
+    rate make `frames`. None: as few as `fps` allows, where one of `fps`, `given` asks for it."""
+    fps: float | None = None
+    """Hierarchical generation: frames a second of the finished clip, 1 to 60. None: the model's own."""
+    given: tuple[tuple[int, str], ...] = ()
+    """Hierarchical generation: (frame number, name of an input): images that stand in the clip as they are, at most 64."""
+    edits: tuple[tuple[int, int | str], ...] = ()
+    """Hierarchical generation: what was changed about key frames before the rounds: (frame number, a seed to make it anew with, or
+    the name of an input that takes its place)."""
+    review: bool = False
+    """Hierarchical generation: the job waits after its key frames until its owner goes on."""
+    wish: str | None = None
+    """The user's own words, where `prompt` was made out of them by a refiner. Kept beside the clip; the model never sees it."""
+    refiner: str | None = None
+    """What made `prompt` out of `wish`: 'pocket', 'endpoint' or 'local'."""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -106,7 +138,7 @@ class GenerationRequest:
         if not self.model:
             raise InvalidRequest("model", "is empty. Choose one that `sprocket models list` prints; 'pocket' ships with Sprocket.")
         _whole("seed", self.seed, 0, MAX_SEED, "2^63 - 1")
-        _whole("frames", self.frames, 1, MAX_FRAMES)
+        _whole("frames", self.frames, 1, MAX_LONG_FRAMES if self.hierarchical else MAX_FRAMES)
         _whole("width", self.width, 16, MAX_SIDE)
         _whole("height", self.height, 16, MAX_SIDE)
         _whole("steps", self.steps, 1, MAX_STEPS)
@@ -124,12 +156,25 @@ class GenerationRequest:
         set_field("loras", _loras(self.loras))
         _one_of("profile", self.profile, PROFILES)
         _one_of("quality", self.quality, QUALITIES)
+        _one_of("precision", self.precision, PRECISIONS, REFUSED_PRECISIONS)
         _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
         _one_of("device", self.device, DEVICES)
         _one_of("cache", self.cache, CACHES)
         set_field("cfg_gate", _real("cfg_gate", self.cfg_gate, 0.0, 1.0))
         if self.cfg_gate == 0.0:
             raise InvalidRequest("cfg_gate", "is 0, which would leave guidance no step to look at. Use more than 0, up to 1.")
+        self._check_hierarchy(set_field)
+        if self.wish is not None:
+            set_field("wish", _text("wish", self.wish))
+        _one_of("refiner", self.refiner, REFINERS)
+        if (self.wish is None) != (self.refiner is None):
+            raise InvalidRequest("refiner", "and wish belong together: the words a prompt was made from, and what made it. Give both, or "
+                                            "neither.")
+        if self.parallel is not None:
+            set_field("parallel", str(parse_degrees(self.parallel)))
+            if self.hierarchical:
+                raise InvalidRequest("parallel", "divides one clip over several devices; key frames and the rounds between them run on "
+                                                 "one. Leave out parallel, or key_frames, fps and given.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")
@@ -141,8 +186,29 @@ class GenerationRequest:
         if self.strength is not None and self.video is None:
             raise InvalidRequest("strength", "says how far a video may be changed, and there is none. Give a video, or "
                                              "leave strength out.")
-        if self.fit is not None and self.mode == "t2v":
+        if self.fit is not None and self.mode == "t2v" and not self.given and not self.edits:
             raise InvalidRequest("fit", "says how an image or a video is fitted, and there is none. Give one, or leave fit out.")
+
+    def _check_hierarchy(self, set_field: Callable[[str, Any], None]) -> None:
+        _whole("key_frames", self.key_frames, 2, MAX_KEY_FRAMES)
+        set_field("fps", _real("fps", self.fps, MIN_FPS, MAX_FPS))
+        set_field("given", known_frames("given", self.given))
+        set_field("edits", known_frames("edits", self.edits, seeds=True))
+        if not isinstance(self.review, bool):
+            raise InvalidRequest("review", f"must be true or false, not {_shown(self.review)}.")
+        if not self.hierarchical:
+            for name in ("edits", "review"):
+                if getattr(self, name):
+                    raise InvalidRequest(name, "is about key frames, and none are asked for. Give key_frames, or leave it out.")
+        elif self.video is not None:
+            raise InvalidRequest("video", "is given, and so are key frames. A clip is made from key frames or from a video; leave one out.")
+        elif self.image is not None and self.given and self.given[0][0] == 0:
+            raise InvalidRequest("given", "names frame 0, and image is the first frame too. Leave one out.")
+
+    @property
+    def hierarchical(self) -> bool:
+        """True where key frames are made first, then frames between them."""
+        return self.key_frames is not None or self.fps is not None or bool(self.given)
 
     @property
     def mode(self) -> str:
@@ -151,7 +217,7 @@ class GenerationRequest:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only. `from_mapping(to_json())` is the identity."""
-        return dataclasses.asdict(self) | {"loras": [list(pair) for pair in self.loras]}
+        return dataclasses.asdict(self) | {name: [list(pair) for pair in getattr(self, name)] for name in ("loras", "given", "edits")}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
@@ -192,7 +258,9 @@ def _text(name: str, value: object) -> str:
     return unicodedata.normalize("NFC", value).strip()
 
 
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, known: tuple[str, ...], refused: Mapping[str, str] = {}) -> None:
+    if isinstance(value, str) and value in refused:
+        raise InvalidRequest(name, f"{value} is not offered: {refused[value]}. Use one of {', '.join(known)}, or leave it out.")
     if value is not None and value not in known:
         raise InvalidRequest(name, f"{_shown(value)} is not known. Use one of {', '.join(known)}, or leave it out.")
 
@@ -221,6 +289,30 @@ def _loras(value: object) -> tuple[tuple[str, float], ...]:
             raise InvalidRequest("loras", f"names {name[:12]}... twice. Give it once, with the sum of the weights.")
         stack[name] = _number("loras", weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT, f"the weight of {name[:12]}... ")
     return tuple(stack.items())
+
+
+def known_frames(name: str, value: object, *, seeds: bool = False) -> tuple[tuple[int, Any], ...]:
+    """Pairs (frame number, name of an input), ascending; with `seeds` the second may be a seed. Raises `InvalidRequest`."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_GIVEN:
+        many = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
+        raise InvalidRequest(name, f"must be a list of at most {MAX_GIVEN} [frame number, input], not {many}.")
+    found: dict[int, int | str] = {}
+    for pair in value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise InvalidRequest(name, f"holds {_shown(pair)}; each must be a pair [frame number, input].")
+        index, what = pair
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < MAX_LONG_FRAMES:
+            raise InvalidRequest(name, f"names frame {_shown(index)}; frames are numbered from 0, whole numbers below {MAX_LONG_FRAMES:,}.")
+        if index in found:
+            raise InvalidRequest(name, f"names frame {index} twice. One frame is one picture; leave one out.")
+        if seeds and isinstance(what, int) and not isinstance(what, bool):
+            _whole(name, what, 0, MAX_SEED, "2^63 - 1")
+        else:
+            _input(name, what if what is not None else "")
+        found[index] = what
+    return tuple(sorted(found.items()))
 
 
 def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") -> None:

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from engine.cache.magnitude import SHIPPED, changes_key, read_changes, with_changes
@@ -25,6 +22,7 @@ from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_c
 from engine.digest import file_sha256
 from engine.errors import Cancelled, MemoryRanOut, ModelInvalid, OutputRejected
 from engine.events import (
+    GENERATION,
     CheckpointSaved,
     ClipWritten,
     Event,
@@ -36,25 +34,28 @@ from engine.events import (
 )
 from engine.guidance import guidance_weights
 from engine.inputs import read_input
+from engine.interpolate.hierarchy_run import HierarchyRun
 from engine.ladder import PHASES
 from engine.lora import read_stack
 from engine.memory.peak import CONTEXT_BYTES
 from engine.models.cache import ModelCache
 from engine.models.family import Stepper, VideoModel
+from engine.parallel.mesh import Mesh
+from engine.parallel.spread import spread
 from engine.plan import Plan, check_executable
+from engine.process_memory import begin_peak, peak_resident
 from engine.sample import SampleState, sample
 from engine.video.publish import storage_errors, write_atomic
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "out_of_device_memory")
-CLEAR_PEAK, PROCESS_STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-"""Linux: 5 written to the first sets the highest resident set, VmHWM in the second, to the present one."""
 
 
 def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
         cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0, preview_seconds: float = 1.0,
-        inputs: Path | None = None, loras: Path | None = None, calibrations: Path | None = None) -> Iterator[Event]:
+        inputs: Path | None = None, loras: Path | None = None, calibrations: Path | None = None,
+        mesh: Mesh | None = None) -> Iterator[Event]:
     """Make the clip of `plan` in the file `part`; the last event is its one `ClipWritten`.
 
     `workspace`: this job's own folder for checkpoints; one left there by an earlier attempt at the same plan is gone on
@@ -62,7 +63,7 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     `checkpoint_seconds`, `preview_seconds`: least time between two of them; a checkpoint is always written before
     decoding. `inputs`: the folder with the image or video that `plan` starts from, if any; `loras`: the one with its
     LoRAs; `calibrations`: the one where MagCache's magnitudes of other models than the pocket are kept. Closing the generator
-    stops the work.
+    stops the work. `mesh`: the ranks that do this together, each with this call; the first one writes, all end alike.
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
     or video that is not there, cannot be read or is too short; a LoRA that is not there, damaged or of another model),
@@ -70,10 +71,13 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
-    job = _Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations)
+    job = Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations, mesh)
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
+            if plan.hierarchy is not None:
+                yield from HierarchyRun(job, lambda one: replace_plan(job, one)).events()
+                return
             saved, frames = job.look()
             model, text = yield from job.prepare()
             start = yield from job.begin(model, saved, frames)
@@ -87,6 +91,12 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
                            "Close other programs, or ask for fewer frames or a smaller size.", phase=job.phase, where=where) from error
 
 
+def replace_plan(job: Job, plan: Plan) -> Job:
+    """The same job with another plan: a stage of its own."""
+    return Job(plan, job.part, job.workspace, job.recipe, job.models, job.cancelled, job.checkpoint_seconds, job.preview_seconds,
+               job.inputs, job.loras, job.calibrations, None)  # key frames and rounds run on one device
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     """What sampling begins with."""
@@ -98,19 +108,21 @@ class _Start:
     generator: torch.Generator
 
 
-class _Job:
+class Job:
     """The state of one run: its clock and its arguments."""
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
                  cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float, inputs: Path | None,
-                 loras: Path | None, calibrations: Path | None) -> None:
+                 loras: Path | None, calibrations: Path | None, mesh: Mesh | None) -> None:
+        self.mesh, self.leads = mesh, mesh is None or mesh.leads
         self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
-        self.cancelled, self.checkpoint_seconds, self.preview_seconds = cancelled, checkpoint_seconds, preview_seconds
+        self.cancelled = cancelled if mesh is None else lambda: mesh.agree(cancelled())
+        self.checkpoint_seconds, self.preview_seconds = checkpoint_seconds, preview_seconds
         self.inputs, self.loras = inputs, loras
         self.calibrations = None if calibrations is None else calibrations / f"{plan.spec.fingerprint}.json"
-        self.changes = self.read_changes()
+        self.changes = self.read_changes() if mesh is None else mesh.tell(self.read_changes())
         self.mark = fingerprint(plan, self.changes)
-        self.seconds = {stage.value: 0.0 for stage in Stage}
+        self.seconds = {stage.value: 0.0 for stage in GENERATION}
         self.phase = Stage.LOAD.value
         """One of `engine.ladder.PHASES`: where memory ran out, if it does."""
 
@@ -134,8 +146,10 @@ class _Job:
         yield StageStarted(Stage.LOAD)
         with self.stage(Stage.LOAD):
             _begin_memory(self.plan)
-            model = self.models.get(self.plan)
+            model: VideoModel = self.models.get(self.plan)
             model.loras.use(self.plan.loras, self.loras)
+            if self.mesh is not None:
+                model = spread(model, self.mesh, self.plan.spec.path)
         yield StageStarted(Stage.ENCODE)
         with self.stage(Stage.ENCODE, "text"):
             text = model.encode(self.plan.prompt, self.plan.negative if self.plan.guided else None)
@@ -147,6 +161,7 @@ class _Job:
         plan = self.plan
         read_stack(plan.loras, self.loras, plan.spec)
         saved = newest_checkpoint(self.workspace, self.mark, plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
+        saved = saved if self.mesh is None else self.mesh.tell(saved)
         if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
             return saved, None
         with self.stage(Stage.ENCODE, "image"):
@@ -168,6 +183,8 @@ class _Job:
             latents = model.video_latents(moments, plan.latent_shape, stepper, generator)
         else:
             latents = model.initial_latents(plan.latent_shape, generator)
+        if self.mesh is not None:
+            latents = self.mesh.same(latents)
         return _Start(SampleState(0, latents, None), beside, stepper, generator)
 
     def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
@@ -193,7 +210,7 @@ class _Job:
         shortcut = None
         if plan.cache != "off" or plan.cfg_gate < 1:
             shortcut = Shortcut(model, start.stepper, text, weights, cache=plan.cache, gate=plan.cfg_gate, beside=start.beside,
-                                changes=self.changes)
+                                changes=self.changes, added=None if self.mesh is None else self.mesh.added)
         steps = sample(model, start.stepper, text, state, weights, generator, start.beside, shortcut)
         while state.step < total:
             begun, before = time.perf_counter(), generator.get_state()
@@ -203,18 +220,18 @@ class _Job:
                     _check_finite(state, plan)
             except (Cancelled, MemoryError, RuntimeError) as error:
                 # A worker that has to end hands its job on: what was sampled since the last checkpoint goes with it.
-                if state.step > on_disk and (isinstance(error, Cancelled) or _out_of_memory(error)):
+                if self.leads and state.step > on_disk and (isinstance(error, Cancelled) or _out_of_memory(error)):
                     generator.set_state(before)  # a step that broke off may have drawn its noise
                     save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 raise
             durations.append(time.perf_counter() - begun)
             yield StepDone(Stage.SAMPLE, state.step, total, self.eta_sampling(state.step, durations))
             now, last = time.monotonic(), state.step == total
-            if last or now - checkpointed >= self.checkpoint_seconds:
+            if self.leads and (last or now - checkpointed >= self.checkpoint_seconds):
                 path = save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 checkpointed, on_disk = time.monotonic(), state.step
                 yield CheckpointSaved(state.step, path)
-            if now - previewed >= self.preview_seconds and state.clean is not None and not last:
+            if self.leads and now - previewed >= self.preview_seconds and state.clean is not None and not last:
                 previewed = now
                 yield Preview(state.step, self.models.colours(plan).strip(state.clean[0, plan.latent_padding:]))
         self.keep_changes(None if shortcut is None else shortcut.changes)
@@ -230,16 +247,32 @@ class _Job:
 
     def keep_changes(self, changes: tuple[float, ...] | None) -> None:
         """For the next clip of this model, where this one measured them."""
-        if changes is None or self.calibrations is None or self.plan.loras:  # with LoRAs it is another model
+        if changes is None or self.calibrations is None or self.plan.loras or not self.leads:  # with LoRAs it is another model
             return
         plan = self.plan
         key = changes_key(plan.scheduler, plan.steps, plan.sampled_steps)
         self.calibrations.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.calibrations, with_changes(self.calibrations, plan.spec.fingerprint, key, changes).encode())
 
+    def help_write(self, model: VideoModel, state: SampleState) -> None:
+        """What the ranks that write nothing do for the one that does."""
+        plan, done = self.plan, 0
+        chunks = model.decode(state.latents[:, plan.latent_padding:], plan.tile, plan.placement.decode)
+        while done < plan.frames:
+            with self.stage(Stage.DECODE):
+                frames = next(chunks, None)
+            if frames is None:
+                break
+            done += len(frames)
+        with self.stage(Stage.VERIFY):
+            pass
+
     def write(self, model: VideoModel, state: SampleState) -> Generator[Event, None, None]:
         """Decode into the writer, check, and say so."""
         plan = self.plan
+        if not self.leads:
+            self.help_write(model, state)
+            return
         yield StageStarted(Stage.DECODE)
         with ClipWriter(self.part, width=plan.width, height=plan.height, fps=plan.fps, frames=plan.frames,
                         recipe=self.recipe) as writer:
@@ -260,7 +293,7 @@ class _Job:
                 writer.finish()
                 digest = file_sha256(self.part)
         yield ClipWritten(self.part, writer.poster, digest, self.part.stat().st_size, plan.frames, plan.width, plan.height,
-                          plan.fps, dict(self.seconds), _peak_bytes(plan.device))
+                          plan.fps, dict(self.seconds), peak_bytes(plan.device))
 
     def eta_sampling(self, step: int, durations: list[float]) -> float:
         """Seconds to the end: the remaining steps at the recent pace, and decoding at the same arithmetic speed."""
@@ -300,21 +333,9 @@ def _begin_memory(plan: Plan) -> None:
         share = min(1.0, max(plan.budget - CONTEXT_BYTES, 0) / total) if plan.budget else 1.0
         torch.cuda.set_per_process_memory_fraction(share, device)
     else:
-        with suppress(OSError):
-            CLEAR_PEAK.write_text("5")
+        begin_peak()
 
 
-def _peak_bytes(device: str) -> int:
+def peak_bytes(device: str) -> int:
     """Highest resident set of this process, or of torch's allocator on a GPU, since `_begin_memory`."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(torch.device(device))
-    with suppress(OSError):
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", PROCESS_STATUS.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else peak_resident()

@@ -20,8 +20,6 @@ from engine.models.layout import Layout, layout_of
 from engine.models.weights import WeightFile, component_weights
 from engine.request import MAX_GUIDANCE, MAX_STEPS
 
-MODES = ("t2v", "i2v", "v2v")
-"""Text to video, image to video, video to video."""
 PIPELINES = {"CogVideoXPipeline": ("t2v", "v2v"), "CogVideoXVideoToVideoPipeline": ("t2v", "v2v"),
              "CogVideoXImageToVideoPipeline": ("i2v",)}
 """What a checkpoint can do, by the class it is saved as. A text checkpoint also changes videos: same weights, noise added
@@ -290,11 +288,25 @@ def _fingerprint(folder: Path, weights: Mapping[str, tuple[WeightFile, ...]]) ->
     for part in COMPONENTS:
         digest.update((folder / part / CONFIG_FILES[part]).read_bytes())
     for part in WEIGHTED:
-        for weight in weights[part]:
-            digest.update(f"{part}/{weight.path.name}:{weight.size}".encode())
-            with weight.path.open("rb") as file:
-                digest.update(file.read(weight.header_bytes))
-                for block in range(SAMPLE_BLOCKS):
-                    file.seek(weight.header_bytes + weight.data_bytes * block // SAMPLE_BLOCKS)
-                    digest.update(file.read(SAMPLE_BYTES))
+        _feed_samples(digest, part, weights[part])
     return digest.hexdigest()[:40]
+
+
+def part_fingerprint(spec: ModelSpec, part: str) -> str:
+    """40 hex digits over one component's config, headers and samples: what stays the same where only another one was trained.
+
+    Raises `ModelInvalid`, OSError.
+    """
+    digest = hashlib.sha256((spec.path / part / CONFIG_FILES[part]).read_bytes())
+    _feed_samples(digest, part, component_weights(spec.path / part))
+    return digest.hexdigest()[:40]
+
+
+def _feed_samples(digest: Any, part: str, weights: tuple[WeightFile, ...]) -> None:
+    for weight in weights:
+        digest.update(f"{part}/{weight.path.name}:{weight.size}".encode())
+        with weight.path.open("rb") as file:
+            digest.update(file.read(weight.header_bytes))
+            for block in range(SAMPLE_BLOCKS):
+                file.seek(weight.header_bytes + weight.data_bytes * block // SAMPLE_BLOCKS)
+                digest.update(file.read(SAMPLE_BYTES))

@@ -29,9 +29,12 @@ from engine.spec import ModelSpec
 from engine.video.publish import storage_errors, write_atomic
 
 STEPS = 12
+POCKET = Path(__file__).resolve().parents[1] / "assets" / "pocket"
+"""For FAKE_MODEL, where LoRAs must fit something: whose layers and whose words the pretended model has."""
 SPEC = ModelSpec(
-    name="pocket", path=Path("/nowhere"), family="cogvideox", fingerprint="f" * 40, revision=None, native_width=64,
-    native_height=48, native_frames=9, fps=8.0, max_frames=49, max_width=256, max_height=256, fixed_size=False,
+    name="pocket", path=Path(os.environ.get("FAKE_MODEL", "/nowhere")), family="cogvideox",
+    fingerprint="f" * 40, revision=None, native_width=64, native_height=48, native_frames=9, fps=8.0,
+    max_frames=49, max_width=256, max_height=256, fixed_size=False,
     frame_step=8, size_multiple=16, spatial_scale=8, temporal_scale=4, patch_size=2, patch_size_t=None, latent_channels=4,
     max_text_tokens=64, position="rope", scaling_factor=1.0, invert_scale_latents=False, scheduler="dpm",
     train_timesteps=1000, recommended_steps=STEPS, recommended_guidance=4.0, layers=2, width=64, heads=2,

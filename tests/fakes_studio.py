@@ -23,10 +23,15 @@ from PIL import Image, ImageDraw
 from app import input_view, inputs
 from app.errors import NotAllowed, NotFound
 from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.loras import Loras
+from app.refining import Refining
 from app.settings import Settings
+from engine.alternatives import Alternative, Alternatives, alternatives, in_words
 from engine.errors import InvalidRequest, ModelNotFound
-from engine.plan import check_mode
+from engine.plan import Plan, check_mode, plan
 from engine.request import GenerationRequest
+from engine.spec import read_spec
+from tests.fakes import MACHINE, POCKET
 
 STEPS_PER_SECOND = 4.0
 WAITING = (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED)
@@ -47,6 +52,8 @@ SPEC = SimpleNamespace(
     max_width=256,
     max_height=256,
     modes=("t2v", "v2v"),
+    path=POCKET,
+    fingerprint="pocket",
 )
 STILL = SimpleNamespace(**{**vars(SPEC), "name": "still", "modes": ("i2v",)})
 COLOURS = {
@@ -97,8 +104,10 @@ class FakeStudio:
     def __init__(self, folder: Path, *, speed: float = STEPS_PER_SECOND) -> None:
         self.folder, self.speed = folder, speed
         folder.mkdir(parents=True, exist_ok=True)
-        self.settings = SimpleNamespace(data_dir=folder)
+        self.settings = SimpleNamespace(data_dir=folder, allowed_hosts="", refiner_vision_model="")
         self.kept_in = Settings(data_dir=folder)
+        self.loras = Loras(self.kept_in)
+        self.refining = Refining(self.kept_in, self.spec, self.loras)
         self.specs: tuple[Any, ...] = (SPEC,)
         self._jobs: dict[str, Job] = {}
         self._clips: dict[str, Clip] = {}
@@ -379,6 +388,11 @@ class FakeStudio:
 
         return GenerationRequest.from_mapping(read_recipe(path)["request"])
 
+    def missing_loras(self, source: str, *, owner: str) -> list[str]:
+        from engine.video.recipe import read_recipe
+
+        return self.loras.missing(read_recipe(Path(source)) if Path(source).exists() else self.clip(source, owner=owner).recipe)
+
     # --- the rest
     def projects(self, *, owner: str) -> tuple[Project, ...]:
         return tuple(dataclasses.replace(p, clips=sum(c.project_id == p.id for c in self._clips.values())) for p in self._projects.values())
@@ -425,6 +439,17 @@ class FakeStudio:
             notes=("bf16 on this processor (cpu).",),
             queued_ahead=len(self.jobs(owner=owner, active_only=True)),
         )
+
+    def _planned(self, request: GenerationRequest) -> Plan:
+        """By the real planner, on the models that ship, for a machine of its own."""
+        wish = dataclasses.replace(self._checked(request), model="pocket")
+        return plan(wish, read_spec(POCKET if wish.image is None else POCKET.with_name("pocket-i2v"), "pocket"), MACHINE)
+
+    def in_words(self, request: GenerationRequest, *, owner: str) -> tuple[Alternative, ...]:
+        return in_words(self._planned(request), MACHINE, [])
+
+    def alternatives(self, request: GenerationRequest, *, owner: str) -> Alternatives:
+        return alternatives(self._planned(request), MACHINE, [])
 
     def status(self) -> Any:
         active = self.jobs(owner="local", active_only=True)

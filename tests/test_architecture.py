@@ -52,7 +52,10 @@ PURE = ("engine", "engine.request", "engine.spec", "engine.plan", "engine.events
         "engine.models.catalogue", "engine.video.publish", "engine.video.recipe", "engine.media.probe", "app.studio", "app.settings",
         "app.queue.supervisor", "app.cli", "app.ui.server", "engine.choices", "engine.facts", "engine.memory", "engine.ladder",
         "engine.recovery", "engine.alternatives", "engine.speed", "app.planning", "app.plan_command", "engine.lora",
-        "engine.lora.planned", "app.loras", "app.batches", "engine.cache.measured")
+         "engine.lora.planned", "app.loras", "app.batches", "engine.cache.measured", "app.length", "app.key_frames",
+         "engine.interpolate.levels", "engine.interpolate.planning", "engine.interpolate.store", "app.datasets", "training.data.checks",
+         "training.data.taking", "training.data.parquet", "training.data.example",
+         "engine.parallel.planned", "engine.parallel.watch", "engine.parallel.fleet", "app.parallel_view")
 
 
 def test_the_web_process_never_imports_torch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, case, func, insert, select, update
@@ -150,6 +150,19 @@ class Jobs:
 
     def resume(self, job_id: str, *, owner: str, now: float) -> Job:
         return self._owner_act(job_id, owner, Action.RESUME, now)
+
+    def revise(self, job_id: str, *, owner: str, now: float, code: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Job:
+        """A job that is held with `code` goes on with another request, in one step. `change`: of the stored request.
+
+        Raises NotFound, NotAllowed where it is not held so, and what `change` raises; then nothing has changed.
+        """
+        def work(c: Connection) -> Job:
+            row = job_row(c, job_id, owner)
+            if row.state != JobState.PAUSED.value or row.error_code != code:
+                raise NotAllowed(f"This job does not wait for you: it is {row.state}.")
+            act(c, row, Action.RESUME, now, request=json.dumps(change(json.loads(row.request))), error_code=None, error=None)
+            return job_of(job_row(c, job_id))
+        return self._db.write(work)
 
     def _owner_act(self, job_id: str, owner: str, action: Action, now: float, *, to_end: bool = False,
                    **values: Any) -> Job:

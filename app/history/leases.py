@@ -128,6 +128,10 @@ class Leases:
         """The job waits until `unblock`. Raises LeaseLost."""
         self._act(claim, Action.BLOCK, now, detail=reason, error_code=code, error=reason)
 
+    def hold(self, claim: Claim, *, now: float, code: str, reason: str) -> None:
+        """The job waits until its owner goes on (`Jobs.revise`, `Jobs.resume`). Raises LeaseLost."""
+        self._act(claim, Action.HOLD, now, detail=reason, error_code=code, error=reason)
+
     def release(self, claim: Claim, *, now: float, why: str) -> None:
         """Hands the job back unharmed; a job that was to be cancelled is cancelled. Raises LeaseLost."""
         self._act(claim, Action.RELEASE, now, detail=why, reserved_by=None)

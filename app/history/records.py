@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from engine.hardware import Hardware
+
 
 class JobState(str, Enum):
     QUEUED = "queued"
@@ -173,3 +175,20 @@ class Forecast:
     """`seconds` by stage; empty when there is nothing to go by."""
     disk_bytes: int = 0
     """Most the job may write: its clip and its saved states, generously."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudioStatus:
+    """How the studio is, as a page's header says it."""
+
+    worker_alive: bool
+    disk_free_bytes: int
+    blocked_reason: str | None
+    """Why no job can be stored or run now; None when all is well."""
+    queued: int
+    running: int
+    hardware: Hardware | None
+    worker_message: str | None = None
+    """Why the worker is not running, when that is known."""
+    recovery_message: str | None = None
+    """What happened to the history, until it is dismissed."""

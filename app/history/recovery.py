@@ -27,6 +27,7 @@ from app.history.sidecar import (
     write_sidecar,
 )
 from app.history.store import Store
+from app.history.unused import sweep_unused
 from app.settings import Settings
 from engine.errors import StorageBlocked
 
@@ -47,6 +48,7 @@ def recover(settings: Settings, store: Store) -> None:
     mark_missing(settings, store)
     sweep_parts(settings, store, now)
     sweep_job_folders(settings, store, now)
+    sweep_unused(settings, store, now)
     write_stale_sidecars(settings, store)
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,9 @@ from app.history.ids import is_id
 from app.history.records import Clip, Job, Project
 from engine.digest import file_sha256
 from engine.errors import InvalidRequest, StorageBlocked
+from engine.interpolate.plan import LABEL
+from engine.interpolate.recipe import KIND as INTERPOLATE
+from engine.interpolate.request import InterpolateRequest
 from engine.request import GenerationRequest
 from engine.video.publish import write_atomic
 from engine.video.recipe import read_recipe
@@ -49,6 +53,29 @@ def title(prompt: str) -> str:
     """A clip's first name: the prompt's first words."""
     words = prompt.split()
     return " ".join(words[:NAME_WORDS])[:80] + ("..." if len(words) > NAME_WORDS else "")
+
+
+def source_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the recipe of an interpolated clip: `name` for the new clip, and the `prompt`, `model` and `seed` that it comes from.
+
+    Raises KeyError, TypeError, InvalidRequest for a recipe that was tampered with.
+    """
+    request, source = InterpolateRequest.from_mapping(recipe["request"]), recipe["source"]
+    called = request.title or str(source.get("title") or "video")
+    rate = f"{request.slow:g}x slower" if request.slow is not None else f"{request.fps:g} fps"
+    return {"name": f"{called[:60]} ({rate})", "title": request.title, "prompt": str(source.get("prompt") or called),
+            "model": str(source.get("model") or ""), "seed": int(source.get("seed") or 0)}
+
+
+def _made_by(recipe: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    """(name, prompt, model, seed) for the row of a clip whose file is all that is left."""
+    if recipe.get("kind") == INTERPOLATE:
+        source = source_of(recipe)
+        return title(source["name"]), source["prompt"], LABEL, source["seed"]
+    request = GenerationRequest.from_mapping(recipe["request"])
+    if request.seed is None:
+        raise InvalidRequest("seed", "is missing.")
+    return title(request.prompt), request.prompt, request.model, request.seed
 
 
 def write_sidecar(media_dir: Path, clip: Clip) -> None:
@@ -100,13 +127,13 @@ def clip_from_mp4(media_dir: Path, path: Path, *, owner: str, project_id: str) -
 
     try:
         recipe = read_recipe(path)
-        request = GenerationRequest.from_mapping(recipe["request"])
-        if not is_id(recipe.get("clip_id")) or request.seed is None:
+        name, prompt, model, seed = _made_by(recipe)
+        if not is_id(recipe.get("clip_id")):
             return None
         facts = probe(path)
         made_from = recipe.get("made_from")
         clip = Clip(id=recipe["clip_id"], owner=owner, project_id=project_id, job_id=recipe["clip_id"],
-                    name=title(request.prompt), prompt=request.prompt, model=request.model, seed=request.seed,
+                    name=name, prompt=prompt, model=model, seed=seed,
                     file=path.relative_to(media_dir).as_posix(), sha256=file_sha256(path), size_bytes=path.stat().st_size,
                     width=facts.width, height=facts.height, frames=facts.frames, fps=facts.fps, recipe=recipe,
                     favourite=False, made_from=made_from if is_id(made_from) else None, created_at=path.stat().st_mtime)

@@ -23,9 +23,9 @@ from app.hub.meter import Meter
 from app.hub.records import MANIFEST, Phase, Pinned, Place, Progress, Wish, load, to_bytes
 from app.hub.words import amount
 from app.lock import FileLock
-from app.queue.process import die_with_parent
 from app.settings import Settings
 from engine.errors import Cancelled, CannotFit, ModelInvalid, SprocketError, StorageBlocked
+from engine.lifeline import die_with_parent
 from engine.spec import read_spec
 from engine.video.publish import sync_dir, write_atomic
 

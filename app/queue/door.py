@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
+from app.settings import Settings
 from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.hardware import Hardware, detect
 from engine.models.catalogue import find, installed
 from engine.plan import Plan
 from engine.spec import ModelSpec, read_spec
+
+if TYPE_CHECKING:
+    from engine.models.cache import ModelCache
 
 
 class Closeable(Protocol):
@@ -57,6 +62,7 @@ class SprocketEngine:
 
     def __init__(self) -> None:
         self._importing = threading.Lock()  # transformers' lazy modules do not bear two threads importing them
+        self._models: ModelCache | None = None
 
     def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]:
         return installed(models_dir=models_dir)
@@ -66,13 +72,20 @@ class SprocketEngine:
 
     def hardware(self, device: str | None = None) -> Hardware:
         machine = detect(device)
-        own = psutil.Process().memory_info().rss if machine.device == "cpu" else _held_on_gpu(machine.device)
-        return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
+        fleet = None if self._models is None else self._models.fleet
+        if machine.device == "cpu":
+            own = sum(_resident(pid) for pid in (os.getpid(), *(() if fleet is None else fleet.pids.values())))
+            return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
+        held = {} if fleet is None else fleet.held
+        gpus = tuple(replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + held.get(gpu.device, 0))) for gpu in machine.gpus)
+        own = _held_on_gpu(machine.device) + held.get(machine.device, 0)
+        return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own), gpus=gpus)
 
     def open_models(self) -> Closeable:
         from engine.models.cache import ModelCache
 
-        return ModelCache()
+        self._models = ModelCache()
+        return self._models
 
     def warm_up(self) -> None:
         with self._importing:
@@ -85,12 +98,26 @@ class SprocketEngine:
     def run(self, plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: Any,
             cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float,
             inputs: Path | None, loras: Path | None, calibrations: Path | None) -> Iterator[Event]:
+        if plan.devices:
+            from engine.parallel.drive import run_on_fleet
+
+            return run_on_fleet(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
+                                checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras,
+                                calibrations=calibrations, cores=detect("cpu").cores, port=Settings().fleet_port)
         self.warm_up()
         from engine.run import run
 
         return run(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
                    checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras,
                    calibrations=calibrations)
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory a process has; 0 for one that is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def _held_on_gpu(device: str) -> int:

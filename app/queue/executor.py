@@ -23,8 +23,9 @@ from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.queue.kinds import Work, kind_of
 from app.queue.workplace import Attempt, Workplace
-from engine.errors import Cancelled, CannotFit, MemoryRanOut, SprocketError, StorageBlocked
-from engine.events import Event, Preview, Resumed, Stage, StageStarted, StepDone
+from engine.errors import AwaitingReview, Cancelled, CannotFit, MemoryRanOut, SprocketError, StorageBlocked
+from engine.events import CutsFound, Event, Preview, RanksRestarted, Resumed, Stage, StageStarted, StepDone
+from engine.interpolate.plan import cuts_note
 from engine.ladder import PHASES, Lapse
 
 __all__ = ["Workplace", "perform", "planned"]
@@ -61,6 +62,10 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
             reason = str(error)
             log.warning("blocked: %s", reason)
             _stored(place, lambda: place.store.leases.block(claim, now=time.time(), code=StorageBlocked.code, reason=reason))
+        except AwaitingReview as error:
+            what = str(error)
+            log.info("held: %s", what)
+            _stored(place, lambda: place.store.leases.hold(claim, now=time.time(), code=AwaitingReview.code, reason=what))
         except SprocketError as error:
             _failed(place, claim, error.code, str(error))
         except KeyboardInterrupt:
@@ -121,7 +126,7 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
     beat = attempt.beat
     if isinstance(event, StageStarted):
         log.info("stage %s", event.stage.value)
-        steps = work.steps if event.stage is Stage.SAMPLE else 0
+        steps = work.steps if event.stage in (Stage.SAMPLE, Stage.INTERPOLATE) else 0
         beat.note(stage=event.stage.value, step=0, steps=steps)
     elif isinstance(event, StepDone):
         beat.note(stage=event.stage.value, step=event.step, steps=event.steps, eta_seconds=event.eta_seconds)
@@ -129,6 +134,11 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
         log.info("resumed from step %d of %d", event.step, event.steps)
         note = f"Resumed from step {event.step} of {event.steps}."
         beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=json.dumps([*work.notes, note]))
+    elif isinstance(event, RanksRestarted):
+        log.warning("restarted, because %s. Its last lines:\n%s", event.why, event.log)
+        beat.note(notes=json.dumps([*work.notes, f"Started again, because {event.why}."]))
+    elif isinstance(event, CutsFound):
+        beat.note(notes=json.dumps([*work.notes, cuts_note(event.seconds)]))
     elif isinstance(event, Preview):
         path = attempt.settings.job_dir(attempt.job.id) / "preview.webp"
         part = path.with_suffix(".part")

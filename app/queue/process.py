@@ -6,18 +6,14 @@ A pid alone names nothing for long: it is reused, and means something else in an
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +86,6 @@ def _started(pid: int) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time())
     except psutil.Error:
         return None
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Linux: the kernel kills this process when the thread that started it ends. Elsewhere `orphaned` is polled.
-
-    SIGKILL and not SIGTERM: a worker stuck in native code would not see the latter. Its job resumes from the checkpoint.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # the parent died before the call
-        os._exit(1)
 
 
 def orphaned(parent_pid: int) -> bool:

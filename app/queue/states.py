@@ -6,6 +6,7 @@
       +-----------------+
       +--unblock-- blocked <--block-- running, finalizing
       +--resume--- paused  <--pause-- queued, blocked
+      |                    <--hold--- running (its owner is to look at something first)
       +--retry---- failed, cancelled
 """
 
@@ -31,6 +32,7 @@ class Action(str, Enum):
     BLOCK = "block"
     RELEASE = "release"
     CONFIRM_CANCEL = "confirm_cancel"
+    HOLD = "hold"
 
     REAP = "reap"
     UNBLOCK = "unblock"
@@ -50,6 +52,7 @@ TABLE: dict[Action, dict[JobState, JobState]] = {
     Action.BLOCK: {R: B, F: B, C: K},
     Action.RELEASE: {R: Q, F: Q, C: K},
     Action.CONFIRM_CANCEL: {C: K},
+    Action.HOLD: {R: P, C: K},
     Action.REAP: {R: Q, F: Q, C: K},
     Action.UNBLOCK: {B: Q},
     Action.ADOPT: {Q: D, R: D, F: D, X: D, B: D, P: D},

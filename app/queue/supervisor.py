@@ -21,6 +21,7 @@ from app.history.leases import Limits
 from app.history.opening import back_up, open_store
 from app.history.recovery import recover, write_stale_sidecars
 from app.history.store import Store
+from app.history.unused import sweep_unused
 from app.lock import FileLock
 from app.queue.process import ProcessId, identify, oom_kills
 from app.queue.worker import MEMORY_EXIT, META_KEY, REPORT_SECONDS, UNUSABLE_EXIT
@@ -35,6 +36,7 @@ CIRCUIT_CRASHES = 5
 CIRCUIT_SECONDS = 600.0
 TICK_SECONDS = 0.25
 HOUSEKEEPING_SECONDS = 60.0
+SWEEP_SECONDS = 3600.0
 KILL_AFTER_TERM_SECONDS = 10.0
 KILLED = -9
 """Exit code of a process that SIGKILL ended (the name is not known on Windows)."""
@@ -88,6 +90,7 @@ class Supervisor:
         self._crashes: deque[float] = deque()
         self._start_after = 0.0
         self._seen_report: tuple[float, float] = (0.0, 0.0)
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS  # recovery has done it just now
 
     def start(self) -> None:
         """Recovers what an earlier end left behind, then starts the worker.
@@ -238,6 +241,9 @@ class Supervisor:
         storage.keep_ballast(self._settings)
         back_up(self._settings, self._history, now=time.time())
         write_stale_sidecars(self._settings, self._history)
+        if time.monotonic() >= self._sweep_at:
+            sweep_unused(self._settings, self._history, time.time())
+            self._sweep_at = time.monotonic() + SWEEP_SECONDS
         known = self._history.recall(STATUS_KEY)
         if self._child is not None and not self._crashes and known is not None and known[0] is not None:
             self._say(None)

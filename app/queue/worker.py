@@ -29,9 +29,10 @@ from app.history.store import Store
 from app.logs import set_up_logs
 from app.queue.door import Engine, open_engine
 from app.queue.executor import Workplace, perform, planned
-from app.queue.process import ProcessId, die_with_parent, orphaned, this_process, volunteer_for_oom_killer
+from app.queue.process import ProcessId, orphaned, this_process, volunteer_for_oom_killer
 from app.settings import Settings
 from engine.errors import SprocketError
+from engine.lifeline import die_with_parent
 
 log = logging.getLogger(__name__)
 META_KEY = "worker"

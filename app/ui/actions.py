@@ -16,13 +16,19 @@ from typing import Any
 
 import gradio as gr
 
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
+from app.ui.choices import CHOICE_ACTIONS
+from app.ui.dataset import DATASET_ACTIONS
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.interpolate_actions import INTERPOLATE_ACTIONS
+from app.ui.length import LENGTH_ACTIONS
+from app.ui.loras import LORA_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
+from app.ui.refine import REFINE_ACTIONS, reset
 from app.ui.source import panel
 from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
@@ -69,6 +75,8 @@ def go(click: Click) -> Changes:
         changes[parts.queue] = views.queue(status, views.queue_jobs(studio))
     elif at.view == "models":
         changes[parts.models] = views.models(studio)
+    elif at.view == "train":
+        changes[parts.train] = train.panel(studio, at)
     elif at.job and at.job != click.job:
         job = views.find_job(studio, at.job)
         here = job.id if job else ""
@@ -128,13 +136,15 @@ def remix(click: Click) -> Changes:
     clip = click.studio.clip(click.text("clip"), owner=OWNER)
     request = click.studio.clip_request(clip.id, owner=OWNER)
     notice = f"Remixing “{short(clip.name or clip.prompt, 50)}”. Change the words or a setting, then press Generate."
+    notice += create.without(click.studio, clip.id)
     return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice, made_from=clip.id)
 
 
 def restore(click: Click) -> Changes:
     clip = click.studio.clip(click.text("clip"), owner=OWNER)
     request = click.studio.clip_request(clip.id, owner=OWNER)
-    return go(at_create(click)) | create.fill(click.studio, click.parts, request, "Settings restored, seed included.")
+    notice = "Settings restored, seed included." + create.without(click.studio, clip.id)
+    return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice)
 
 
 def again(click: Click) -> Changes:
@@ -157,7 +167,7 @@ def hush(click: Click) -> Changes:
 
 def example(click: Click) -> Changes:
     prompt = create.EXAMPLES.get(click.text("name"))
-    return {click.parts.form["prompt"]: prompt} if prompt else {}
+    return {click.parts.form["prompt"]: prompt, **reset(click, prompt)} if prompt else {}
 
 
 def fix(click: Click) -> Changes:
@@ -255,6 +265,13 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         dismiss,
         *MODEL_ACTIONS,
         *SOURCE_ACTIONS,
+        *train.TRAIN_ACTIONS,
+        *DATASET_ACTIONS,
+        *LORA_ACTIONS,
+        *CHOICE_ACTIONS,
+        *INTERPOLATE_ACTIONS,
+        *REFINE_ACTIONS,
+        *LENGTH_ACTIONS,
     )
 }
 

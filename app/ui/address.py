@@ -3,6 +3,8 @@ reload, back, a bookmark and a second tab all show the same.
 
     /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&sheet=2
     /?view=gallery&clip=ID      /?view=gallery&trash=1      /?view=models
+    /?view=train                /?view=train&set=ID&step=captions&show=problems
+    /?view=train&run=all        /?view=train&run=ID     /?view=train&run=new&set=ID&origin=ID
 
 Everything in an address is untrusted: unknown views are Create, bad numbers are 1, ids go to the studio, which knows whose
 they are.
@@ -15,11 +17,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from app.history.records import ClipQuery
 
-VIEWS = ("create", "queue", "gallery", "models")
+VIEWS = ("create", "queue", "gallery", "models", "train")
 MAX_ADDRESS = 4000
 MAX_PAGE = 1_000_000
 FLAGS = ("favourites", "trash")
-TEXTS = ("words", "project", "model", "clip", "job")
+TEXTS = ("words", "project", "model", "clip", "job", "set", "step", "shapes", "show", "run", "origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,23 @@ class Address:
     view: str = "create"
     job: str = ""
     clip: str = ""
+    set: str = ""
+    """Of clips to train on."""
+    step: str = ""
+    """Of training: 'dataset' or 'captions'; '' is the first."""
+    shapes: str = ""
+    """Which buckets are shown (`training.data.buckets.SHAPES`)."""
+    show: str = ""
+    """Which clips of a set."""
     words: str = ""
     project: str = ""
     model: str = ""
     favourites: bool = False
     trash: bool = False
+    run: str = ""
+    """A training run; 'new' for the form."""
+    origin: str = ""
+    """The run whose settings a new one begins with."""
     sheet: int = 1
     """Page of the grid, from 1. Not called `page`: gradio takes that word of an address for itself."""
 

@@ -7,6 +7,9 @@
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
     client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
     client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
+    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video): more frames
+    client.predict("ball goes up", api_name="/refine")        -> {text, original, notes, backend, tokens, max_tokens, fallback}
+    client.predict("<job id>", api_name="/key_frames")        -> {frames: [...]} of a job with review; "/edit_key_frame", "/go_on" act on it
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
@@ -22,13 +25,14 @@ import gradio as gr
 
 from app.history.records import Clip, ClipQuery, Job
 from app.queue.kinds import job_title
-from app.ui.html.common import clip_url, poster_url
+from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
+from app.ui.refine_api import refine_endpoint
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
-                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "budget", "device",
-                  "cache", "cfg_gate")
+                  "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "precision", "budget",
+                  "device", "cache", "cfg_gate", "key_frames", "fps", "given", "review", "wish", "refiner")
 MAX_WORDS = 200
 
 
@@ -66,11 +70,12 @@ def clip_json(clip: Clip) -> dict[str, Any]:
         "sha256": clip.sha256,
         "favourite": clip.favourite,
         "made_from": clip.made_from,
+        "kind": kind_of_clip(clip),
         "created_at": clip.created_at,
     }
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
+def said(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields the caller said something about; None and '' mean "the model's own"."""
     return {name: value for name, value in values.items() if value is not None and (value != "" or name in ("prompt", "negative"))}
 
@@ -119,17 +124,24 @@ def add_endpoints(studio: Any) -> None:
         loras: Any = None,
         profile: Any = None,
         quality: Any = None,
+        precision: Any = None,
         budget: Any = None,
         device: Any = None,
         cache: Any = None,
         cfg_gate: Any = None,
+        key_frames: Any = None,
+        fps: Any = None,
+        given: Any = None,
+        review: Any = None,
+        wish: Any = None,
+        refiner: Any = None,
     ) -> str:
         """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
 
         `image` and `video` are names of inputs that this studio has, never paths; `loras` a list of [name, weight].
         """
         values = locals()
-        return studio.submit(given({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
+        return studio.submit(said({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
 
     def job(job_id: Any = None) -> dict:
         """State of a job: {id, kind, title, state, stage, step, steps, eta_seconds, clip, error}."""
@@ -141,7 +153,8 @@ def add_endpoints(studio: Any) -> None:
         return job_state(job_id)
 
     endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
-                                           *_batch_endpoints(studio, job_state)]
+                                           _interpolate_endpoint(studio), refine_endpoint(studio),
+                                           *_batch_endpoints(studio, job_state), *_key_frame_endpoints(studio, job_state)]
     for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
 
@@ -168,10 +181,25 @@ def _models_endpoint(studio: Any) -> Callable[[], dict]:
     return models
 
 
+def _interpolate_endpoint(studio: Any) -> Callable[..., str]:
+    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None) -> str:
+        """Queues more frames for a clip (its id) or a `video` (the name of an input) and returns the job id. `fps` of the result,
+        `slow` how many times slower, one of them at least. `method`: flow, which is motion interpolation and not generation, or
+        generate. /job tells how it gets on."""
+        wish = {"fps": fps, "slow": slow, "method": method or "flow"}
+        if (clip is None) == (video is None):
+            raise InvalidRequest("clip", "or video, one of them, says what gets more frames.")
+        if video is not None:
+            return studio.interpolations.submit_input(video, owner=OWNER, **wish).id
+        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, **wish).id
+
+    return interpolate
+
+
 def _batch_endpoints(studio: Any, job_state: Callable[[str], dict[str, Any]]) -> tuple[Callable[..., dict], ...]:
     def submit_batch(requests: Any = None, idempotency_key: Any = None) -> dict:
         """Queues one video for each of a list of requests, all or none: {batch, jobs: [id, ...]}, in the order of the list."""
-        each = [given(values) if isinstance(values, Mapping) else values for values in requests] if isinstance(requests, list) else requests
+        each = [said(values) if isinstance(values, Mapping) else values for values in requests] if isinstance(requests, list) else requests
         jobs = studio.submit_batch(each, owner=OWNER, idempotency_key=idempotency_key)
         return {"batch": jobs[0].batch_id, "jobs": [job.id for job in jobs]}
 
@@ -186,6 +214,25 @@ def _batch_endpoints(studio: Any, job_state: Callable[[str], dict[str, Any]]) ->
         return batch(batch_id)
 
     return submit_batch, batch, cancel_batch
+
+
+def _key_frame_endpoints(studio: Any, job_state: Callable[[str], dict[str, Any]]) -> tuple[Callable[..., dict], ...]:
+    def key_frames(job_id: Any = None) -> dict:
+        """Key frames of a job with review, once they are made: {frames: [{index, url, source ('made', 'again', 'given')}]}."""
+        frames = studio.key_frames(_identifier("job_id", job_id), owner=OWNER)
+        return {"frames": [{"index": f.index, "url": f"/media/keys/{job_id}/{f.index}.webp", "source": f.source} for f in frames]}
+
+    def edit_key_frame(job_id: Any = None, index: Any = None, what: Any = None) -> dict:
+        """One key frame made anew (`what`: a seed, or None for a drawn one) or replaced (`what`: an input). Answers like /job."""
+        studio.edit_key_frame(_identifier("job_id", job_id), index, what, owner=OWNER)
+        return job_state(job_id)
+
+    def go_on(job_id: Any = None) -> dict:
+        """The rounds of a job with review may begin. Answers like /job."""
+        studio.go_on(_identifier("job_id", job_id), owner=OWNER)
+        return job_state(job_id)
+
+    return key_frames, edit_key_frame, go_on
 
 
 def _loras_endpoint(studio: Any) -> Callable[[], dict]:

@@ -18,11 +18,16 @@ from app.history.records import Job
 from app.ui import views
 from app.ui.address import Address
 from app.ui.batch import MOST_SEEDS, requests_of, submit_all
+from app.ui.choices import request_of, words_markup
 from app.ui.form import FIELDS, WAYS, kept_fields, kept_words, model_field, read_form, show_model, show_request
+from app.ui.html.choices import choices_html
 from app.ui.html.common import button
 from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
+from app.ui.length import lengthened, seconds_of, seconds_slider, timeline
+from app.ui.loras import lora_panel
 from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
+from app.ui.refine import before_generate, checked_wish, refine_panel, restored
 from app.ui.source import panel, parent, settled, waits_for
 from app.ui.uploads import MAX_UPLOAD_BYTES, too_large
 from engine.errors import InvalidRequest, SprocketError
@@ -47,6 +52,10 @@ def build_form(studio: Any) -> dict[str, Component]:
     spec = next((s for s in specs if s.name == "pocket"), specs[0] if specs else None)
     made: dict[str, Component] = {"notice": gr.HTML("", elem_id="notice", apply_default_css=False)}
     made["prompt"] = FIELDS["prompt"].build(spec)
+    with gr.Row(elem_id="refine-row"):
+        made["refine"] = gr.HTML(refine_panel(studio, {"model": spec.name if spec else ""}, {}), elem_id="refine", apply_default_css=False,
+                                 js_on_load=SYNC)
+        made["always_refine"] = gr.Checkbox(label="Always refine", value=False, elem_id="always-refine", min_width=120)
     gr.HTML(_chips(), elem_id="examples", apply_default_css=False)
     first = panel(studio, {"model": spec.name if spec else None}, {})
     made["source"] = gr.HTML(first, elem_id="source", apply_default_css=False, js_on_load=SYNC)
@@ -71,6 +80,24 @@ def build_form(studio: Any) -> dict[str, Component]:
             )
         if "profile" in WAYS:
             made["profile"] = WAYS["profile"].build(spec)
+        made["words"] = gr.HTML("", elem_id="words", apply_default_css=False)
+        made["choices"] = gr.HTML(choices_html(None), elem_id="choices", apply_default_css=False)
+    with gr.Accordion("Length and smoothness", open=False, elem_id="length"):
+        with gr.Row():
+            made["fps"] = FIELDS["fps"].build(spec)
+            made["seconds"] = seconds_slider()
+        with gr.Row():
+            made["key_frames"] = FIELDS["key_frames"].build(spec)
+        made["timeline"] = gr.HTML(timeline({}, {}), elem_id="timeline", apply_default_css=False)
+        made["review"] = FIELDS["review"].build(spec)
+    made |= _more(studio, spec)
+    gr.HTML(_restore(), elem_id="restore-row", apply_default_css=False)
+    return made
+
+
+def _more(studio: Any, spec: Any) -> dict[str, Component]:
+    """The folded settings."""
+    made: dict[str, Component] = {}
     with gr.Accordion("More settings", open=False, elem_id="more"):
         made["negative"] = FIELDS["negative"].build(spec)
         with gr.Row():
@@ -81,7 +108,8 @@ def build_form(studio: Any) -> dict[str, Component]:
         made["guidance_kind"] = FIELDS["guidance_kind"].build(spec)
         made["eta"] = FIELDS["eta"].build(spec)
         made |= {name: field.build(spec) for name, field in WAYS.items() if name != "profile"}
-    gr.HTML(_restore(), elem_id="restore-row", apply_default_css=False)
+        stack = lora_panel(studio, spec.name if spec else None, {})
+        made["loras"] = gr.HTML(stack, elem_id="loras", apply_default_css=False, js_on_load=SYNC)
     return made
 
 
@@ -105,13 +133,13 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     )
     tell_end(generated, "generate")
     # `prompt` on blur only: a forecast does not depend on it, save for its length.
-    costly = ("frames", "steps", "guidance", "width", "height", "scheduler", "eta", "strength", *WAYS)
+    costly = ("frames", "steps", "guidance", "width", "height", "scheduler", "eta", "strength", "fps", "key_frames", *WAYS)
     changing = [*(parts.form[name].change for name in costly), *(each.change for each in parts.many.values())]
     gr.on(
         [*changing, parts.form["seed"].blur],
         guarded(named(bind(forecast))),
         [parts.kept],
-        [parts.forecast],
+        [parts.forecast, parts.words],
         inputs_kwargs=parts.said(),
         trigger_mode="always_last",
         **quiet,
@@ -119,7 +147,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     parts.form["prompt"].blur(
         guarded(named(bind(forecast_words))),
         [parts.kept],
-        [parts.forecast],
+        [parts.forecast, parts.words],
         inputs_kwargs=parts.said(),
         trigger_mode="always_last",
         **quiet,
@@ -129,6 +157,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     shown = [parts.form[name].input for name in ("frames", "steps", "width", "height", "fit", "strength")]
     chosen.success(None, js="() => window.sprocket.source('chosen')", **quiet)
     gr.on(shown, None, js="() => window.sprocket.source()", **quiet)
+    parts.form["fps"].input(None, None, js="() => window.sprocket.length()", **quiet)
     made["dice"].click(None, None, [parts.form["seed"]], js="() => window.sprocket.dice()", api_visibility="private")
 
 
@@ -146,8 +175,10 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         said = settled(kept, views.spec_of(studio, values.get("model")))
         if waits_for(said):  # made from words alone it would not be what was asked for; the line under the button says so
-            return {parts.forecast: forecast_markup(studio, values, kept)}
-        request = read_form(values, said)
+            return {parts.forecast: forecast_html(None, waits_for=waits_for(said))}
+        if (first := before_generate(studio, parts, values, said)) is not None:
+            return first
+        request = read_form(*lengthened(values, checked_wish(values, said), views.spec_of(studio, values.get("model"))))
         wanted = requests_of(request, how_many, per_line)
         jobs = submit_all(studio, wanted, project_id=project, ticket=ticket or None, made_from=parent(made_from, said))
     except SprocketError as error:
@@ -184,12 +215,22 @@ def problem(error: SprocketError) -> str:
 
 def forecast(kept: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """A setting changed: what would it cost now."""
-    return {parts.forecast: forecast_markup(studio, values, kept)}
+    return costs(studio, parts, values, kept)
 
 
 def forecast_words(kept: Any, *, studio: Any, parts: Parts, **values: Any) -> Any:
     """The prompt was left. Left empty, often for Generate: its answer must not be painted over by a forecast."""
     return forecast(kept, studio=studio, parts=parts, **values) if values.get("prompt") else gr.skip()
+
+
+def costs(studio: Any, parts: Parts, values: Mapping[str, Any], kept: Any) -> Changes:
+    """What the form's settings would cost, wherever that is shown."""
+    line = forecast_markup(studio, values, kept)
+    try:
+        words = words_markup(studio, request_of(studio, values, kept))
+    except SprocketError:  # the line says it
+        words = ""
+    return {parts.forecast: line, parts.words: words}
 
 
 def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *, ahead: bool = True) -> str:
@@ -201,7 +242,8 @@ def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *,
     if waits_for(said):
         return forecast_html(None, waits_for=waits_for(said))
     try:
-        request = read_form({**values, "prompt": values.get("prompt") or "a video"}, said)
+        wish, beside = lengthened(values, said, views.spec_of(studio, values.get("model")))
+        request = read_form({**wish, "prompt": values.get("prompt") or "a video"}, beside)
         count = len(requests_of(request, values.get("how_many") or 1, values.get("per_line")))
         return forecast_line(studio, request, ahead=ahead, count=count)
     except SprocketError as error:
@@ -211,9 +253,10 @@ def forecast_markup(studio: Any, values: Mapping[str, Any], kept: Any = None, *,
 def forecast_line(studio: Any, request: GenerationRequest, *, ahead: bool = True, count: int = 1) -> str:
     """The forecast for `count` such requests; raises what the plan raises."""
     spec = views.spec_of(studio, request.model)
-    length = (request.frames or spec.native_frames) / spec.fps if spec else None
+    length = (request.frames or spec.native_frames) / (request.fps or spec.fps) if spec else None
     found = studio.forecast(request, owner=OWNER)
-    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length, count=count)
+    levels = found.notes[0] if request.hierarchical else ""
+    return forecast_html(found if ahead else replace(found, queued_ahead=0), seconds_of_video=length, count=count, levels=levels)
 
 
 def choose_model(model: Any, *, studio: Any, parts: Parts) -> Changes:
@@ -227,17 +270,25 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     spec = views.spec_of(studio, request.model)
     if spec is None:
         notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
-    kept = {**kept_fields(request), **(beside or {})}
+    kept = {**kept_fields(request), **restored(request), **(beside or {})}
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
-                parts.source: panel(studio, request.to_json(), kept)}
+                parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+                parts.loras: lora_panel(studio, request.model, kept),
+                parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
     try:
         changes[parts.forecast] = forecast_line(studio, request)
     except SprocketError as error:
         changes[parts.forecast] = problem(error)
     return changes
+
+
+def without(studio: Any, source: str) -> str:
+    """A sentence for the LoRAs that made a clip (its id or file) and are not on this machine; '' where all are."""
+    gone = studio.missing_loras(source, owner=OWNER)
+    return f" Not on this machine: the LoRA{'s' if len(gone) > 1 else ''} {', '.join(gone)}." if gone else ""
 
 
 def _chips() -> str:

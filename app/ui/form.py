@@ -19,6 +19,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.ui import devices
+from app.ui.rates import ONE_CLIP, RATES, known_of, rate_of
 from engine import request as limits
 from engine.errors import InvalidRequest
 from engine.plan import DEFAULT_STRENGTH
@@ -26,6 +28,8 @@ from engine.request import FITS, GUIDANCE_KINDS, MAX_GUIDANCE, MAX_PROMPT_CHARS,
 from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
+BEST = "best-that-fits"
+"""No wish for a quality."""
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
 START = "start"
 """Beside the kept fields: what the person chose to start from, of 't2v', 'i2v' and 'v2v'."""
@@ -261,6 +265,28 @@ FIELDS: Mapping[str, Field] = {
         read_unless(DEFAULT_STRENGTH),
         show_strength,
     ),
+    "fps": Field(
+        lambda _: gr.Dropdown(
+            [ONE_CLIP, *RATES],
+            value=ONE_CLIP,
+            label="Frames a second",
+            info="key frames first, then frames between",
+            allow_custom_value=True,
+            elem_id="field-fps",
+        ),
+        lambda _name, value: rate_of(value),
+        lambda value, _spec: {"value": ONE_CLIP if value is None else f"{value:g}"},
+    ),
+    "key_frames": Field(
+        lambda _: gr.Textbox(label="Key frames", placeholder="automatic", max_lines=1, elem_id="field-key-frames"),
+        read_whole,
+        show_seed,
+    ),
+    "review": Field(
+        lambda _: gr.Checkbox(label="Show me the key frames before the rounds", value=False, elem_id="field-review"),
+        lambda _name, value: bool(value),
+        lambda value, _spec: {"value": bool(value)},
+    ),
 }
 """All fields but `model`, whose choices depend on the machine, and those that are `KEPT`."""
 KNOWN = frozenset(f.name for f in fields(GenerationRequest))
@@ -268,25 +294,33 @@ KNOWN = frozenset(f.name for f in fields(GenerationRequest))
 
 def choice_field(label: str, choices: Sequence[str], info: str, elem_id: str) -> Field:
     """One of a few words, of which the first is what holds when nothing is said."""
-    shown = [(word.replace("-", " ").capitalize(), word) for word in choices]
+    shown = [(_spelled(word), word) for word in choices]
     return Field(
         lambda _: gr.Radio(shown, value=choices[0], label=label, info=info, elem_id=elem_id), read_unless(choices[0]), show_or(choices[0])
     )
+
+
+def _spelled(word: str) -> str:
+    """'near-lossless' as 'Near lossless', 'int8-dynamic' as 'INT8 dynamic'."""
+    first, _, rest = word.partition("-")
+    return " ".join([first.upper() if any(map(str.isdigit, first)) else first.capitalize(), *rest.split("-")]).strip()
 
 
 WAYS: Mapping[str, Field] = {
     name: choice_field(label, words, info, f"field-{name}")
     for name, label, words, info in (
         ("profile", "Memory", getattr(limits, "PROFILES", ()), "how weights are kept"),
+        ("quality", "Quality", (BEST, *limits.QUALITIES), "what may be lost to save memory or time"),
+        ("precision", "Precision of the transformer", limits.PRECISIONS, "auto: the planner's; 8 bits and FP16 change the picture"),
         ("cache", "Reuse between steps", getattr(limits, "CACHES", ()), "faster; all but off change the picture"),
     )
     if name in KNOWN and words
-}
+} | {"parallel": Field(devices.build, devices.read, devices.show)}
 """How a clip is made rather than what it shows; only what requests know."""
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
 """Request fields without a component: the source panel, a remix or a restored clip brings them, and they go into the next request."""
-STAYS = ("prompt", "negative", "seed", "scheduler", "guidance_kind", "eta", "fit", "strength", *WAYS)
+STAYS = ("fps", "key_frames", "review", "prompt", "negative", "seed", "scheduler", "guidance_kind", "eta", "fit", "strength", *WAYS)
 """Fields that are the person's and not the model's: another model leaves them as they are."""
 
 
@@ -304,7 +338,7 @@ def read_form(values: Mapping[str, Any], kept: Mapping[str, Any] | None = None) 
         raise InvalidRequest("model", "none is chosen. Install one, see `sprocket models list`.")
     read = {name: field.read(name, values.get(name)) for name, field in FIELDS.items()}
     request = {**read, **asked_of(kept or {}), "model": values["model"]}
-    if request.get("image") is None and request.get("video") is None:
+    if request.get("image") is None and request.get("video") is None and not request.get("given"):
         request["fit"] = None
     if request.get("video") is None:
         request["strength"] = None
@@ -327,6 +361,7 @@ def asked_of(kept: Mapping[str, Any]) -> dict[str, Any]:
 def kept_fields(request: GenerationRequest) -> dict[str, Any]:
     """What the form must keep beside its components to say `request`."""
     said = {name: getattr(request, name) for name in KEPT if getattr(request, name) not in (None, (), "")}
+    said = {name: value for name, value in said.items() if name not in ("given", "edits")} | known_of(request)
     return said if request.mode == "t2v" else {**said, START: request.mode}
 
 
@@ -339,10 +374,16 @@ def kept_words(request: GenerationRequest) -> str:
         said.append("It changes the same video.")
     if request.guidance_kind not in (None, "constant"):
         said.append(f"Its guidance is {request.guidance_kind}.")
+    if request.loras:
+        said.append("It uses a LoRA." if len(request.loras) == 1 else f"It uses {len(request.loras)} LoRAs.")
+    if request.precision not in (None, "auto"):
+        said.append(f"Its transformer is in {request.precision}.")
     if request.cache not in (None, "off"):
         said.append(f"It is made faster with the cache {request.cache}.")
     if request.cfg_gate not in (None, 1.0):
         said.append(f"Its negative prompt is run for {request.cfg_gate:.0%} of the steps.")
+    if request.parallel is not None:
+        said.append(f"It is divided over devices ({request.parallel}).")
     return "".join(f" {sentence}" for sentence in said)
 
 

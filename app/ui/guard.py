@@ -31,9 +31,10 @@ POLICY = (
 class Guard:
     """ASGI middleware."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, hosts: str = "") -> None:
+        """`hosts`: `Settings.allowed_hosts`."""
         self.app = app
-        self.names = allowed_names()
+        self.names = allowed_names(hosts)
         ancestors = "'self' https://huggingface.co https://*.hf.space" if os.environ.get("SPACE_HOST") else "'self'"
         self.policy = POLICY.format(ancestors=ancestors).encode()
 
@@ -63,12 +64,12 @@ class Guard:
         await self.app(scope, receive, sending)
 
 
-def allowed_names() -> frozenset[str]:
-    """Host names the server answers to besides plain IP addresses: localhost, this machine's own, a Space's, and
-    what `SPROCKET_ALLOWED_HOSTS` lists (commas)."""
+def allowed_names(hosts: str = "") -> frozenset[str]:
+    """Host names the server answers to besides plain IP addresses: localhost, this machine's own, a Space's, and those in `hosts`
+    (commas)."""
     own = socket.gethostname().lower()
-    listed = os.environ.get("SPROCKET_ALLOWED_HOSTS", "").lower().split(",")
-    return frozenset({"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *(n.strip() for n in listed)} - {""})
+    listed = (name.strip() for name in hosts.lower().split(","))
+    return frozenset({"localhost", own, f"{own}.local", os.environ.get("SPACE_HOST", "").lower(), *listed} - {""})
 
 
 def refusal(method: str, host: str, origin: str | None, names: frozenset[str]) -> str | None:

@@ -132,7 +132,9 @@ def build_ui(studio: Any) -> gr.Blocks:
             queue = gr.HTML("", elem_id="view-queue", elem_classes="view", apply_default_css=False)
             gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
             models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
-        parts = _parts(made, header, stage, batch, queue, gallery, models)
+            with gr.Column(elem_id="view-train", elem_classes="view"):
+                train = gr.HTML("", elem_id="datasets", apply_default_css=False, js_on_load=create.SYNC)
+        parts = _parts(made, header, stage, batch, (queue, gallery, models, train))
         create.wire(studio, parts, made)
         _wire(studio, parts, demo, relay, refusal)
         add_endpoints(studio)
@@ -140,7 +142,8 @@ def build_ui(studio: Any) -> gr.Blocks:
     return demo
 
 
-def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, queue: Any, gallery: Any, models: Any) -> Parts:
+def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, pages: tuple[Any, Any, Any, Any]) -> Parts:
+    queue, gallery, models, train = pages
     form = {name: component for name, component in made.items() if name in create.FIELDS or name == "model"}
     return Parts(
         header=header,
@@ -150,9 +153,15 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, queue: Any
         queue=queue,
         gallery=gallery,
         models=models,
+        train=train,
         form=form,
-        many={name: made[name] for name in ("how_many", "per_line")},
+        many={name: made[name] for name in ("how_many", "per_line", "seconds", "always_refine")},
         source=made["source"],
+        words=made["words"],
+        choices=made["choices"],
+        loras=made["loras"],
+        timeline=made["timeline"],
+        refine=made["refine"],
         batch=batch,
         timer=gr.Timer(watch.POLL_SECONDS, active=False),
         job=gr.State(""),
@@ -182,8 +191,9 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
     polled = relay.tick(
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
-        [parts.job, parts.seen, parts.at, parts.memory],
-        [parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.header, parts.timer, parts.seen],
+        [parts.job, parts.seen, parts.at, parts.memory, parts.kept],
+        [parts.refine, parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.train, parts.header, parts.timer,
+         parts.seen],
         trigger_mode="multiple",
         **quiet,
     )

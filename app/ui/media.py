@@ -4,6 +4,7 @@ GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seek
 GET /media/clips/{clip}.json               the recipe
 GET /media/posters/{clip}.webp
 GET /media/previews/{job}.webp             changes while the job runs
+GET /media/datasets/{set}/{clip}.webp, .mp4    a clip to train on: its picture, and its own file
 GET /media/inputs/{name}.webp?width&height&fit&frames&fps   an image or video to start from, as it will be fitted
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
+from app.key_frames import picture
 from app.ui.parts import OWNER
 from engine.errors import SprocketError
 
@@ -53,6 +55,27 @@ def media_routes(studio: Any) -> APIRouter:
     def preview(job_id: str) -> Response:
         return _file(_find(lambda: studio.preview_path(job_id, owner=OWNER)), "image/webp", NEVER)
 
+    @router.get("/datasets/{dataset_id}/{clip_id}.webp")
+    def dataset_poster(dataset_id: str, clip_id: str) -> Response:
+        return _file(_find(lambda: studio.datasets.poster(dataset_id, clip_id, owner=OWNER)), "image/webp", FOREVER)
+
+    @router.api_route("/datasets/{dataset_id}/{clip_id}.mp4", methods=["GET", "HEAD"])
+    def dataset_clip(dataset_id: str, clip_id: str) -> Response:
+        try:
+            path, kind = studio.datasets.video(dataset_id, clip_id, owner=OWNER)
+        except SprocketError:
+            return _nothing()
+        return _file(path, kind, NEVER)
+
+    @router.get("/keys/{job_id}/{index}.webp")
+    def key_frame(job_id: str, index: int) -> Response:
+        try:
+            frames = {frame.index: frame for frame in studio.key_frames(job_id, owner=OWNER)}
+            data = picture(frames[index])
+        except (SprocketError, KeyError):
+            return _nothing()
+        return Response(data, media_type="image/webp", headers=SAFE | NEVER)
+
     @router.get("/inputs/{name}.webp")
     def fitted(name: str, width: int, height: int, fit: str = "crop", frames: int = 1, fps: float = 8.0) -> Response:
         try:
@@ -69,6 +92,11 @@ def _find(look: Callable[[], Path | None]) -> Path | None:
         return look()
     except SprocketError:
         return None
+
+
+def file_response(path: Path | None, kind: str, caching: dict[str, str], download: str | None = None) -> Response:
+    """A file, or 404; with the headers every file of people's has."""
+    return _file(path, kind, caching, download)
 
 
 def _file(path: Path | None, kind: str, caching: dict[str, str], download: str | None = None) -> Response:

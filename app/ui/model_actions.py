@@ -10,6 +10,7 @@ import gradio as gr
 from app.ui import views
 from app.ui.form import show_model
 from app.ui.html.status import notice_html
+from app.ui.loras import lora_panel
 from app.ui.parts import Changes
 from app.ui.source import panel
 from engine.errors import SprocketError
@@ -50,6 +51,7 @@ def model_use(click: Click) -> Changes:
         return {parts.notice: notice_html(str(error), act="hush", label="Dismiss")}
     changes: Changes = {parts.form[field]: update for field, update in show_model(spec).items()}
     changes[parts.source] = panel(click.studio, {"model": name, "fit": click.values.get("fit")}, click.kept)
+    changes[parts.loras] = lora_panel(click.studio, name, click.kept)
     return changes | {parts.form["model"]: gr.update(choices=views.model_names(click.studio), value=name),
                       parts.notice: notice_html(f"{name} is chosen, with its own size and steps.", act="hush", label="Dismiss")}
 

@@ -34,12 +34,23 @@ class Parts:
     queue: Component
     gallery: Component
     models: Component
+    train: Component
     form: Mapping[str, Component]
     """Request field -> component."""
     many: Mapping[str, Component]
-    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`)."""
+    """'how_many' and 'per_line': how many requests one press of Generate makes (`batch.py`); 'always_refine': `refine.py`."""
     source: Component
     """What the clip starts from."""
+    words: Component
+    """What Fast, Balanced and Tiny would take."""
+    choices: Component
+    """Every other way, in a fold."""
+    loras: Component
+    """The LoRAs, in the folded settings."""
+    timeline: Component
+    """Images the clip passes through (`length.py`)."""
+    refine: Component
+    """The prompt refined (`refine.py`)."""
     batch: Component
     """The videos of one press, below the screen."""
     timer: gr.Timer
@@ -71,8 +82,15 @@ class Parts:
             self.queue,
             self.gallery,
             self.models,
+            self.train,
             *self.form.values(),
             self.source,
+            self.words,
+            self.choices,
+            self.loras,
+            self.timeline,
+            self.many["seconds"],
+            self.refine,
             self.batch,
             self.timer,
             self.job,

@@ -23,6 +23,7 @@ from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
 from app.ui.monitor import Meter, monitor
 from app.ui.parts import said
+from app.ui.train import training_routes
 from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
 
@@ -46,6 +47,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
 
     studio = owned(studio, access)
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(training_routes(studio))
     app.include_router(media_routes(studio))
     app.include_router(upload_routes(folder_of(settings)))
 
@@ -59,10 +61,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
             headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
         )
 
-    @app.get("/healthz")
-    def health() -> Response:
-        return healthz(whole)
-
+    app.add_api_route("/healthz", lambda: healthz(whole), methods=["GET"], response_model=None)
     metrics = monitor(app, whole, access)
     for view in VIEWS:
         app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])
@@ -88,7 +87,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
         i18n=None,
     )
     put_gate(app, access)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, hosts=settings.allowed_hosts)
     app.add_middleware(Meter, metrics=metrics)
     return app
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import create, views
+from app.ui import create, length, views
 from app.ui.form import INPUT_OF, START, show_model, start_of
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
+from app.ui.loras import fitting, lora_panel, stack_of, take_lora, untaken_lora
 from app.ui.parts import OWNER, Changes
 from app.ui.source import EXTENDS, model_for, panel, plainly, settled
 from app.ui.uploads import folder_of, uploaded
@@ -35,7 +36,8 @@ def source(click: Click) -> Changes:
     """Something that the panel shows has changed: the size, the fit, the strength; or the model, which changes what may be asked for."""
     changes: Changes = {click.parts.source: panel(click.studio, click.values, click.kept)}
     if click.text("model"):
-        changes[click.parts.forecast] = create.forecast_markup(click.studio, click.values, click.kept)
+        changes |= create.costs(click.studio, click.parts, click.values, click.kept)
+        changes[click.parts.loras] = lora_panel(click.studio, click.values.get("model"), click.kept)
     return changes
 
 
@@ -63,6 +65,8 @@ def unsource(click: Click) -> Changes:
 
 def untaken(click: Click) -> Changes:
     """A file did not get here; the browser says why."""
+    if click.text("purpose") == "lora":
+        return untaken_lora(click, click.text("say")[:MAX_SAID])
     return {click.parts.source: panel(click.studio, click.values, click.kept, click.text("say")[:MAX_SAID])}
 
 
@@ -79,16 +83,22 @@ def take(click: Click) -> Changes:
 
 
 def _taken(click: Click, path: Path, purpose: str) -> Changes:
-    """`purpose`: 'input' (to start from), 'restore' (its settings), else whichever the file is good for."""
+    """`purpose`: 'lora', 'input' (to start from), 'restore' (its settings), else whichever the file is good for."""
+    if purpose == "lora":
+        return take_lora(click, path)
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     video = kind_of(head).family == "video"
-    if purpose == "restore" or (purpose != "input" and (video or head.lstrip().startswith(b"{"))):
+    if purpose == "restore" or (purpose == "any" and (video or head.lstrip().startswith(b"{"))):
         try:
-            return create.fill(click.studio, click.parts, _request_in(click.studio, path, head), "Settings restored from your clip.")
+            path = path.rename(path.with_suffix(".json")) if head.lstrip().startswith(b"{") else path  # an upload has no name
+            said = "Settings restored from your clip." + create.without(click.studio, str(path))
+            return create.fill(click.studio, click.parts, click.studio.request_from_file(path), said)
         except InvalidRequest as error:
             if purpose == "restore" or not video:
                 return {click.parts.notice: notice_html(f"Could not restore: {error}", act="hush", label="Dismiss")}
+    if purpose.startswith(("known-", "key-")):
+        return _placed(click, path, purpose)
     wanted = INPUT_OF[start_of(click.kept)] if purpose == "input" else ""
     try:
         name = click.studio.add_input(path, field=wanted or None)
@@ -97,11 +107,12 @@ def _taken(click: Click, path: Path, purpose: str) -> Changes:
         return untaken(_saying(click, plainly(error)))
 
 
-def _request_in(studio: Any, path: Path, head: bytes) -> GenerationRequest:
-    """Sidecars are told by what they begin with: an upload has no name."""
-    if head.lstrip().startswith(b"{"):
-        path = path.rename(path.with_suffix(".json"))
-    return studio.request_from_file(path)
+def _placed(click: Click, path: Path, purpose: str) -> Changes:
+    """An image for a place of the clip, or instead of a key frame."""
+    try:
+        return length.taken(click, click.studio.add_input(path, field="image"), purpose)
+    except SprocketError as error:
+        return {click.parts.notice: notice_html(plainly(error), act="hush", label="Dismiss")}
 
 
 def _start_from(click: Click, name: str, field: str) -> Changes:
@@ -131,7 +142,7 @@ def extend(click: Click) -> Changes:
     if spec is None:
         return {click.parts.notice: notice_html(NO_MODEL["i2v"], act="hush", label="Dismiss", href="/?view=models", link_label="Models")}
     name = studio.add_frame(clip.id, at, owner=OWNER)
-    request = _extending(clip, spec, name)
+    request = replace(_extending(clip, spec, name), loras=fitting(studio, spec, stack_of(clip.recipe.get("request"))))
     notice = f"Going on from frame {at} of “{short(clip.name or clip.prompt, 50)}”. Say what happens next, then press Generate."
     return create.fill(studio, click.parts, request, notice, made_from=clip.id, beside={EXTENDS: f"Frame {at} of your clip"})
 
@@ -148,8 +159,8 @@ def _extending(clip: Any, spec: Any, image: str) -> GenerationRequest:
 
 def _drawn(click: Click, kept: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Changes:
     said = click.values if values is None else values
-    forecast = create.forecast_markup(click.studio, said, kept)
-    return {click.parts.kept: dict(kept), click.parts.source: panel(click.studio, said, kept), click.parts.forecast: forecast}
+    return {click.parts.kept: dict(kept), click.parts.source: panel(click.studio, said, kept),
+            **create.costs(click.studio, click.parts, said, kept)}
 
 
 def _with_model(click: Click, spec: Any, kept: Mapping[str, Any]) -> Changes:
@@ -157,6 +168,7 @@ def _with_model(click: Click, spec: Any, kept: Mapping[str, Any]) -> Changes:
     shown = show_model(spec)
     values = {**click.values, "model": spec.name, **{name: update["value"] for name, update in shown.items() if "value" in update}}
     changes: Changes = {click.parts.form[name]: update for name, update in shown.items()}
+    changes[click.parts.loras] = lora_panel(click.studio, spec.name, kept)
     return {**changes, click.parts.form["model"]: gr.update(value=spec.name), **_drawn(click, kept, values)}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.errors import NotFound
 from app.history.records import ClipPage, Job, JobState, Project
+from app.key_frames import strip_count, waits
 from app.ui.address import Address
 from app.ui.html.account import account_html
 from app.ui.html.batch import batch_html, batch_token
@@ -77,7 +78,7 @@ def stage(studio: Any, job: Job | None, status: Any) -> str:
         except NotFound:
             clip = None
     spec = spec_of(studio, job.request.get("model"))
-    frames = ((job.request.get("frames") or spec.native_frames) - 1) // spec.temporal_scale + 1 if spec else 0
+    frames = pictures(studio, job, spec)
     return stage_html(
         job,
         clip,
@@ -86,7 +87,18 @@ def stage(studio: Any, job: Job | None, status: Any) -> str:
         preview_frames=frames,
         worker_alive=status.worker_alive,
         worker_message=status.worker_message,
+        keys=studio.key_frames(job.id, owner=OWNER) if waits(job) else (),
     )
+
+
+def pictures(studio: Any, job: Job, spec: ModelSpec | None) -> int:
+    """How many pictures stand side by side in the job's preview: the clip's latent frames, or as many as rounds have made so far."""
+    if spec is None:
+        return 0
+    if job.request.get("fps") is None and job.request.get("key_frames") is None:
+        return ((job.request.get("frames") or spec.native_frames) - 1) // spec.temporal_scale + 1
+    width, height = job.request.get("width") or spec.native_width, job.request.get("height") or spec.native_height
+    return strip_count(studio.preview_path(job.id, owner=OWNER), width / height)
 
 
 def stage_token(job: Job | None, status: Any) -> str:

@@ -16,11 +16,14 @@ import gradio as gr
 
 from app.history.records import Job
 from app.queue.kinds import GENERATE
-from app.ui import create, views
+from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.form import kept_fields, show_request
 from app.ui.html.queue import queue_token
+from app.ui.length import seconds_of, timeline
+from app.ui.loras import lora_panel
 from app.ui.parts import OWNER, Changes, Parts, remembered
+from app.ui.refine import poll_token, refine_panel, restored
 from app.ui.source import panel
 from engine.errors import InvalidRequest
 from engine.request import GenerationRequest
@@ -47,16 +50,19 @@ def attach(memory: Any, request: gr.Request, *, studio: Any, parts: Parts) -> Ch
         parts.seen: {"stage": views.stage_token(job, status), "header": views.header_token(at, status), "batch": token},
         parts.ticket: uuid.uuid4().hex,
         parts.timer: gr.Timer(active=True),
-        parts.forecast: first_forecast(studio),
+        **first_costs(studio, parts),
     }
     names = views.model_names(studio)  # one may have come since the page was built
     changes[parts.form["model"]] = gr.update(choices=names)
+    changes[parts.loras] = lora_panel(studio, "pocket" if "pocket" in names else next(iter(names), None), {})
     if job is not None:
         changes |= form_of(studio, parts, job)
         chosen = {"value": job.request["model"]} if job.request.get("model") in names else {}
         changes[parts.form["model"]] = gr.update(choices=names, **chosen)
     if at.view == "models":
         changes[parts.models] = views.models(studio)
+    if at.view == "train":
+        changes[parts.train] = train.panel(studio, at)
     if at.view == "gallery":
         changes[parts.gallery] = views.gallery(studio, at)
     if at.view == "queue":
@@ -73,9 +79,11 @@ def form_of(studio: Any, parts: Parts, job: Job) -> Changes:
     except InvalidRequest:
         return {}
     updates = show_request(request, views.spec_of(studio, request.model))
-    kept = kept_fields(request)
+    kept = {**kept_fields(request), **restored(request)}
     return {**{parts.form[name]: update for name, update in updates.items()}, parts.kept: kept,
-            parts.source: panel(studio, request.to_json(), kept)}
+            parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+            parts.loras: lora_panel(studio, request.model, kept),
+            parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
 
 
 def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
@@ -89,16 +97,16 @@ def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
     return studio.current_job(owner=OWNER) or (last if fresh else None)
 
 
-def first_forecast(studio: Any) -> str:
+def first_costs(studio: Any, parts: Parts) -> Changes:
     """For the form as it is built: every value the model's own."""
     specs = studio.models()
     if not specs:
-        return create.problem_html("No model is on this machine. See `sprocket doctor`.")
+        return {parts.forecast: create.problem_html("No model is on this machine. See `sprocket doctor`.")}
     spec = next((s for s in specs if s.name == "pocket"), specs[0])
-    return create.forecast_markup(studio, {"model": spec.name})
+    return create.costs(studio, parts, {"model": spec.name}, None)
 
 
-def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Parts) -> Any:
+def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, studio: Any, parts: Parts) -> Any:
     """One tick: redraw what changed, `gr.skip()` when nothing did, and stop ticking when nothing can change."""
     seen = dict(seen) if isinstance(seen, dict) else {}
     place, status, changes = Address.parse(at), studio.status(), Changes()
@@ -115,16 +123,22 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, *, studio: Any, parts: Pa
         tiles, token = views.batch(views.batch_jobs(studio, memory, job.id), job.id)
         if changed("batch", token):
             changes[parts.batch] = tiles
+    refining = poll_token(studio, kept)
+    if refining and changed("refine", refining):
+        changes[parts.refine] = refine_panel(studio, {}, kept)
     if place.view == "queue":
         jobs = views.queue_jobs(studio)
         if changed("queue", queue_token(jobs, status.worker_alive)):
             changes[parts.queue] = views.queue(status, jobs)
     if place.view == "models" and changed("models", studio.hub.token()):
         changes[parts.models] = views.models(studio, seen.get("said"))
+    if place.view == "train" and changed("train", train.token(studio, place)):
+        changes[parts.train] = train.panel(studio, place, str(seen.get("train said") or ""))
     if changed("header", views.header_token(place, status)):
         changes[parts.header] = views.header(studio, place, remembered(memory, "project"), status)
         if place.view == "gallery" and not place.clip:
             changes[parts.gallery] = views.gallery(studio, place)  # a job began or ended: there may be a new clip
-    if (job is None or job.state.ended) and place.view not in ("queue", "models") and not status.queued + status.running:
+    waits = refining or place.view in ("queue", "models", "train") or status.queued + status.running
+    if not waits and (job is None or job.state.ended):
         changes[parts.timer] = gr.Timer(active=False)
     return {**changes, parts.seen: seen} if changes else gr.skip()

@@ -5,7 +5,7 @@ Both rows may come in one batch or one after the other; the decision is one for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,8 +33,9 @@ class RhythmAct:
 class FirstBlockAct:
     """Runs the first block, then the others if it says so. Where it does not, the prediction means nothing."""
 
-    def __init__(self, policy: FirstBlock, steps: int) -> None:
-        self.policy, self.steps = policy, steps
+    def __init__(self, policy: FirstBlock, steps: int, added: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`added`: see `engine.cache.shortcut.Shortcut`."""
+        self.policy, self.steps, self.added = policy, steps, added
         self._first: dict[int, Tensor] = {}
 
     @contextmanager
@@ -61,8 +62,13 @@ class FirstBlockAct:
         return run_blocks(blocks[1:], video, text, rest)
 
     def _distance(self, rows: Sequence[int], first: Tensor) -> float:
-        """d of `first_block`, over all of `rows` at once."""
+        """d of `first_block`, over all of `rows` at once, wherever they are."""
         known = [self._first[row] for row in rows]
+        if self.added is not None:
+            pairs = zip(first.split(1), known, strict=True)
+            sums = [((now - before).abs().double().sum(), before.abs().double().sum()) for now, before in pairs]
+            differ, all_before = self.added(torch.stack([torch.stack(pair) for pair in sums]).sum(0)).tolist()
+            return float(differ / all_before) if all_before else float("nan")
         differ = sum((now - before).abs().float().mean() for now, before in zip(first.split(1), known, strict=True))
         return float(differ / sum(before.abs().float().mean() for before in known))
 

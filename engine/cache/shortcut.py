@@ -15,7 +15,7 @@ A run that goes on from a checkpoint is the same as one that was never stopped: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -41,18 +41,19 @@ class Shortcut:
 
     def __init__(self, model: VideoModel, stepper: Stepper, text: Tensor, weights: Sequence[float], *, cache: str = "off",
                  gate: float = 1.0, beside: Tensor | None = None, changes: Sequence[float] | None = None,
-                 policy: Any = None) -> None:
+                 policy: Any = None, added: Callable[[Tensor], Tensor] | None = None) -> None:
         """`text`, `weights`, `beside`: as `engine.sample.sample` takes them. `cache`, `gate`: as in the plan.
 
         `changes`: MagCache's, one for each step that is run; None: every step is run in full, and they are measured (`changes`).
-        `policy`: other settings of the cache than its own (`POLICIES`).
+        `policy`: other settings of the cache than its own (`POLICIES`). `added`: the sum of a tensor over ranks that have parts of the
+        tokens or rows each, so that all decide alike; None for one rank.
         """
         self.model, self.stepper, self.text, self.weights, self.beside = model, stepper, text, weights, beside
         times = stepper.timesteps.tolist()
         self.steps = len(times)
         self.gate = first_gated(gate, self.steps) if len(text) == 2 else self.steps
         policy = policy or POLICIES.get(cache)
-        self.act = _act(cache, policy, times, changes)
+        self.act = _act(cache, policy, times, changes, added)
         # Under fresh noise the clean latents walk at random, and differences foretell nothing.
         self.kept = CleanLatents(0 if stepper.fresh_noise else getattr(policy, "order", 0))
         self.depth = 1 + self.kept.order if self.act else 0
@@ -135,10 +136,11 @@ class Shortcut:
         self._anchors = {step: self._anchors[step] for step in sorted(set(kept))}
 
 
-def _act(cache: str, policy: Any, times: Sequence[int], changes: Sequence[float] | None) -> Any:
+def _act(cache: str, policy: Any, times: Sequence[int], changes: Sequence[float] | None,
+         added: Callable[[Tensor], Tensor] | None) -> Any:
     """What acts for `cache`; None for 'off'."""
     if cache == "first-block":
-        return FirstBlockAct(policy, len(times))
+        return FirstBlockAct(policy, len(times), added)
     if cache == "pab":
         return BroadcastAct(policy.schedule(times))
     if cache == "magcache":

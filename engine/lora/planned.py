@@ -11,6 +11,7 @@ from engine.lora.file import Lora
 from engine.lora.stack import lora_bytes, read_stack
 from engine.memory.placement import NUMBER_BYTES
 from engine.plan import Plan
+from engine.precision import compute_dtype
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 
@@ -25,7 +26,7 @@ def plan_with_loras(request: GenerationRequest, spec: ModelSpec, hardware: Hardw
     if not request.loras:
         return planned(hardware)
     stack = read_stack(request.loras, folder, spec)
-    need = lora_bytes(stack, NUMBER_BYTES["bf16" if hardware.bf16 else "fp32"])
+    need = lora_bytes(stack, NUMBER_BYTES[compute_dtype(request.precision, hardware)])
     usable = hardware.free_bytes if request.budget is None else min(hardware.free_bytes, request.budget)
     made = planned(replace(hardware, free_bytes=max(usable - need, 0)))
     forecast = replace(made.forecast, device_bytes=made.forecast.device_bytes + need,

@@ -30,21 +30,24 @@ MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 BT601, BT709, LIMITED, FULL = 5, 1, 1, 2
 TIE = 1e-6
 """Seconds: distances that differ by less are equal."""
+Span = tuple[float, float | None]
+"""Seconds from the first picture on: where to begin, where to end (not included; None: at the end of the video)."""
+WHOLE: Span = (0.0, None)
 LEAST_SHOW = 0.25
 """A last frame that would be on display for less than this part of its time does not count."""
 
 
 def read_frames(path: Path, *, frames: int, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
-                field: str = "video", facts: VideoFacts | None = None) -> np.ndarray:
+                span: Span = WHOLE, field: str = "video", facts: VideoFacts | None = None) -> np.ndarray:
     """`frames` pictures of the video in `path` from number `start` on: uint8 (frames, height, width, 3), sRGB.
 
     In memory the three colours lie apart, as a VAE wants them: `.transpose(0, 3, 1, 2)` is contiguous.
 
     `fps`: frames per second of the result; the video is sampled by its timestamps, so speed stays as it is, also where
     the frame rate varies. None takes every stored frame once. `start` counts in frames of the result (from 0).
-    `fit`: see `engine.media.fit`. `facts`: what `probe_video` said of this file, if the caller has asked already; else it is
-    probed here. Raises `InvalidRequest` (`field`) for what is no video, is damaged or has
-    too few frames, which the message counts.
+    `span`: only what is on display from one time on, before another. `fit`: see `engine.media.fit`. `facts`: what `probe_video` said
+    of this file, if the caller has asked already; else it is probed here. Raises `InvalidRequest` (`field`) for what is no video, is
+    damaged or has too few frames, which the message counts.
     """
     _check_wish(width, height, fit, fps, start)
     if frames < 1:
@@ -54,15 +57,15 @@ def read_frames(path: Path, *, frames: int, width: int, height: int, fit: Fit, f
     count = 0
     with _opened(path, facts, field) as (container, stream):
         painter = _Painter(stream, (width, height), fit)
-        for count, frame in enumerate(islice(_chosen(container, stream, fps), start, start + frames), 1):
+        for count, frame in enumerate(islice(_chosen(container, stream, fps, span), start, start + frames), 1):
             painter.paint(frame, result[count - 1])
     if count < frames:
-        raise InvalidRequest(field, _too_short(count_frames(path, fps=fps, field=field, facts=facts), frames, fps, start))
+        raise InvalidRequest(field, _too_short(count_frames(path, fps=fps, span=span, field=field, facts=facts), frames, fps, start))
     return result
 
 
 def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | None = None, start: int = 0,
-                field: str = "video", facts: VideoFacts | None = None) -> Iterator[np.ndarray]:
+                span: Span = WHOLE, field: str = "video", facts: VideoFacts | None = None) -> Iterator[np.ndarray]:
     """As `read_frames`, but one uint8 (height, width, 3) after the other until the video ends, in bounded memory.
 
     Nothing happens before the first frame is asked for, not even the probe.
@@ -70,10 +73,30 @@ def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | N
     _check_wish(width, height, fit, fps, start)
     with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
         painter = _Painter(stream, (width, height), fit)
-        for frame in islice(_chosen(container, stream, fps), start, None):
+        for frame in islice(_chosen(container, stream, fps, span), start, None):
             picture = _blank(1, width, height)[0]
             painter.paint(frame, picture)
             yield picture
+
+
+def iter_timed(path: Path, *, width: int, height: int, fit: Fit, field: str = "video", facts: VideoFacts | None = None,
+               unpainted: int = 0) -> Iterator[tuple[float, float, np.ndarray]]:
+    """Every stored frame once, with its time: (seconds, seconds on display, uint8 (height, width, 3)), in bounded memory.
+
+    `unpainted`: the first so many frames are decoded but not turned into pixels (their array is blank), which is much of the
+    time of somebody who only wants later ones.
+    """
+    _check_wish(width, height, fit, None, 0)
+    with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
+        painter = _Painter(stream, (width, height), fit)
+        blank = _blank(1, width, height)[0]
+        for number, (now, duration, frame) in enumerate(timed(container.decode(stream), stream)):
+            if number < unpainted:
+                yield now, duration, blank
+                continue
+            picture = _blank(1, width, height)[0]
+            painter.paint(frame, picture)
+            yield now, duration, picture
 
 
 def _check_wish(width: int, height: int, fit: str, fps: float | None, start: int) -> None:
@@ -91,10 +114,11 @@ def _blank(frames: int, width: int, height: int) -> np.ndarray:
     return blank
 
 
-def count_frames(path: Path, *, fps: float | None = None, field: str = "video", facts: VideoFacts | None = None) -> int:
+def count_frames(path: Path, *, fps: float | None = None, span: Span = WHOLE, field: str = "video",
+                 facts: VideoFacts | None = None) -> int:
     """How many frames `iter_frames` would give in all, by decoding. Raises `InvalidRequest` (`field`)."""
     with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
-        return sum(1 for _ in _chosen(container, stream, fps))
+        return sum(1 for _ in _chosen(container, stream, fps, span))
 
 
 @contextmanager
@@ -118,8 +142,8 @@ def _opened(path: Path, facts: VideoFacts, field: str) -> Iterator[tuple[Any, An
                                     "whole, and convert it to an H.264 mp4.") from error
 
 
-def _chosen(container: Any, stream: Any, fps: float | None) -> Iterator[Any]:
-    shown = timed(container.decode(stream), stream)
+def _chosen(container: Any, stream: Any, fps: float | None, span: Span) -> Iterator[Any]:
+    shown = within(timed(container.decode(stream), stream), span)
     return (frame for _, _, frame in shown) if fps is None else at_rate(shown, fps)
 
 
@@ -132,6 +156,18 @@ def timed(frames: Iterable[Any], stream: Any) -> Iterator[tuple[float, float, An
         following = now + step if math.isfinite(now) else 0.0
         now = following if frame.pts is None else max(now, frame.pts * unit)
         yield now, (frame.duration or 0) * unit or step, frame
+
+
+def within(shown: Iterable[tuple[float, float, T]], span: Span) -> Iterator[tuple[float, float, T]]:
+    """Of things on display at some times (seconds, duration, thing) those that come up inside `span`, counted from the first one."""
+    begin, end = span
+    origin: float | None = None
+    for time, duration, thing in shown:
+        origin = time if origin is None else origin
+        if end is not None and time - origin >= end - TIE:
+            return
+        if time - origin >= begin - TIE:
+            yield time, duration, thing
 
 
 def at_rate(shown: Iterable[tuple[float, float, T]], fps: float) -> Iterator[T]:

@@ -11,10 +11,10 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from engine.errors import InvalidRequest
 from engine.media.fit import BACKGROUND, BAR, Fit, centred, check_frame, crop_box, scaled_size
-from engine.media.probe import DEFAULT_LIMITS, probe_image
+from engine.media.probe import DEFAULT_LIMITS, ImageFacts, probe_image
 
 
-def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "image") -> np.ndarray:
+def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "image", facts: ImageFacts | None = None) -> np.ndarray:
     """The picture in `path` as one frame: uint8 (height, width, 3), sRGB.
 
     Turned as its EXIF orientation says; transparent parts show white (`fit.BACKGROUND`); CMYK, palette, grey and 16-bit
@@ -22,11 +22,11 @@ def load_image(path: Path, *, width: int, height: int, fit: Fit, field: str = "i
     (`probe_image(path).frames` says whether there are more). `fit='crop'` fills the frame and cuts equally on both
     sides, 'pad' shows everything between black bars; the resampling is Lanczos.
 
-    The file is probed in the limited process first. `field` names the request field in messages. Raises `InvalidRequest`
-    for anything that is no such picture.
+    The file is probed in the limited process first, unless `facts` says what `probe_image` found. `field` names the request field in
+    messages. Raises `InvalidRequest` for anything that is no such picture.
     """
     check_frame(width, height, fit)
-    facts = probe_image(path, field=field)
+    facts = facts or probe_image(path, field=field)
     try:
         with Image.open(path, formats=(facts.reader,)) as image:
             if image.width * image.height > DEFAULT_LIMITS.image_pixels:

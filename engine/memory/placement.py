@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.request import REFUSED_PRECISIONS
 
 NUMBER_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 """Bytes of a number in the precisions that arithmetic is done in."""
@@ -15,8 +16,6 @@ STORED = {**NUMBER_BYTES, "fp8": 1, "int8": 1, "fp8-dynamic": 1, "int8-dynamic":
 in 8 bits."""
 RESIDENCIES = ("resident", "staged", "streamed")
 SOURCES = ("ram", "disk")
-REFUSED = {"int4": "numbers of CogVideoX overflow in it, as its model card says"}
-"""Precisions that are asked for and not offered, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Home:
         for field, value, known in (("precision", self.precision, tuple(STORED)), ("residency", self.residency, RESIDENCIES),
                                     ("source", self.source, SOURCES)):
             if value not in known:
-                why = f": {REFUSED[value]}" if value in REFUSED else ""
+                why = f": {REFUSED_PRECISIONS[value]}" if value in REFUSED_PRECISIONS else ""
                 raise InvalidRequest(field, f"{str(value)[:40]!r} is not offered{why}. Use one of {', '.join(known)}.")
 
 

@@ -32,9 +32,12 @@ class Ways:
     asked: bool
     """A person named it: it is used or refused."""
     compile: bool
+    untouched: bool = False
+    """diffusers' modules as they are: everything faster here is without gradients."""
 
 
 STOCK = Ways("native", False, False)
+TRAINED = Ways("native", False, False, untouched=True)
 
 
 def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, device: torch.device, dtype: torch.dtype,
@@ -45,6 +48,8 @@ def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, de
     `staged`: its weights are elsewhere until it works, or stored in 8 bits, so nothing can be tried with them.
     Raises `InvalidRequest` (attention) for a kernel that was asked for and fails.
     """
+    if ways.untouched:
+        return False
     if ways.kernel != "native" or device.type == "cuda":
         attention.install(transformer, ways.kernel, asked=ways.asked, device=device, dtype=dtype)
         turned = rotary is not None and not ways.compile  # compilers do not see through complex numbers

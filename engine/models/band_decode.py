@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,23 +51,27 @@ def decode_part(vae: Any, part: Tensor, bands: Bands) -> Tensor:
         for block in level.resnets:
             hidden = bands.resnet(block, hidden, part)
         for upsampler in level.upsamplers or ():
-            hidden = _enlarged(upsampler, hidden, bands.limit)
+            hidden = _enlarged(upsampler, hidden, bands)
     bands.normalise(decoder.norm_out, hidden, hidden, part)
     return bands.convolve(decoder.conv_out, hidden)
 
 
-def _enlarged(upsampler: Any, hidden: Tensor, limit: int) -> Tensor:
+def _enlarged(upsampler: Any, hidden: Tensor, bands: Bands) -> Tensor:
     """Twice the size by repetition, a 2D convolution of each frame, and each frame twice where time is compressed."""
     channels, frames, high, wide = hidden.shape[1:]
     twice = upsampler.compress_time and frames > 1
     single = frames % 2 if twice else frames  # with an odd number of frames the first one is not repeated
     out = hidden.new_empty(1, upsampler.conv.out_channels, single + 2 * (frames - single), 2 * high, 2 * wide)
-    rows = band_rows(high, 4 * channels * frames * wide * hidden.element_size(), limit)
+    rows = band_rows(high, 4 * channels * frames * wide * hidden.element_size(), bands.limit)
+    above, below = bands.edges(hidden)
     for top in range(0, high, rows):
         bottom = min(top + rows, high)
-        source = hidden[0, :, :, max(top - 1, 0):bottom + 1].transpose(0, 1)
+        beyond = (above if top == 0 else None, below if bottom == high else None)
+        parts = [beyond[0], hidden[:, :, :, max(top - 1, 0):bottom + 1], beyond[1]]
+        given = [part[0].transpose(0, 1) for part in parts if part is not None]
+        source = given[0] if len(given) == 1 else torch.cat(given, dim=2)
         # Around the rows wanted: zeros at the picture's edge, else the nearer one of the two rows a source row becomes.
-        edges = (0, 0, 1 if top == 0 else -1, 1 if bottom == high else -1)
+        edges = (0, 0, 1 if top == 0 and above is None else -1, 1 if bottom == high and below is None else -1)
         band = F.pad(F.interpolate(source, scale_factor=2.0), edges)
         result = F.conv2d(band, upsampler.conv.weight, upsampler.conv.bias, padding=(0, 1)).transpose(0, 1)
         del band

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from engine.memory.bands import BAND_BYTES, band_rows
@@ -36,7 +37,7 @@ def encode_part(vae: Any, part: Tensor, bands: Bands) -> Tensor:
         for block in level.resnets:
             hidden = bands.resnet(block, hidden)
         for downsampler in level.downsamplers or ():
-            hidden = _halved(downsampler, hidden, bands.limit)
+            hidden = _halved(downsampler, hidden, bands)
     for block in encoder.mid_block.resnets:
         hidden = bands.resnet(block, hidden)
     bands.normalise(encoder.norm_out, hidden, hidden)
@@ -44,17 +45,20 @@ def encode_part(vae: Any, part: Tensor, bands: Bands) -> Tensor:
     return moments if vae.quant_conv is None else vae.quant_conv(moments)
 
 
-def _halved(downsampler: Any, hidden: Tensor, limit: int) -> Tensor:
+def _halved(downsampler: Any, hidden: Tensor, bands: Bands) -> Tensor:
     """Half the size, and half the frames where time is compressed. `hidden` has an even number of rows.
 
     The stock layer appends a row of zeros and takes every second one of three: given the band's rows and the one below, it does
     not come to read its zeros; at the picture's end it has to.
     """
     channels, frames, high, wide = hidden.shape[1:]
-    rows = band_rows(high // 2, 2 * channels * frames * wide * hidden.element_size(), limit)
-    out = None
+    rows = band_rows(high // 2, 2 * channels * frames * wide * hidden.element_size(), bands.limit)
+    out, below = None, bands.edges(hidden)[1]
     for top in range(0, high // 2, rows):
-        part = downsampler(hidden[:, :, :, 2 * top:2 * (top + rows) + 1])
+        source = hidden[:, :, :, 2 * top:2 * (top + rows) + 1]
+        if top + rows >= high // 2 and below is not None:  # one row too many is read by no product
+            source = torch.cat([source, below], 3)
+        part = downsampler(source)
         if out is None:
             out = hidden.new_empty(*part.shape[:3], high // 2, part.shape[4])
         out[:, :, :, top:top + rows] = part

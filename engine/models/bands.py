@@ -48,6 +48,17 @@ class Bands:
         self.normalise(block.norm2, work, work, latents)
         return self.convolve(block.conv2, work, onto=residual)
 
+    def edges(self, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The rows above and below `hidden` (1, channels, frames, 1, width); None beyond the picture, where a kernel reads zeros.
+
+        Here `hidden` is the picture. Where it is a part of one (`engine.parallel.bands`), others have these rows.
+        """
+        return None, None
+
+    def moments(self, hidden: Tensor, groups: int, step: int) -> Tensor | None:
+        """Mean and variance (groups, 2) of a picture that `hidden` is a part of; None: those of `hidden`. `step` channels at a time."""
+        return None
+
     def normalise(self, norm: Any, hidden: Tensor, into: Tensor, latents: Tensor | None = None) -> None:
         """silu(norm(hidden)) into `into`, which may be `hidden`, a few groups of channels at a time.
 
@@ -62,10 +73,14 @@ class Bands:
         width = hidden.shape[1] // layer.num_groups
         group_bytes = hidden[:, :width].numel() * hidden.element_size()
         step = width * slice_groups(layer.num_groups, group_bytes, self.limit)
+        moments = self.moments(hidden, layer.num_groups, step)
         for first in range(0, hidden.shape[1], step):
             some = slice(first, first + step)
             part = hidden[:, some]
-            part = F.group_norm(part, part.shape[1] // width, layer.weight[some], layer.bias[some], layer.eps)
+            if moments is None:
+                part = F.group_norm(part, part.shape[1] // width, layer.weight[some], layer.bias[some], layer.eps)
+            else:
+                part = _normed(part, moments[first // width:(first + step) // width], layer.weight[some], layer.bias[some], layer.eps)
             if scale is not None and shift is not None:
                 _modulate(part, scale[:, some], shift[:, some])
             into[:, some] = F.silu(part, inplace=True)
@@ -83,11 +98,11 @@ class Bands:
         row_bytes = channels * (frames + before) * wide * hidden.element_size()
         # Later chunks have fewer frames; their bands stay those of the first, whose frames are kept by band.
         rows = kept[0].shape[3] - 2 if kept else band_rows(high, row_bytes, self.limit)
-        above = None
+        above, edges = None, self.edges(hidden)
         for index, top in enumerate(range(0, high, rows)):
             bottom = min(top + rows, high)
             band = hidden.new_empty(1, channels, before + frames, bottom - top + 2, wide)
-            _fill(band[:, :, before:], hidden, top, bottom, above)
+            _fill(band[:, :, before:], hidden, top, bottom, above, edges)
             band[:, :, :before].copy_(kept[index] if kept else band[:, :, before:before + 1], non_blocking=True)
             self._keep(conv, index, band[:, :, frames:])
             above = hidden[:, :, :, bottom - 1:bottom].clone() if overwrite else None
@@ -119,17 +134,33 @@ class Bands:
         return out
 
 
-def _fill(band: Tensor, hidden: Tensor, top: int, bottom: int, above: Tensor | None) -> None:
-    """Rows `top - 1` to `bottom` (included) of `hidden` into `band`; `above`: the first of them, where it has been overwritten."""
+def _fill(band: Tensor, hidden: Tensor, top: int, bottom: int, above: Tensor | None,
+          edges: tuple[Tensor | None, Tensor | None]) -> None:
+    """Rows `top - 1` to `bottom` (included) of `hidden` into `band`; `above`: the first of them, where it has been overwritten.
+
+    `edges`: what is beyond `hidden`; None for zeros.
+    """
     high = hidden.shape[3]
     first, end = (top if above is not None or top == 0 else top - 1), min(bottom + 1, high)
     band[:, :, :, first - top + 1:end - top + 1] = hidden[:, :, :, first:end]
     if top == 0:
-        band[:, :, :, :1] = 0
+        band[:, :, :, :1] = 0 if edges[0] is None else edges[0]
     elif above is not None:
         band[:, :, :, :1] = above
     if bottom == high:
-        band[:, :, :, -1:] = 0
+        band[:, :, :, -1:] = 0 if edges[1] is None else edges[1]
+
+
+def _normed(part: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Group norm of `part` (1, channels, ...) with given `moments` (groups, 2), as one factor and one summand a channel."""
+    channels = part.shape[1] // len(moments)
+    mean, deviation = (one.repeat_interleave(channels) for one in (moments[:, 0], (moments[:, 1] + eps).rsqrt()))
+    by = weight.float() * deviation
+    plus = bias.float() - mean * by
+    by, plus = by[None, :, None, None, None], plus[None, :, None, None, None]
+    if part.dtype == torch.float32:
+        return torch.addcmul(plus, part, by)
+    return (part * by).add_(plus).to(part.dtype)  # rounded once
 
 
 def _modulate(normed: Tensor, scale: Tensor, shift: Tensor) -> None:

@@ -10,6 +10,7 @@ from engine.plan import Plan
 
 if TYPE_CHECKING:
     from engine.models.cogvideox import CogVideoX
+    from engine.parallel.fleet import Fleet
     from engine.preview import LatentColours
 
 
@@ -24,6 +25,8 @@ class ModelCache:
         self._key: tuple[Any, ...] | None = None
         self._model: CogVideoX | None = None
         self._colours: LatentColours | None = None
+        self.fleet: Fleet | None = None
+        """Processes kept warm for clips on several devices (`engine.parallel.drive`); never beside a model of this process."""
 
     def get(self, plan: Plan) -> CogVideoX:
         """The model `plan` asks for, loaded now if the held one is another. Raises `ModelInvalid`."""
@@ -56,6 +59,9 @@ class ModelCache:
 
     def close(self) -> None:
         """Let the weights go. The cache can be used again after."""
+        if self.fleet is not None:
+            self.fleet.close()
+            self.fleet = None
         if self._model is not None:
             self._model.close()
         self._model = self._key = self._colours = None

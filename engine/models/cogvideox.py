@@ -18,10 +18,9 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTran
 from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 from torch import Tensor
-from transformers import T5TokenizerFast
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-from engine.errors import ModelInvalid, OutputRejected
+from engine.errors import OutputRejected
 from engine.memory import Placement, everywhere
 from engine.models import (
     accelerate,
@@ -30,6 +29,7 @@ from engine.models import (
     band_encode,
     chunked,
     conditioning,
+    text_encode,
     tile_decode,
     vae_decode,
     vae_encode,
@@ -38,7 +38,6 @@ from engine.models.component import DTYPES, Component
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
 from engine.models.steps import DdimSteps, DpmSteps
-from engine.models.tokens import limit_tokens
 from engine.spec import ModelSpec
 
 KINDS = {"text_encoder": T5EncoderModel, "transformer": CogVideoXTransformer3DModel, "vae": AutoencoderKLCogVideoX}
@@ -58,11 +57,7 @@ class CogVideoX:
         """
         self.spec, self.dtype, self.device = spec, DTYPES[dtype], torch.device(device)
         placement = placement or everywhere(dtype, "resident", (spec.native_height, spec.native_width), tiled=False)
-        try:
-            self.tokenizer = T5TokenizerFast.from_pretrained(spec.path / "tokenizer", local_files_only=True)
-        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            raise ModelInvalid(f"{spec.path / 'tokenizer'} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
-                               "Fetch the model again.") from error
+        self.tokenizer = text_encode.load_tokenizer(spec)
         self.components: dict[str, Component] = {}
         with ExitStack() as loaded:  # a part that cannot be loaded leaves none of the others behind
             for part, home in placement.homes.items():
@@ -97,7 +92,7 @@ class CogVideoX:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _on_device(self, part: str) -> Any:
+    def at_work(self, part: str) -> Any:
         """The component, at work; those that are not at home on the device leave it first."""
         for other, component in self.components.items():
             if other != part:
@@ -122,12 +117,8 @@ class CogVideoX:
 
     @torch.inference_mode()
     def _encode_one(self, field: str, text: str) -> Tensor:
-        limit = self.spec.max_text_tokens
-        count = len(self.tokenizer(text, add_special_tokens=True).input_ids)
-        limit_tokens(field, count, self.spec.name, limit)
-        ids = self.tokenizer([text], padding="max_length", max_length=limit, truncation=True, add_special_tokens=True,
-                             return_tensors="pt").input_ids
-        return self._on_device("text_encoder")(ids.to(self.device))[0].to(self.dtype)
+        ids = text_encode.token_ids(self.tokenizer, text, self.spec, field).to(self.device)
+        return text_encode.encoded(self.at_work("text_encoder"), ids, self.dtype)
 
     def initial_latents(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Where words alone start."""
@@ -139,7 +130,7 @@ class CogVideoX:
 
         What is decoded tile by tile is encoded in bands: exactly, and in less memory than in tiles.
         """
-        vae = self._on_device("vae")
+        vae = self.at_work("vae")
         yield from band_encode.encode_banded(vae, frames) if how in ("banded", "by-tile") else vae_encode.encode_chunks(vae, frames, tile)
 
     @torch.inference_mode()
@@ -160,24 +151,28 @@ class CogVideoX:
         `beside`: of the shape of `latents`, what `image_beside` gave.
         """
         given = latents if beside is None else torch.cat([latents, beside], dim=2)
-        transformer, kept = self._on_device("transformer"), self.components["transformer"].dtype
+        transformer, kept = self.at_work("transformer"), self.components["transformer"].dtype
         offset = latents.new_full((1,), OFFSET, dtype=kept) if self.spec.takes_offset else None
         velocities = []
         for rows in text.to(kept).chunk(self.passes):  # each pass meets all weights: one for both halves, if memory allows
             batch = (given if len(rows) == 1 else torch.cat([given] * len(rows))).to(kept)
             velocities.append(transformer(hidden_states=batch, encoder_hidden_states=rows, timestep=timestep.expand(len(rows)), ofs=offset,
-                                          image_rotary_emb=self._rotary_table(latents.shape), return_dict=False)[0].float())
+                                          image_rotary_emb=self.rotary_table(latents.shape), return_dict=False)[0].float())
         self.loras.check()
         return velocities[0] if len(velocities) == 1 else torch.cat(velocities)
 
-    def _rotary_table(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary | None:
+    def rotary_table(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary | None:
         """Rotations of the video tokens for latents of this shape; kept for the next step."""
         if self.spec.position == "sincos":
             return None
         if self._rotary is None or self._rotary[0] != tuple(shape):
-            table = self._new_rotary_table(shape)
-            self._rotary = (tuple(shape), attention.as_complex(table) if self._complex_rotary else table)
+            self._rotary = (tuple(shape), self.rotary_for(shape))
         return self._rotary[1]
+
+    def rotary_for(self, shape: tuple[int, ...]) -> Tensor | attention.Rotary:
+        """The same, made anew: what a step made without gradients cannot be used with them. Not for `position` 'sincos'."""
+        table = self._new_rotary_table(shape)
+        return attention.as_complex(table) if self._complex_rotary else table
 
     def _new_rotary_table(self, shape: tuple[int, ...]) -> attention.Rotary:
         """Cosines and sines, float32 (video tokens, head width)."""
@@ -209,7 +204,7 @@ class CogVideoX:
         `how`: as in `Placement.decode`; 'by-tile' gives chunks of no frames until all tiles are done.
         """
         scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
-        vae, kept = self._on_device("vae"), self.components["vae"].dtype
+        vae, kept = self.at_work("vae"), self.components["vae"].dtype
         if how in ("whole", "tiled") and not self._lean_tried:  # here, as it needs numbers
             vae_decode.speed_up(vae, self.spec.latent_channels)
             self._lean_tried = True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest, ModelInvalid
+from engine.interpolate.planning import texts
 from engine.plan import Plan
+from engine.spec import ModelSpec
 
 
 def check_tokens(plan: Plan) -> None:
@@ -15,12 +18,18 @@ def check_tokens(plan: Plan) -> None:
 
     Says nothing where the checkpoint has no tokenizer.json (older ones carry a sentencepiece file only).
     """
-    file = plan.spec.path / "tokenizer" / "tokenizer.json"
+    for field, text in (*(("prompt", text) for text in texts(plan)), ("negative", plan.negative if plan.guided else "")):
+        count = count_tokens(plan.spec, text)
+        if count is not None:
+            limit_tokens(field, count, plan.spec.name, plan.spec.max_text_tokens)
+
+
+def count_tokens(spec: ModelSpec, text: str) -> int | None:
+    """Tokens of `text`, its end mark included; None where the checkpoint has no tokenizer.json. Raises `ModelInvalid`."""
+    file = spec.path / "tokenizer" / "tokenizer.json"
     if not file.is_file():
-        return
-    tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
-    for field, text in {"prompt": plan.prompt, "negative": plan.negative if plan.guided else ""}.items():
-        limit_tokens(field, len(tokenizer.encode(text).ids), plan.spec.name, plan.spec.max_text_tokens)
+        return None
+    return len(_tokenizer(file, file.stat().st_mtime_ns).encode(text).ids)
 
 
 def limit_tokens(field: str, count: int, model: str, limit: int) -> None:
@@ -28,6 +37,18 @@ def limit_tokens(field: str, count: int, model: str, limit: int) -> None:
     if count > limit:
         raise InvalidRequest(field, f"has {count} tokens; {model} reads {limit}. Shorten it: a token is a word or a part "
                                     "of one.")
+
+
+def counter(model: Path) -> Callable[[str], int] | None:
+    """Counts tokens as the text encoder of the checkpoint at `model` does; None where that needs more than a tokenizer.json.
+
+    Raises `ModelInvalid` for a broken file.
+    """
+    file = model / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return None
+    tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
+    return lambda text: len(tokenizer.encode(text).ids)
 
 
 @lru_cache(maxsize=4)

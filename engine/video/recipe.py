@@ -51,12 +51,15 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
                  "fps": plan.fps, "latent_shape": list(plan.latent_shape), "work": dict(plan.work),
                  "quality": plan.quality, "placement": plan.placement.to_json(), "kind": placement_kind(plan.placement),
                  "forecast_bytes": round(measurable(plan.forecast, plan.device))},
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        **({} if plan.hierarchy is None else {"hierarchy": plan.hierarchy.to_json()}),
+        "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
     }
 
 
 def comment(recipe: Mapping[str, Any]) -> str:
     """One line for people who look at the file's properties."""
+    if recipe.get("kind") == "interpolate":
+        return f"Motion interpolation, not generation, with Sprocket {recipe['app_version']}"
     model, seed = recipe["request"]["model"], recipe["request"]["seed"]
     return f"AI-generated with Sprocket {recipe['app_version']} ({model}, seed {seed})"
 
@@ -87,10 +90,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def app_version() -> str:
     """Of the installed distribution; 'source' where Sprocket runs from a bare checkout."""
-    return _version("sprocket-studio") or "source"
+    return package_version("sprocket-studio") or "source"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of an installed distribution; None where it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -18,16 +18,15 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image
 
 from engine.errors import OutputRejected
-from engine.preview import webp
 from engine.video.health import FrameHealth
 from engine.video.marking import check_marks, mark_picture, mark_video, xmp_packet
 from engine.video.probe import probe
 from engine.video.publish import storage_errors
 from engine.video.recipe import METADATA_KEY, comment
 from engine.video.signing import credentials, sign
+from engine.video.still import poster
 
 # crf 17: visually lossless. veryfast: at this crf as near to the frames as 'medium' (bench/video_io.py prints both), in a
 # third of the time. mbtree off: with it, libx264's AVX-512 code gives another file on each run (seen with PyAV 18.1 on small
@@ -35,8 +34,6 @@ from engine.video.signing import credentials, sign
 ENCODER = {"crf": "17", "preset": "veryfast", "mbtree": "0"}
 WAITING_CHUNKS = 2
 """How many chunks may wait for the encoder; then `write` waits, and memory stays bounded."""
-POSTER_WIDTH = 512
-POSTER_QUALITY = 82
 # The matrix of BT.601: players that ignore the tags assume it for small clips, so all agree on the colours.
 BT601, BT709, LIMITED = 6, 1, 1
 
@@ -131,7 +128,7 @@ class ClipWriter:
         middle = self.frames // 2 - self._health.frames
         self._health.add(chunk)
         if 0 <= middle < len(chunk):
-            self.poster = _poster(chunk[middle])
+            self.poster = poster(chunk[middle])
         for pixels in chunk:
             if self._dropped.is_set():
                 return
@@ -173,11 +170,3 @@ class _Encoder:
 def _borrowed(pixels: np.ndarray) -> Any:
     """A frame over the same memory where rows are stored one after the other, else over a copy."""
     return av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")
-
-
-def _poster(frame: np.ndarray) -> bytes:
-    """A still for the gallery, at most `POSTER_WIDTH` wide, as WebP."""
-    image = Image.fromarray(frame)
-    if image.width > POSTER_WIDTH:
-        image = image.resize((POSTER_WIDTH, round(image.height * POSTER_WIDTH / image.width)), Image.Resampling.LANCZOS)
-    return webp(image, POSTER_QUALITY)

@@ -41,7 +41,7 @@ class Names(SimpleNamespace):
         return name
 
 
-PARTS = Names(form={name: f"form.{name}" for name in (*FIELDS, "model")}, outputs=lambda: [])
+PARTS = Names(form={name: f"form.{name}" for name in (*FIELDS, "model")}, many={"seconds": "seconds"}, outputs=lambda: [])
 
 
 @pytest.fixture

@@ -51,30 +51,46 @@ def wait_state(page: Page, *states: str) -> str:
     return page.get_attribute("#stage .stage", "data-job") or ""
 
 
+Picture = Callable[[Page, str], None]
+
+
 def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: Path) -> None:
     pictures = Path(os.environ.get("SPROCKET_WALK_PICTURES", tmp_path))
     pictures.mkdir(parents=True, exist_ok=True)
 
-    def picture(name: str) -> None:
+    def picture(page: Page, name: str) -> None:
         page.screenshot(path=pictures / f"{name}.png")
 
-    # Start: nothing here yet, and the page says what to do.
     page = open_page("/")
+    starts(page, picture)
+    makes_one(page, picture)
+    comes_back(page, open_page, picture)
+    cancels_another(page, picture)
+    remixes_the_first(page, picture)
+    restores_from_the_file(page, open_page, tmp_path, picture)
+
+
+def starts(page: Page, picture: Picture) -> None:
+    """Nothing here yet, and the page says what to do."""
     expect(page.locator("#stage")).to_contain_text("press Generate")
     expect(page.locator("#forecast")).to_contain_text("of memory")
     page.get_by_role("button", name="rising star").click()
     expect(page.locator("#field-prompt textarea")).to_have_value("a yellow star rises slowly in the night sky")
-    picture("1-start")
+    picture(page, "1-start")
 
-    # Create: feedback at once, then stage, step and preview.
+
+def makes_one(page: Page, picture: Picture) -> None:
+    """Feedback at once, then stage, step and preview."""
     first, stored = generate(page, "a red ball bounces <b>high</b>")
     print(f"first feedback {first:.3f} s, job on the screen {stored:.3f} s")
     assert first <= FEEDBACK_SECONDS and stored <= QUEUED_SECONDS
     expect(page.locator("#stage .caption")).to_contain_text(re.compile(r"step \d+ of 12"))
     expect(page.locator("#stage .reel img")).to_be_visible()
-    picture("2-running")
+    picture(page, "2-running")
 
-    # Reload in the middle, and a second tab: the same job again.
+
+def comes_back(page: Page, open_page: Callable[..., Page], picture: Picture) -> None:
+    """Reload in the middle, and a second tab: the same job again. It plays in place."""
     job = page.get_attribute("#stage .stage", "data-job")
     assert f"job={job}" in page.url
     page.reload()
@@ -83,14 +99,14 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     second = open_page("/")
     second.wait_for_selector(f"#stage .stage[data-job='{job}']")
     second.close()
-
-    # It plays in place.
     wait_state(page, "done")
     page.wait_for_function("() => { const v = document.querySelector('#stage video'); return v && v.readyState >= 2 && !v.error }")
     expect(page.locator("#stage .caption-title")).to_have_text("a red ball bounces <b>high</b>")  # as text
-    picture("3-done")
+    picture(page, "3-done")
 
-    # Cancel another one, long enough to be caught.
+
+def cancels_another(page: Page, picture: Picture) -> None:
+    """One long enough to be caught."""
     page.get_by_label("number input for Steps").fill("60")
     generate(page, "a green square falls")
     wait_state(page, "running")
@@ -100,33 +116,35 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     cancelled = time.perf_counter() - begun
     print(f"cancelled after {cancelled:.3f} s")
     assert cancelled <= CANCEL_SECONDS
-    picture("4-cancelled")
+    picture(page, "4-cancelled")
 
-    # Remix the first one, found in the gallery by a word.
+
+def remixes_the_first(page: Page, picture: Picture) -> None:
+    """Found in the gallery by a word; the page of what it becomes says where it came from."""
     page.get_by_role("link", name="Gallery", exact=True).click()
     page.get_by_role("searchbox").fill("BOUNCES")
     page.keyboard.press("Enter")
     expect(page.locator(".card")).to_have_count(1)
-    picture("5-gallery")
+    picture(page, "5-gallery")
     page.locator(".card").click()
     page.get_by_role("button", name="Remix").click()
     expect(page.locator("#notice")).to_contain_text("Remixing")
     expect(page.locator("#field-prompt textarea")).to_have_value("a red ball bounces <b>high</b>")
     generate(page, "a blue ball bounces")
     wait_state(page, "done")
-    picture("6-remixed")
-
-    # Its page says where it came from.
+    picture(page, "6-remixed")
     page.get_by_role("link", name="Open in gallery").click()
     expect(page.locator(".lineage")).to_contain_text("Made from")
     expect(page.locator(".facts")).to_contain_text("a blue ball bounces")
-    seed = page.locator(".facts div", has_text="Seed").locator("dd").inner_text()
-    picture("7-clip")
 
-    # Restore from the file, dropped anywhere on Create.
+
+def restores_from_the_file(page: Page, open_page: Callable[..., Page], folder: Path, picture: Picture) -> None:
+    """Downloaded, and dropped anywhere on Create."""
+    seed = page.locator(".facts div", has_text="Seed").locator("dd").inner_text()
+    picture(page, "7-clip")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
-    file = tmp_path / download.value.suggested_filename
+    file = folder / download.value.suggested_filename
     download.value.save_as(file)
     assert re.fullmatch(r"\d{8}-\d{6}_pocket_s\d+_[0-9a-f]{8}\.mp4", file.name)
     fresh = open_page("/?view=create")
@@ -134,8 +152,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     expect(fresh.locator("#notice")).to_contain_text("Settings restored")
     expect(fresh.locator("#field-prompt textarea")).to_have_value("a blue ball bounces")
     expect(fresh.locator("#field-seed input, #field-seed textarea").first).to_have_value(seed)
-    page = fresh
-    picture("8-restored")
+    picture(fresh, "8-restored")
 
 
 def drop(page: Page, file: Path, where: str = "#field-prompt") -> None:

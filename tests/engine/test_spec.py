@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +178,16 @@ def test_a_broken_tokenizer_is_told_as_such(folder: Path) -> None:
 
 def test_gpus_are_read_off_nvidias_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho '0, NVIDIA A, 16000, 15000, 7.5'\necho '1, NVIDIA B, 81000, 80000, 9.0'\n"
-                    "echo '2, broken, [N/A], [N/A], 9.0'\n")
+    tool.write_text("#!/bin/sh\necho '0, NVIDIA A, 16000, 15000, 7.5, 3'\necho '1, NVIDIA B, 81000, 80000, 9.0, [N/A]'\n"
+                    "echo '2, broken, [N/A], [N/A], 9.0, 0'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [(g.device, g.name, g.free_bytes, g.bf16) for g in hardware._gpus()] == [
         ("cuda:0", "NVIDIA A", 15000 * 2**20, False), ("cuda:1", "NVIDIA B", 80000 * 2**20, True)]
+    best = hardware._gpus()[1]
+    assert [(g.device, g.load) for g in best.gpus] == [("cuda:0", 3), ("cuda:1", None)]
+    assert hardware.Hardware.from_json(json.loads(json.dumps(asdict(best)))) == best
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [(g.device, g.name) for g in hardware._gpus()] == [("cuda:0", "NVIDIA B")]
     tool.write_text("#!/bin/sh\nexit 9\n")

@@ -21,10 +21,12 @@ IMAGE_TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_tiny(folder: Path, kind: str = "rope", scheduler: str = "dpm", layers: tuple[int, int] = (3, 2)) -> Path:
+def save_tiny(folder: Path, kind: str = "rope", scheduler: str = "dpm", layers: tuple[int, int] = (3, 2),
+              heads: int = 2, words: int = 16) -> Path:
     """A CogVideoX pipeline in diffusers layout: 96 x 64 pixels, 9 frames, 4 latent channels, 16 text tokens.
 
     `kind`: of TRANSFORMERS; 'i2v-' and a kind is its image-to-video form. `layers`: of transformer and text encoder.
+    `heads`, `words`: attention heads of the transformer, and its text tokens.
     """
     import torch
     from diffusers import (
@@ -46,8 +48,8 @@ def save_tiny(folder: Path, kind: str = "rope", scheduler: str = "dpm", layers: 
     vae = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
                                  sample_height=64, sample_width=96, invert_scale_latents=image and kind == "1.5")
     transformer = CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=8 if image else 4, out_channels=4, time_embed_dim=8, text_embed_dim=32,
-        num_layers=layers[0], sample_width=12, sample_height=8, sample_frames=9, max_text_seq_length=16,
+        num_attention_heads=heads, attention_head_dim=16, in_channels=8 if image else 4, out_channels=4, time_embed_dim=8,
+        text_embed_dim=32, num_layers=layers[0], sample_width=12, sample_height=8, sample_frames=9, max_text_seq_length=words,
         **TRANSFORMERS[kind], **(IMAGE_TRANSFORMERS[kind] if image else {}))
     noise = CogVideoXDPMScheduler if scheduler == "dpm" else CogVideoXDDIMScheduler
     steps = noise(prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0,

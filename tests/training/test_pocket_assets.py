@@ -14,6 +14,7 @@ from training.pocket.captions import caption
 
 FOLDER = Path(__file__).parents[2] / "assets" / "pocket"
 ANIMATOR = FOLDER.with_name("pocket-i2v")
+STAGE_TWO = FOLDER.with_name("pocket-stage2")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def pipeline():
 
 
 def test_files_are_small_and_only_safetensors_hold_weights():
-    sizes = {path: path.lstat().st_size for folder in (FOLDER, ANIMATOR) for path in folder.rglob("*") if path.is_file()}
+    sizes = {path: path.lstat().st_size for folder in (FOLDER, ANIMATOR, STAGE_TWO) for path in folder.rglob("*") if path.is_file()}
     assert max(sizes.values()) < 16 * 2**20
     assert sum(sizes.values()) < 40 * 2**20
     assert not [path for path in sizes if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from .card import write_card
+from .interpolator_stage import export_interpolator, run_interpolator
 from .recipe import Recipe, Workshop, export, extended, run_animator, run_decoder, run_denoiser, run_latents, run_reader, run_vae
 
-STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "card")
+STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "interpolator", "card")
 
 
 def say(text: str) -> None:
@@ -40,6 +41,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def make_interpolator(asked: argparse.Namespace, recipe: Recipe) -> None:
+    """Stage 6 stands on the exported image-to-video pipeline, and its one file lies beside it."""
+    released = asked.out.with_name(f"{asked.out.name}-i2v")
+    stage = recipe.interpolation
+    run_interpolator(stage, released, asked.work, seed=recipe.seed, device=asked.device, save_every=asked.save_every, say=say)
+    size = export_interpolator(stage, released, asked.work, asked.out.with_name(f"{asked.out.name}-stage2"))
+    say(f"wrote the stage-two weights, {size / 1e6:.1f} MB")
+
+
 def main(argv: list[str] | None = None) -> int:
     asked = parse(argv)
     if asked.threads:
@@ -57,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         "animator": lambda: run_animator(recipe, shop),
         "decoder": lambda: run_decoder(recipe, shop),
         "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)['parameters']}"),
+        "interpolator": lambda: make_interpolator(asked, recipe),
         "card": lambda: write_card(recipe, asked.work, asked.out),
     }
     for stage in asked.stages:

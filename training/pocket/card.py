@@ -38,6 +38,7 @@ frames = pipe(
 export_to_video(frames, "ball.mp4", fps=8)
 ```
 
+`assets/pocket-stage2` beside it makes frames between frames with the transformer of `pocket-i2v` (docs/hierarchy.md).
 `assets/pocket-i2v` beside it goes on from a first frame of this world (`CogVideoXImageToVideoPipeline`); all but its transformer is
 linked from here.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from . import denoiser, latents, reader, vae, world
 from .attention import BatchedAttention
+from .interpolator import Interpolation
 from .models import (
     Architecture,
     build_scheduler,
@@ -57,6 +58,7 @@ class Recipe:
     """Of the denoiser where it goes on from released weights."""
     animator_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.ANIMATOR_PHASES
     animator_lr: float = 2e-3
+    interpolation: Interpolation = field(default_factory=Interpolation)
     recommended_steps: int = 20
     recommended_guidance: float = 2.5
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from engine.memory.placement import Placement
 
 GENERATE = "generate"
+INTERPOLATE = "interpolate"
+TRAIN = "train"
 
 
 class Work(Protocol):
@@ -74,7 +76,7 @@ class Kind(Protocol):
         """True when an earlier attempt had published everything and only the row was missing, which is written now."""
 
 
-_FILES = {GENERATE: "app.queue.kinds.generate"}
+_FILES = {GENERATE: "app.queue.kinds.generate", INTERPOLATE: "app.queue.kinds.interpolate", TRAIN: "app.queue.kinds.train"}
 """Kind -> the file whose `KIND` it is."""
 
 

@@ -7,6 +7,7 @@ import math
 import time
 
 from app.history.records import Clip, Job, JobState
+from app.queue.kinds import GENERATE
 
 STATE_WORDS = {
     JobState.QUEUED: "Waiting",
@@ -119,12 +120,22 @@ def facts(job_or_request: Job | dict, fps: float | None = None) -> str:
         parts.append(f"seed {values['seed']}")
     if values.get("image") or values.get("video"):
         parts.append("from an image" if values.get("image") else "from a video")
+    if values.get("loras"):
+        count = len(values["loras"])
+        parts.append(f"{count} LoRA{'s' if count > 1 else ''}")
     return esc(" · ".join(parts))
 
 
 def clip_facts(clip: Clip) -> str:
     """Size, length and seed of a clip in one line. Escaped."""
-    return esc(f"{clip.width} × {clip.height} · {clip.frames / clip.fps:.1f} s · seed {clip.seed}")
+    made = f"seed {clip.seed}" if kind_of_clip(clip) == GENERATE else f"{clip.fps:g} fps · motion interpolation, not generation"
+    return esc(f"{clip.width} × {clip.height} · {clip.frames / clip.fps:.1f} s · {made}")
+
+
+def kind_of_clip(clip: Clip) -> str:
+    """The kind of job that made it, `app.queue.kinds`."""
+    kind = clip.recipe.get("kind", GENERATE) if isinstance(clip.recipe, dict) else GENERATE
+    return kind if isinstance(kind, str) else GENERATE
 
 
 def clip_url(clip_id: str) -> str:

@@ -8,7 +8,7 @@ from app.history.records import Project
 from app.ui.address import Address
 from app.ui.html.common import button, esc, short
 
-PAGES = (("create", "Create"), ("queue", "Queue"), ("gallery", "Gallery"), ("models", "Models"))
+PAGES = (("create", "Create"), ("queue", "Queue"), ("gallery", "Gallery"), ("train", "Train"), ("models", "Models"))
 
 
 def header_html(

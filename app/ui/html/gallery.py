@@ -7,8 +7,12 @@ import time
 from collections.abc import Sequence
 
 from app.history.records import Clip, ClipPage, Project
+from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
-from app.ui.html.common import ago, button, clip_url, duration, empty, esc, link, poster_url, short, size
+from app.ui.html.common import ago, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
+from app.ui.html.interpolate import interpolate_html
+from app.ui.html.keys import hierarchy_html
+from app.ui.html.loras import told
 from app.ui.html.source import extend_html
 
 
@@ -35,20 +39,13 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
         actions = button("Put back", "untrash", kind="primary", clip=clip.id)
     else:
         actions = (
-            button("Remix", "remix", kind="primary", clip=clip.id, view="create")
-            + button("Same but new seed", "again", clip=clip.id, view="create")
+            (_from_request(clip) if kind_of_clip(clip) == GENERATE else "")
             + ("" if clip.missing else extend_html(clip))
-            + button(
-                "Restore settings",
-                "restore",
-                clip=clip.id,
-                view="create",
-                title="Fill the form with exactly these settings",
-            )
             + star
             + link("Download", clip_url(clip.id) + "?download=1", download=True)
             + button("Move to trash", "trash", kind="quiet-bad", clip=clip.id)
         )
+    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip)
     video = (
         '<div class="screen-note"><p><b>The file is missing</b></p><p>It was moved or deleted outside Sprocket. '
         "Its settings are still here.</p></div>"
@@ -60,9 +57,16 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
     return (
         f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
         f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
-        f'<div class="actions">{actions}</div></div><div class="clip-side">{_name_form(clip)}'
-        f"{_facts(clip, project)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
+        f'<div class="actions">{actions}</div>{smooth}</div><div class="clip-side">{_name_form(clip)}'
+        f"{_facts(clip, project)}{hierarchy_html(clip)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
     )
+
+
+def _from_request(clip: Clip) -> str:
+    """What only a clip can be asked that a request for a model made."""
+    restore = button("Restore settings", "restore", clip=clip.id, view="create", title="Fill the form with exactly these settings")
+    return (button("Remix", "remix", kind="primary", clip=clip.id, view="create")
+            + button("Same but new seed", "again", clip=clip.id, view="create") + restore)
 
 
 def _filters(at: Address, projects: Sequence[Project], models: Sequence[str]) -> str:
@@ -151,16 +155,25 @@ def _name_form(clip: Clip) -> str:
 def _facts(clip: Clip, project: str) -> str:
     request = clip.recipe.get("request", {}) if isinstance(clip.recipe, dict) else {}
     seconds = clip.recipe.get("seconds", {}) if isinstance(clip.recipe, dict) else {}
+    moved = kind_of_clip(clip) == INTERPOLATE
+    source = clip.recipe.get("source") if moved else None
+    source = source if isinstance(source, dict) else {}
     rows = [
         ("Prompt", clip.prompt),
-        ("Model", clip.model),
+        ("Made by", "motion interpolation, not generation" if moved else ""),
+        ("Out of", _source(clip.recipe) if moved else ""),
+        ("Scene cuts", _cuts(clip.recipe.get("cuts")) if moved else ""),
+        ("Model", source.get("model") if moved else clip.model),
         ("Size", f"{clip.width} × {clip.height}"),
         ("Length", f"{clip.frames} frames, {clip.frames / clip.fps:.1f} s at {clip.fps:g} fps"),
-        ("Seed", str(clip.seed)),
+        ("Seed", source.get("seed") if moved else str(clip.seed)),
         ("Steps", request.get("steps")),
         ("Guidance", request.get("guidance")),
         ("Scheduler", request.get("scheduler")),
         ("Starts from", _start(request)),
+        ("Precision", request.get("precision")),
+        ("Reuse between steps", request.get("cache")),
+        ("LoRAs", told(clip.recipe if isinstance(clip.recipe, dict) else {})),
         ("Steer away from", request.get("negative")),
         ("Project", project),
         ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),
@@ -169,6 +182,22 @@ def _facts(clip: Clip, project: str) -> str:
     ]
     shown = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, ""))
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _source(recipe: dict) -> str:
+    """What the interpolated video was. Recipes come back from files, so any value may be missing or something else."""
+    plan = recipe.get("plan")
+    rate, slow = (plan.get(name) if isinstance(plan, dict) else None for name in ("source_fps", "slow"))
+    if not isinstance(rate, (int, float)) or not isinstance(slow, (int, float)):
+        return ""
+    return f"{rate:.5g} fps" + (f", slowed down {slow:g} times" if slow > 1 else "")
+
+
+def _cuts(seconds: object) -> str:
+    """Where nothing was interpolated."""
+    if not isinstance(seconds, list) or not seconds:
+        return ""
+    return "frames hold at " + ", ".join(f"{at:.2f} s" for at in seconds[:8] if isinstance(at, (int, float)))
 
 
 def _start(request: dict) -> str:

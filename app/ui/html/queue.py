@@ -81,7 +81,7 @@ def _kind(job: Job) -> str:
 
 
 def _running(job: Job) -> str:
-    step = f"{'frame' if job.stage == 'decode' else 'step'} {job.step} of {job.steps}" if job.steps else ""
+    step = f"{'frame' if job.stage in ('decode', 'interpolate') else 'step'} {job.step} of {job.steps}" if job.steps else ""
     words = [STAGE_DOING.get(job.stage or "", ""), step, left(job.eta_seconds)]
     bar = f'<div class="bar" aria-hidden="true"><i style="width:{progress(job) * 100:.1f}%"></i></div>'
     watch = link("Watch", f"/?view=create&job={job.id}", kind="btn small")

@@ -11,8 +11,12 @@ The parts (screen, film strip, caption, actions) are the same elements in every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.history.records import Clip, Forecast, Job, JobState
-from app.queue.kinds import GENERATE
+from app.key_frames import KeyFrame
+from app.queue.kinds import GENERATE, INTERPOLATE, job_title
+from app.ui.html import interpolate
 from app.ui.html.common import (
     ACTIVE,
     STATE_WORDS,
@@ -22,6 +26,7 @@ from app.ui.html.common import (
     duration,
     esc,
     facts,
+    kind_of_clip,
     left,
     link,
     poster_url,
@@ -29,6 +34,7 @@ from app.ui.html.common import (
     short,
     size,
 )
+from app.ui.html.keys import keys_actions, keys_html
 from app.ui.html.source import extend_html
 
 STAGES = (
@@ -43,6 +49,7 @@ STAGE_DOING = {
     "encode": "Reading the prompt",
     "sample": "Imagining the video",
     "decode": "Developing the frames",
+    "interpolate": "Moving pixels to the frames between",
     "verify": "Checking the file",
 }
 SHARES = {
@@ -50,6 +57,7 @@ SHARES = {
     "encode": (0.05, 0.08),
     "sample": (0.08, 0.8),
     "decode": (0.8, 0.97),
+    "interpolate": (0.05, 0.97),
     "verify": (0.97, 1.0),
 }
 
@@ -76,9 +84,11 @@ def stage_html(
     preview_frames: int = 0,
     worker_alive: bool = True,
     worker_message: str | None = None,
+    keys: Sequence[KeyFrame] = (),
 ) -> str:
     """The whole screen for `job`. `clip` is its result, `ahead` how many jobs run before it, `blocked` why nothing is
-    written at the moment, `preview_frames` how many pictures stand side by side in its preview."""
+    written at the moment, `keys` the key frames that wait for their owner, `preview_frames` how many pictures stand side by
+    side in its preview."""
     if job is None:
         return _frame(
             "idle",
@@ -99,13 +109,18 @@ def stage_html(
         return _frame("done", shape, screen, _strip(job, 0), caption, _done_actions(clip), job=job.id)
     screen = _screen(job, preview_frames, worker_alive)
     caption = _running_caption(job, ahead, blocked, worker_alive, worker_message)
-    return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, _actions(job), job=job.id, title=title)
+    if keys:
+        caption = _caption("Your key frames", "Make one anew, put an image in its place, or go on.") + keys_html(job, keys)
+    actions = keys_actions(job) if keys else _actions(job)
+    return _frame(job.state.value, shape, screen, _strip(job, preview_frames), caption, actions, job=job.id, title=title)
 
 
-def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None, count: int = 1, waits_for: str = "") -> str:
+def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None = None, count: int = 1, waits_for: str = "",
+                  levels: str = "") -> str:
     """The line under the button, before anything runs: time, memory and where the figures come from.
 
-    `count`: how many such videos are asked for at once. `waits_for`: what must be chosen before anything can be said.
+    `levels`: key frames and rounds in one sentence. `count`: how many such videos are asked for at once. `waits_for`: what must be
+    chosen before anything can be said.
     """
     if waits_for:
         words = f"Choose the {waits_for} to start from"
@@ -120,7 +135,8 @@ def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None =
     more = f"<details><summary>How it will run</summary><ul>{notes}</ul></details>" if notes else ""
     return (
         f'<div class="forecast" role="status"><p><b>{esc(film)}</b> · <b>{esc(time)}</b>{esc(ahead)} · '
-        f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>{more}</div>'
+        f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>'
+        f'{f"<p class=levels>{esc(levels)}</p>" if levels else ""}{more}</div>'
     )
 
 
@@ -205,13 +221,16 @@ def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bo
         return _caption("Paused", facts(job))
     if job.state is JobState.CANCELLING:
         return _caption("Stopping…", "It stops after the step it is in.")
+    if job.state is JobState.QUEUED and job.kind != GENERATE:
+        return _bar(job) + _caption(job_title(job), esc(interpolate.LABEL) if worker_alive else esc(worker_message or WORKER_STARTS))
     if job.state is JobState.QUEUED:
         title = "Next in line" if not ahead else f"Waiting, {ahead} before this one"
         line = facts(job) if worker_alive else esc(worker_message or WORKER_STARTS)
         return _bar(job) + _caption(title if worker_alive else "Waiting for the worker", line)
     doing = "Saving the file" if job.state is JobState.FINALIZING else STAGE_DOING.get(job.stage or "", "Starting")
-    unit = "frame" if job.stage == "decode" else "step"
-    step = f"{unit} {job.step} of {job.steps}" if job.steps and job.stage in ("sample", "decode") and not job.state.ended else ""
+    unit = "frame" if job.stage in ("decode", "interpolate") else "step"
+    counted = job.steps and job.stage in ("sample", "decode", "interpolate")
+    step = f"{unit} {job.step} of {job.steps}" if counted and not job.state.ended else ""
     resumed = f"went on from step {job.resumed_from}" if job.resumed_from else ""
     patience = "the first time takes longest" if job.stage == "load" and job.eta_seconds is None else ""
     line = " · ".join(part for part in (step, left(job.eta_seconds), patience, resumed) if part)
@@ -220,11 +239,12 @@ def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bo
 
 def _bar(job: Job) -> str:
     share = progress(job)
-    names = [name for name, _ in STAGES]
+    stages = interpolate.STAGES if job.kind == INTERPOLATE else STAGES
+    names = [name for name, _ in stages]
     at = names.index(job.stage) if job.stage in names else -1
     marks = "".join(
         f'<li class="{"past" if i < at or job.state is JobState.FINALIZING else "now" if i == at else ""}">{word}</li>'
-        for i, (_, word) in enumerate(STAGES)
+        for i, (_, word) in enumerate(stages)
     )
     return (
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
@@ -246,8 +266,8 @@ def _actions(job: Job) -> str:
 
 def _done_actions(clip: Clip) -> str:
     return (
-        button("Remix", "remix", kind="strong", clip=clip.id)
-        + button("Same but new seed", "again", clip=clip.id)
+        (button("Remix", "remix", kind="strong", clip=clip.id) + button("Same but new seed", "again", clip=clip.id)
+         if kind_of_clip(clip) == GENERATE else "")
         + extend_html(clip)
         + link("Download", clip_url(clip.id) + "?download=1", download=True)
         + link("Open in gallery", f"/?view=gallery&clip={clip.id}", kind="btn link")

@@ -1,0 +1,108 @@
+"""One clip under `torchrun`, on one computer or several, without a studio: every rank plans the same and works on its part.
+
+    torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m app.cli_torchrun \\
+        --prompt "a red ball bounces" --model /models/CogVideoX-5b --parallel cfg=2,ulysses=4 --out clip.mp4
+
+Also `--request FILE`, a request as JSON. The first rank writes `--out` and, beside it, a folder `OUT.work` with checkpoints, from which
+the same command goes on. Step times go to standard error: the measured side of `bench/parallel_prediction.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engine.errors import InvalidRequest, SprocketError
+from engine.events import ClipWritten, StageStarted, StepDone
+from engine.hardware import detect
+from engine.models.cache import ModelCache
+from engine.models.catalogue import find
+from engine.parallel.degrees import parse_degrees, why_not
+from engine.parallel.mesh import Mesh, join, leave
+from engine.plan import Plan, plan
+from engine.request import GenerationRequest
+from engine.run import run
+from engine.spec import read_spec
+from engine.video.recipe import build_recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 done, 2 for a bad request, 1 otherwise."""
+    options = _options(arguments)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        made = planned(options, world, int(os.environ.get("LOCAL_RANK", "0")))
+        if world == 1:
+            return _make(made, options, None)
+        join(torch.device(made.device))
+        code = _make(made, options, Mesh(parse_degrees(made.parallel), torch.device(made.device)))
+        leave()
+        return code
+    except SprocketError as error:
+        if rank == 0:
+            print(f"sprocket: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidRequest) else 1
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="torchrun ... -m app.cli_torchrun", description="One clip on the ranks of a torchrun.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--request", type=Path, help="a request as JSON; the options below stand above it")
+    for name in ("prompt", "model", "parallel", "device"):
+        parser.add_argument(f"--{name}")
+    for name in ("seed", "steps", "frames"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--models-dir", type=Path)
+    return parser.parse_args(arguments)
+
+
+def planned(options: argparse.Namespace, world: int, local_rank: int) -> Plan:
+    """The plan of this rank. Raises `InvalidRequest` where the degrees are not those of the ranks that were started."""
+    values = json.loads(options.request.read_text()) if options.request else {}
+    values |= {name: value for name in ("prompt", "model", "device", "seed", "steps", "frames")
+               if (value := getattr(options, name)) is not None}
+    wish = options.parallel or values.pop("parallel", None)
+    request = GenerationRequest.from_mapping({key: value for key, value in values.items() if key != "parallel"})
+    spec = read_spec(find(request.model, models_dir=options.models_dir), request.model)
+    made = plan(request, spec, detect(request.device))
+    if world == 1 and wish is None:
+        return made
+    degrees = parse_degrees(wish)
+    if degrees.ranks != world:
+        raise InvalidRequest("parallel", f"is {degrees}, {degrees.ranks} ranks, and torchrun started {world}. Make them equal.")
+    shape = made.latent_shape
+    video = shape[1] // (spec.patch_size_t or 1) * (shape[3] // spec.patch_size) * (shape[4] // spec.patch_size)
+    if reason := why_not(degrees, guided=made.guided, heads=spec.heads, video=video):
+        raise InvalidRequest("parallel", f"{reason}.")
+    device = "cpu" if made.device == "cpu" else f"cuda:{local_rank}"
+    return replace(made, parallel=str(degrees), devices=(device,) * world, device=device, compile=False)
+
+
+def _make(made: Plan, options: argparse.Namespace, mesh: Mesh | None) -> int:
+    leads, models, last = mesh is None or mesh.leads, ModelCache(), time.perf_counter()
+    workspace, part = options.out.with_name(options.out.name + ".work"), options.out.with_name(options.out.name + ".part")
+    for event in run(made, part=part, workspace=workspace, recipe=build_recipe(made), models=models, cancelled=lambda: False, mesh=mesh):
+        now = time.perf_counter()
+        if leads and isinstance(event, StageStarted):
+            print(event.stage.value, file=sys.stderr)
+        elif leads and isinstance(event, StepDone):
+            print(f"  {event.step} of {event.steps}: {now - last:.3f} s", file=sys.stderr)
+        elif leads and isinstance(event, ClipWritten):
+            event.part.replace(options.out)
+            shutil.rmtree(workspace, ignore_errors=True)
+            print(options.out)
+        last = now
+    models.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

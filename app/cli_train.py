@@ -1,0 +1,242 @@
+"""`sprocket train`: new runs, going on with old ones, and what they would cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli_common import DataDir, Json, opened, print_list, say, settings_of
+from app.queue.kinds.train import environment, launch_command
+from app.studio import LOCAL
+from app.training import PRESETS, Forecast, RunCard
+from engine.errors import InvalidRequest, SprocketError
+from engine.models.catalogue import find
+from engine.spec import read_spec
+from training.lora.config import FIELDS, TrainConfig, explained, from_mapping, may_change
+from training.lora.forecast import choose_memory, step_seconds
+from training.lora.rundir import EXITS, RunDir, RunState
+
+train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[COMMAND]",
+                        help="Train a LoRA here and now: `sprocket train --model pocket --dataset D --name N --rank R --steps S`."
+                             " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there.")
+Processes = Annotated[int, typer.Option(help="GPUs (or processes) that share the passes of a step.")]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with every setting of a run as an option; it gets those that were given as `values`."""
+    own = [parameter for parameter in inspect.signature(command, eval_str=True).parameters.values() if parameter.name != "values"]
+    options, words = [], explained()
+    for name, field in FIELDS.items():
+        if name == "config_version":
+            continue
+        kind: Any = bool | None if field.type == "bool" else list[str] | None if str(field.type).startswith("tuple") else str | None
+        flag = f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" if field.type == "bool" else "")
+        default = "" if field.default in (None, dataclasses.MISSING, "", ()) else f" [default: {field.default}]"
+        metavar = None if field.type == "bool" else name.upper()
+        option = typer.Option(flag, help=words[name] + default, metavar=metavar, show_default=False)
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]))
+
+    @functools.wraps(command)
+    def taken(**given: Any) -> None:
+        values = {name: given.pop(name) for name in FIELDS if name in given}
+        command(values={name: value for name, value in values.items() if value is not None}, **given)
+
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    vars(taken)["__signature__"] = inspect.Signature(keyword + options)
+    taken.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword + options}
+    return taken
+
+
+@train_app.callback()
+@with_settings
+def train(context: typer.Context, values: dict[str, Any],
+          preset: Annotated[str, typer.Option(help=f"Start from {', '.join(PRESETS)}; other options change it.")] = "",
+          out: Annotated[Path | None, typer.Option(help="The run's own folder; without it the run is in the studio, and its LoRA "
+                                                        "on the shelf.")] = None,
+          processes: Processes = 1,
+          dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and end.")] = False,
+          data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Train a LoRA here and now, and say how it goes."""
+    if context.invoked_subcommand is not None:
+        return
+    if preset and preset not in PRESETS:
+        raise InvalidRequest("preset", f"is {preset[:30]!r}. Use one of {', '.join(PRESETS)}.")
+    config = from_mapping((PRESETS[preset][2] if preset else {}) | values)
+    settings = settings_of(data_dir)
+    if dry_run:
+        _dry_run(config, settings, as_json)
+        return
+    if out is None:
+        with opened(data_dir) as studio:
+            card = studio.training.start(config, owner=LOCAL)
+            if card.job is not None:
+                studio.run_here(card.job.id)
+            _tell(studio.training.card(card.id, owner=LOCAL), as_json)
+        return
+    run = RunDir(out)
+    run.create(config)
+    raise SystemExit(_work(run, settings, processes, as_json))
+
+
+@train_app.command("resume")
+@with_settings
+def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its id in the studio.")], values: dict[str, Any],
+           processes: Processes = 1, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Go on from the newest sound checkpoint, exactly. Only settings that leave the weights as they are may change: saving, previews,
+    trackers, and --steps where the schedule does not look at it."""
+    folder = Path(run)
+    if (folder / "run.json").is_file():
+        at = RunDir(folder)
+        config, facts, _created = at.read()
+        after = from_mapping(config.to_json() | values)
+        may_change(config, after)
+        state = at.state()
+        if state.state in ("running", "preparing", "previewing", "saving"):
+            raise InvalidRequest("run", f"is {state.state} already, in another process.")
+        at.write(after, facts)
+        for wish in ("pause", "stop"):
+            at.granted(wish)
+        raise SystemExit(_work(at, settings_of(data_dir), processes, as_json))
+    with opened(data_dir) as studio:
+        card = studio.training.resume(run, owner=LOCAL, changes=values)
+        if card.job is not None:
+            studio.run_here(card.job.id)
+        _tell(studio.training.card(card.id, owner=LOCAL), as_json)
+
+
+@train_app.command("list")
+def list_runs(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """The studio's runs, newest first."""
+    with opened(data_dir) as studio:
+        rows = [_row(card) for card in studio.training.cards(owner=LOCAL)]
+        print_list("runs", rows, as_json, _line, empty="No training runs yet.")
+
+
+@train_app.command("show")
+def show(run: str, data_dir: DataDir = None) -> None:
+    """One run as JSON: settings, state, losses."""
+    with opened(data_dir) as studio:
+        card = studio.training.card(run, owner=LOCAL)
+        print(json.dumps(_row(card) | {"config": card.config.to_json(), "facts": dict(card.facts),
+                                       "events": studio.training.run(run).events()[-200:]}))
+
+
+@train_app.command("pause")
+def pause(run: str, data_dir: DataDir = None) -> None:
+    """Finish the present step, save, and wait for `resume`."""
+    _ask(run, "pause", data_dir)
+
+
+@train_app.command("stop")
+def stop(run: str, data_dir: DataDir = None) -> None:
+    """Finish the present step, save, and end; what was trained can be used."""
+    _ask(run, "stop", data_dir)
+
+
+@train_app.command("use")
+def use(run: str, data_dir: DataDir = None) -> None:
+    """Put what the run has trained so far on the shelf of LoRAs; prints its name."""
+    with opened(data_dir) as studio:
+        print(studio.training.use(run, owner=LOCAL).name)
+
+
+def _dry_run(config: TrainConfig, settings: Any, as_json: bool) -> None:
+    with opened(settings.data_dir) as studio:
+        found = studio.training.forecast(config)
+    values = {"bytes": found.choice.bytes, "parts": dict(found.choice.parts), "blocks": found.choice.words, "seconds": found.seconds,
+              "measured": found.measured, "free_bytes": found.free_bytes, "config": config.to_json()}
+    if as_json:
+        print(json.dumps(values))
+        return
+    for line in forecast_lines(config, found):
+        print(line)
+
+
+def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:
+    """The plan for people."""
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in found.choice.parts.items())
+    basis = "as this machine trained before" if found.measured else "a guess: this machine has not trained this model yet"
+    return [f"LoRA    rank {config.rank}, alpha {config.effective_alpha:g} on {', '.join(config.layers)}",
+            f"Memory  {found.choice.bytes / 2**30:.2f} GiB of {found.free_bytes / 2**30:.1f} free ({parts}); {found.choice.words}",
+            f"Time    {found.seconds / 60:.1f} min for {config.steps} steps ({basis})",
+            *(f"{name:<24}{value}" for name, value in config.to_json().items())]
+
+
+def _ask(run: str, wish: str, data_dir: Path | None) -> None:
+    if (Path(run) / "run.json").is_file():
+        RunDir(Path(run)).ask(wish)
+        return
+    with opened(data_dir) as studio:
+        studio.training.ask(run, wish, owner=LOCAL)
+
+
+def _work(run: RunDir, settings: Any, processes: int, as_json: bool) -> int:
+    """The trainer in a process of its own, followed until it ends."""
+    config, _facts, _created = run.read()
+    spec = read_spec(find(config.model, models_dir=settings.models_dir), config.model)
+    from engine.hardware import detect
+
+    machine = detect(config.device or None)
+    choice = choose_memory(spec, config, machine)
+    say(f"{config.name}: {choice.bytes / 2**30:.2f} GiB expected, about {config.steps * step_seconds(choice, machine) / 60:.0f} min")
+    run.set_state(RunState("waiting", run.state().step, config.steps))
+    command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),
+                             processes=processes)
+    with (run.folder / "training.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment())
+        _follow(run, process)
+    state = run.state()
+    if as_json:
+        print(json.dumps({"state": state.state, "step": state.step, "steps": state.steps, "message": state.message,
+                          "lora": str(run.lora_file(config.name)) if run.lora_file(config.name).is_file() else None}))
+    if state.state == "failed":
+        raise SprocketError(state.message)
+    if state.state not in EXITS:
+        raise SprocketError(f"the trainer ended unexpectedly; {run.folder / 'training.log'} says more. `sprocket train resume "
+                            f"{run.folder}` goes on from the last checkpoint.")
+    say(f"{state.state}: step {state.step} of {state.steps}. {state.message} {run.lora_file(config.name)}")
+    return 0 if state.state == "done" else EXITS[state.state]
+
+
+def _follow(run: RunDir, process: subprocess.Popen[bytes]) -> None:
+    shown = -1
+    while process.poll() is None:
+        try:
+            time.sleep(0.5)
+            state = run.state()
+            if state.state in ("running", "previewing") and state.step != shown and state.step % 10 == 0:
+                shown = state.step
+                left = "" if state.seconds_left is None else f", {state.seconds_left / 60:.1f} min left"
+                say(f"step {state.step}/{state.steps}  loss {state.loss if state.loss is None else round(state.loss, 4)}{left}")
+        except KeyboardInterrupt:
+            say("Pausing after this step; `sprocket train resume` goes on.")
+            run.ask("pause")
+
+
+def _row(card: RunCard) -> dict[str, Any]:
+    return {"id": card.id, "name": card.config.name, "model": card.config.model, "dataset": card.config.dataset, "state": card.state.state,
+            "step": card.state.step, "steps": card.config.steps, "message": card.state.message, "created": card.created}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return f"{row['id']}  {row['name'][:30]:<30}  {row['state']:<12} {row['step']}/{row['steps']}"
+
+
+def _tell(card: RunCard, as_json: bool) -> None:
+    state = card.state
+    print(json.dumps(_row(card))) if as_json else say(f"{state.state}: step {state.step} of {card.config.steps}. {state.message}")
+    if card.state.state not in ("done", "paused", "stopped"):
+        error = card.job.error if card.job else None
+        print(error or card.state.message, file=sys.stderr)
+        raise SystemExit(1)

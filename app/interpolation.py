@@ -1,0 +1,102 @@
+"""More frames for a clip or an uploaded video: asking for it, and what it will take. Pages, command line and API come here.
+
+The video is kept as an input, named after its content, so the job does the same whatever becomes of the clip meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.history.records import Clip, Forecast, Job
+from app.queue.kinds import INTERPOLATE
+from app.queue.process import this_process
+from engine.inputs import input_file
+from engine.interpolate.plan import LABEL, FlowTiming, InterpolatePlan, forecast_seconds, plan_interpolation
+from engine.interpolate.request import MAX_TITLE_CHARS, InterpolateRequest
+from engine.media.probe import probe_video
+from engine.plan import RECENT
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+LOCAL = "local"
+PRETENDED = f"{'0' * 64}.mp4"
+
+
+class Interpolations:
+    """The use-cases; owns nothing."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    def submit(self, source: str | Path, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
+               method: str = "flow", idempotency_key: str | None = None, reserve: bool = False) -> Job:
+        """One durable job. `source`: id of a clip, or a `Path` of a video file. Returns once it is on the disk.
+
+        Raises InvalidRequest (also for a video that cannot be read), NotFound, NotAllowed, StorageBlocked; no row exists then.
+        """
+        request, clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method})
+        return self._add(request, clip, owner, idempotency_key, reserve)
+
+    def submit_input(self, video: str, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
+                     method: str = "flow", title: str = "", idempotency_key: str | None = None) -> Job:
+        """As `submit`, for a video that is an input already, by its name."""
+        request = InterpolateRequest(video=video, fps=fps, slow=slow, method=method, title=title)
+        return self._add(request, None, owner, idempotency_key, False)
+
+    def forecast(self, source: str | Path, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
+                 method: str = "flow") -> Forecast:
+        """What it would cost here. Raises what `submit` raises for the wish."""
+        request, _clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method})
+        return self.forecast_of(self.plan(request))
+
+    def plan(self, request: InterpolateRequest) -> InterpolatePlan:
+        """Raises InvalidRequest. Takes half a second: a process of its own looks at the video."""
+        path = input_file(self._studio.settings.inputs_dir, request.video, "video")
+        return plan_interpolation(request, probe_video(path))
+
+    def forecast_of(self, plan: InterpolatePlan) -> Forecast:
+        store = self._studio.store
+        timings = [timing for clip in store.clips.recent(LABEL, limit=RECENT) if (timing := _timing(clip))]
+        seconds, basis = forecast_seconds(plan, timings)
+        return Forecast(seconds=seconds, memory_bytes=plan.predicted_bytes, basis=basis, notes=plan.notes,
+                        queued_ahead=store.jobs.ahead_of(), stages={"interpolate": seconds}, disk_bytes=plan.disk_bytes)
+
+    def _request(self, source: str | Path, owner: str, wish: Mapping[str, Any]) -> tuple[InterpolateRequest, Clip | None]:
+        """What the wish itself has wrong is said before a video is copied."""
+        request = InterpolateRequest(video=PRETENDED, **wish)
+        studio = self._studio
+        if isinstance(source, Path):
+            return replace(request, video=studio.add_input(source, field="video"), title=_line(source.name)), None
+        clip = studio.clip(source, owner=owner)
+        video = studio.add_input(studio.clip_path(clip.id, owner=owner), field="video")
+        return replace(request, video=video, title=_line(clip.name or clip.prompt)), clip
+
+    def _add(self, request: InterpolateRequest, clip: Clip | None, owner: str, key: str | None, reserve: bool) -> Job:
+        studio, plan = self._studio, self.plan(request)
+        now = time.time()
+        project = clip.project_id if clip is not None else studio.store.projects.default(owner=owner, now=now).id
+        return studio.store.jobs.add(
+            owner=owner, project_id=project, kind=INTERPOLATE, request=request.to_json(), asked=request.to_json(), now=now,
+            steps=plan.frames, notes=plan.notes, idem_key=key, made_from=None if clip is None else clip.id,
+            max_attempts=studio.settings.max_crashes, max_waiting=studio.settings.max_waiting,
+            reserved_by=this_process().to_json() if reserve else None)
+
+
+def _timing(clip: Clip) -> FlowTiming | None:
+    """What a clip cost, out of its recipe; None where the recipe does not say. Recipes come back from files."""
+    try:
+        pixels = clip.frames * clip.width * clip.height
+        seconds = sum(float(each) for each in clip.recipe["seconds"].values())
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return FlowTiming(pixels, seconds) if 0 < seconds < 1e7 else None
+
+
+def _line(text: str) -> str:
+    """`text` as one printable line."""
+    return "".join(each if each.isprintable() else " " for each in " ".join(text.split()))[:MAX_TITLE_CHARS]

@@ -1,0 +1,119 @@
+"""Jobs of the kind 'interpolate': more frames between those of a clip or of an uploaded video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+from app.errors import NotFound
+from app.history.records import Clip, Job
+from app.history.sidecar import clip_file, source_of, title
+from app.queue.clips import ClipKind, publish_clip
+from app.queue.kinds import Work
+from app.queue.workplace import Attempt, Workplace
+from engine.errors import InvalidRequest
+from engine.events import ClipWritten, CutsFound, Event
+from engine.inputs import input_file
+from engine.interpolate.plan import LABEL, InterpolatePlan, plan_interpolation
+from engine.interpolate.recipe import build_interpolation_recipe
+from engine.interpolate.request import InterpolateRequest, wish_words
+from engine.media.probe import probe_video
+
+
+class Interpolate(ClipKind):
+    """A video to one with more frames."""
+
+    what = "Motion interpolation"
+
+    def title(self, request: Mapping[str, Any]) -> str:
+        try:
+            wish = InterpolateRequest.from_mapping(request)
+        except InvalidRequest:
+            return LABEL
+        return f"{wish_words(wish.fps, wish.slow)}: {wish.title or 'a video'}"
+
+    def resolve(self, place: Workplace, job: Job) -> Work:
+        """By the method that is asked for. A model that was trained to make the frames between others comes in here, as a
+        `Work` of its own. Raises as `plan_interpolation`; InvalidRequest for a video that is gone."""
+        request = InterpolateRequest.from_mapping(job.request)
+        facts = probe_video(input_file(place.settings.inputs_dir, request.video, "video"))
+        plan = plan_interpolation(request, facts)
+        return Interpolation(job, request, plan, _parent(place, job), facts.recipe is not None)
+
+
+def _parent(place: Workplace, job: Job) -> Clip | None:
+    try:
+        return place.store.clips.get(job.made_from, owner=job.owner) if job.made_from else None
+    except NotFound:
+        return None  # its row is gone; its pixels are an input by now
+
+
+@dataclass
+class Interpolation:
+    """One interpolation by optical flow, planned."""
+
+    job: Job
+    request: InterpolateRequest
+    plan: InterpolatePlan
+    parent: Clip | None
+    generated: bool
+    """The video was itself made by a model."""
+    cuts: tuple[float, ...] = field(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.plan.notes
+
+    @property
+    def steps(self) -> int:
+        return self.plan.frames
+
+    @property
+    def device(self) -> str:
+        return self.plan.device
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.plan.disk_bytes
+
+    @property
+    def placement(self) -> None:
+        return None
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        parent = self.parent
+        source: dict[str, Any] = {"title": self.request.title}
+        if parent is not None:
+            source |= source_of(parent.recipe) if "source" in parent.recipe else {"prompt": parent.prompt, "model": parent.model,
+                                                                                   "seed": parent.seed}
+        return build_interpolation_recipe(
+            self.request, self.plan, clip_id=self.job.id, made_from=self.job.made_from, source=source, generated=self.generated,
+            created=datetime.fromtimestamp(self.job.created_at, timezone.utc))
+
+    def run(self, attempt: Attempt) -> Iterator[Event]:
+        from engine.interpolate.run import run  # OpenCV and PyAV, which lists of jobs do not need
+
+        for event in run(self.plan, part=attempt.part, workspace=attempt.workspace, recipe=self.recipe,
+                         cancelled=attempt.beat.cancelled, inputs=attempt.settings.inputs_dir):
+            if isinstance(event, CutsFound):
+                self.cuts = event.seconds
+            yield event
+
+    def publish(self, attempt: Attempt, last: Event | None) -> None:
+        if not isinstance(last, ClipWritten):
+            raise RuntimeError("the interpolation ended without a clip")
+        job = self.job
+        recipe = self.recipe | ({"cuts": list(self.cuts)} if self.cuts else {}) | {"seconds": last.seconds, "peak_bytes": last.peak_bytes}
+        source = source_of(recipe)
+        clip = Clip(id=job.id, owner=job.owner, project_id=job.project_id, job_id=job.id, name=title(source["name"]),
+                    prompt=source["prompt"], model=LABEL, seed=source["seed"], file=clip_file(job), sha256=last.sha256,
+                    size_bytes=last.size_bytes, width=last.width, height=last.height, frames=last.frames, fps=last.fps, recipe=recipe,
+                    favourite=False, made_from=job.made_from, created_at=job.created_at)
+        publish_clip(attempt, clip, last)
+
+
+KIND = Interpolate()

@@ -1,0 +1,222 @@
+"""Training runs of one studio: what there is, what a new one would cost, and the wishes of pages and commands. No torch.
+
+    data folder/training/<run>/     a run's own folder (`training.lora.rundir`), which says everything about it
+
+A run works while a queue job of kind 'train' does (`app/queue/kinds/train.py`); pausing ends that job, resuming is a new one. What was
+trained lands on the shelf of LoRAs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.errors import NotAllowed, NotFound
+from app.history.ids import is_id, new_id
+from app.history.records import Job
+from app.loras import LoraCard, Loras
+from app.queue.kinds import TRAIN
+from app.settings import Settings
+from engine.errors import InvalidRequest, SprocketError
+from engine.hardware import Hardware
+from engine.spec import ModelSpec
+from training.data.shelf import find_dataset
+from training.lora.config import POCKET_WORLD, TrainConfig, from_mapping, may_change
+from training.lora.forecast import Choice, choose_memory, step_seconds
+from training.lora.rundir import ACTIVE, RunDir, RunState
+
+if TYPE_CHECKING:
+    from app.history.store import Store
+
+PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "quick": ("Quick look", "Does the set teach anything? Few steps, small rank.",
+              {"rank": 16, "steps": 300, "learning_rate": 1e-3, "warmup": 10, "eval_steps": 50, "preview_steps": 150}),
+    "standard": ("Standard", "A style or a character from 25 clips or more, as the CogVideoX guides have it.",
+                 {"rank": 64, "steps": 2000, "learning_rate": 5e-4, "warmup": 100, "schedule": "cosine_with_restarts", "eval_steps": 100,
+                  "preview_steps": 500, "save_steps": 250}),
+    "thorough": ("Thorough", "A new concept from 100 clips: more layers, more steps, an averaged result.",
+                 {"rank": 128, "targets": "attention+ff", "steps": 4000, "learning_rate": 2e-4, "warmup": 200,
+                  "schedule": "cosine_with_restarts", "ema": 0.995, "eval_steps": 200, "preview_steps": 1000, "save_steps": 500}),
+}
+"""Key -> title, what it is for, settings."""
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunCard:
+    """One run as lists show it."""
+
+    id: str
+    config: TrainConfig
+    facts: Mapping[str, Any]
+    state: RunState
+    created: float
+    job: Job | None
+    """The queue job that works on it, or waits to."""
+
+    @property
+    def active(self) -> bool:
+        return self.job is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would cost here."""
+
+    choice: Choice
+    seconds: float
+    measured: bool
+    """By this machine's own runs; else by an assumed speed."""
+    total_bytes: int
+    free_bytes: int
+
+
+class Trainings:
+    """The runs of one studio."""
+
+    def __init__(self, settings: Settings, store: Store, loras: Loras, *, spec: Callable[[str], ModelSpec],
+                 hardware: Callable[[str | None], Hardware], project: Callable[[str | None, str], str]) -> None:
+        self._settings, self._store, self._loras = settings, store, loras
+        self._spec, self._hardware, self._project = spec, hardware, project
+
+    @property
+    def folder(self) -> Path:
+        return self._settings.training_dir
+
+    # ---- before
+
+    def forecast(self, config: TrainConfig) -> Forecast:
+        """Raises `InvalidRequest`, `CannotFit`, `ModelNotFound`, `ModelInvalid`."""
+        spec, machine = self._spec(config.model), self._hardware(config.device or None)
+        choice = choose_memory(spec, config, machine)
+        speed = self._speed(config.model)
+        seconds = config.steps * step_seconds(choice, machine, speed)
+        return Forecast(choice, seconds, speed is not None, machine.total_bytes, machine.free_bytes)
+
+    def start(self, values: Mapping[str, Any] | TrainConfig, *, owner: str, project_id: str | None = None) -> RunCard:
+        """A new run and the job that works on it. Raises as `forecast`, and for a dataset that is not here."""
+        config = values if isinstance(values, TrainConfig) else from_mapping(values)
+        self.forecast(config)
+        if config.dataset != POCKET_WORLD:
+            find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)
+        run_id = new_id(time.time())
+        RunDir(self.folder / run_id).create(config)
+        try:
+            self._queue(run_id, config, owner, project_id)
+        except SprocketError:
+            shutil.rmtree(self.folder / run_id, ignore_errors=True)
+            raise
+        return self.card(run_id, owner=owner)
+
+    # ---- after
+
+    def cards(self, *, owner: str) -> tuple[RunCard, ...]:
+        """All runs, newest first; one whose settings cannot be read is left out."""
+        working = self._working(owner)
+        found = []
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if is_id(path.name):
+                try:
+                    found.append(self._card(path.name, working))
+                except (InvalidRequest, NotFound):
+                    continue
+        return tuple(sorted(found, key=lambda card: card.id, reverse=True))
+
+    def card(self, run_id: str, *, owner: str) -> RunCard:
+        """Raises NotFound."""
+        return self._card(run_id, self._working(owner))
+
+    def run(self, run_id: str) -> RunDir:
+        """Raises NotFound."""
+        if not is_id(run_id) or not (self.folder / run_id / "run.json").is_file():
+            raise NotFound("There is no such training run in this studio.")
+        return RunDir(self.folder / run_id)
+
+    def preview_path(self, run_id: str, step: int, number: int, kind: str) -> Path | None:
+        """A preview clip ('mp4') or its poster ('webp')."""
+        path = self.run(run_id).previews / f"step-{step:08d}" / f"{number}.{kind}"
+        return path if kind in ("mp4", "webp") and path.is_file() else None
+
+    def ask(self, run_id: str, wish: str, *, owner: str) -> RunCard:
+        """'save', 'preview', 'pause' or 'stop'. A run that still waits for its turn is taken out of the queue by the latter two."""
+        card, run = self.card(run_id, owner=owner), self.run(run_id)
+        if card.job is None:
+            if wish == "stop" and card.state.state in ("paused", "interrupted"):
+                run.set_state(RunState("stopped", card.state.step, card.config.steps, "Stopped; what was trained can be used."))
+                return self.card(run_id, owner=owner)
+            raise NotAllowed(f"This run does not work now (it is {card.state.state}). Resume it first.")
+        run.ask(wish)
+        if wish in ("pause", "stop") and card.job.state.value in ("queued", "blocked", "paused"):
+            self._store.jobs.ask_cancel(card.job.id, owner=owner, now=time.time())
+            run.set_state(RunState("paused" if wish == "pause" else "stopped", card.state.step, card.config.steps))
+        return self.card(run_id, owner=owner)
+
+    def resume(self, run_id: str, *, owner: str, changes: Mapping[str, Any] | None = None) -> RunCard:
+        """On from the newest sound checkpoint. Raises NotAllowed if it works already or is done, `InvalidRequest` for changes that would
+        make another training of it."""
+        card, run = self.card(run_id, owner=owner), self.run(run_id)
+        if card.job is not None:
+            raise NotAllowed("This run works already, or waits for its turn.")
+        after = from_mapping(card.config.to_json() | dict(changes or {}))
+        may_change(card.config, after)
+        if card.state.state == "done" and after.steps <= card.state.step:
+            raise NotAllowed(f"This run is done: {card.state.step} steps. Clone it to train again, or resume with more steps.")
+        run.write(after, dict(card.facts))
+        for wish in ("pause", "stop"):
+            run.granted(wish)
+        run.set_state(RunState("waiting", card.state.step, after.steps))
+        self._queue(run_id, after, owner, None)
+        return self.card(run_id, owner=owner)
+
+    def use(self, run_id: str, *, owner: str) -> LoraCard:
+        """What the run has trained so far, on the shelf of LoRAs. Raises NotAllowed where nothing has been saved yet."""
+        card, run = self.card(run_id, owner=owner), self.run(run_id)
+        path = run.lora_file(card.config.name)
+        if not path.is_file():
+            raise NotAllowed("This run has saved no LoRA yet. Press Save now, and wait for the step to end.")
+        return self._loras.add(path)
+
+    def delete(self, run_id: str, *, owner: str) -> RunCard:
+        """With checkpoints and previews; a LoRA on the shelf stays. Raises NotAllowed while it works."""
+        card = self.card(run_id, owner=owner)
+        if card.job is not None:
+            raise NotAllowed("This run works or waits. Stop it first.")
+        shutil.rmtree(self.run(run_id).folder)
+        return card
+
+    # ---- parts
+
+    def _queue(self, run_id: str, config: TrainConfig, owner: str, project_id: str | None) -> Job:
+        request = {"run": run_id, "model": config.model, "name": config.name, "loras": []}
+        return self._store.jobs.add(owner=owner, project_id=self._project(project_id, owner), request=request,
+                                    asked=request | {"at": time.time()}, now=time.time(), steps=config.steps, kind=TRAIN,
+                                    max_attempts=self._settings.max_crashes, max_waiting=self._settings.max_waiting)
+
+    def _working(self, owner: str) -> dict[str, Job]:
+        jobs = self._store.jobs.list(owner=owner, active_only=True, limit=1000)
+        return {str(job.request.get("run")): job for job in jobs if job.kind == TRAIN}
+
+    def _card(self, run_id: str, working: Mapping[str, Job]) -> RunCard:
+        run = self.run(run_id)
+        config, facts, created = run.read()
+        job, state = working.get(run_id), run.state()
+        if job is None and state.state == "waiting" and time.time() - state.at > GRACE_SECONDS:
+            state = RunState("interrupted", state.step, state.steps, "Its job is gone; Resume goes on.", at=state.at)
+        if job is not None and state.state not in ACTIVE:
+            state = RunState("waiting", state.step, config.steps, at=state.at)
+        return RunCard(run_id, config, facts, state, created, job)
+
+    def _speed(self, model: str) -> float | None:
+        """Arithmetic a second of this machine's newest run of `model`."""
+        for path in sorted(self.folder.iterdir(), reverse=True) if self.folder.is_dir() else ():
+            try:
+                config, facts, _ = RunDir(path).read()
+                if config.model == model and facts.get("flops_per_second"):
+                    return float(facts["flops_per_second"])
+            except (InvalidRequest, ValueError, TypeError):
+                continue
+        return None

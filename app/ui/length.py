@@ -1,0 +1,125 @@
+"""The Length and smoothness control: seconds and a rate, key frames, and images the clip passes through.
+
+    lengthened(values, kept, spec) -> (values, kept)     what the widgets say as request fields: frames, given
+    timeline(values, kept)                               the images, as markup
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app.length import frames_of, with_known
+from app.ui.form import read_whole
+from app.ui.html.keys import timeline_html
+from app.ui.parts import OWNER, Changes
+from app.ui.rates import EDITED_FOR, KNOWN, ONE_CLIP, rate_of
+from engine.errors import InvalidRequest
+from engine.request import GenerationRequest
+from engine.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from app.ui.actions import Click
+
+
+def seconds_slider() -> Component:
+    return gr.Slider(label="Seconds", minimum=1, maximum=60, step=0.5, value=6, elem_id="field-seconds", buttons=[], info="of video")
+
+
+def lengthened(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSpec | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`values` and `kept` with the clip's frames and given frames; without them where no rate is chosen. Raises `InvalidRequest`."""
+    left = {key: value for key, value in kept.items() if key not in ("given", "edits", KNOWN, EDITED_FOR)}
+    rate = rate_of(values.get("fps"))
+    if rate is None or spec is None:
+        return {**values, "fps": None, "key_frames": None, "review": False}, left
+    keys = read_whole("key_frames", values.get("key_frames"))
+    frames = frames_of(values.get("seconds"), rate, keys, spec)
+    known = kept.get(KNOWN)
+    if isinstance(known, dict) and known:
+        wish = GenerationRequest(prompt="-", model=spec.name, frames=frames, fps=rate, key_frames=keys)
+        places = [(str(place), name) for place, name in known.items()]
+        left["given"] = [list(pair) for pair in with_known(wish, spec, places).given]
+    if kept.get("edits") and kept.get(EDITED_FOR) == [frames, rate]:
+        left["edits"] = kept["edits"]
+    return {**values, "frames": frames, "fps": rate, "key_frames": keys}, left
+
+
+def seconds_of(request: GenerationRequest) -> Any:
+    """The update of the slider for `request`."""
+    if request.fps is None or request.frames is None:
+        return gr.update()
+    seconds = (request.frames - 1) / request.fps
+    return gr.update(value=seconds, maximum=max(60, seconds))
+
+
+def timeline(values: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """The markup of the images the clip passes through."""
+    known = kept.get(KNOWN)
+    return timeline_html(known if isinstance(known, dict) else {}, on=values.get("fps") not in (None, "", ONE_CLIP))
+
+
+# ---- clicks
+
+
+def length(click: Click) -> Changes:
+    """The rate was changed: the timeline appears or goes."""
+    return {click.parts.timeline: timeline(click.values, click.kept)}
+
+
+def unknown(click: Click) -> Changes:
+    """Without this image."""
+    known = {place: name for place, name in _known(click).items() if place != click.text("place")}
+    return _redrawn(click, known)
+
+
+def taken(click: Click, name: str, purpose: str) -> Changes:
+    """An image has come in for a place of the clip (`known-PLACE`) or instead of a key frame (`key-JOB-FRAME`)."""
+    kind, _, rest = purpose.partition("-")
+    if kind == "known":
+        return _redrawn(click, {**_known(click), rest[:12]: name})
+    job, _, index = rest.partition("-")
+    click.studio.edit_key_frame(job, _frame(index), name, owner=OWNER)
+    return refreshed(click)
+
+
+def key_again(click: Click) -> Changes:
+    """A key frame is made anew, with another seed."""
+    click.studio.edit_key_frame(click.text("job"), _frame(click.text("index")), owner=OWNER)
+    return refreshed(click)
+
+
+def go_on(click: Click) -> Changes:
+    """The rounds may begin."""
+    click.studio.go_on(click.text("job"), owner=OWNER)
+    return refreshed(click)
+
+
+def refreshed(click: Click) -> Changes:
+    from app.ui.actions import refresh
+
+    return {**refresh(click), click.parts.timer: gr.Timer(active=True)}
+
+
+def _known(click: Click) -> dict[str, str]:
+    known = click.kept.get(KNOWN)
+    return dict(known) if isinstance(known, dict) else {}
+
+
+def _redrawn(click: Click, known: Mapping[str, str]) -> Changes:
+    from app.ui import create
+
+    kept = {**click.kept, KNOWN: dict(known)}
+    return {click.parts.kept: kept, click.parts.timeline: timeline(click.values, kept),
+            click.parts.forecast: create.forecast_markup(click.studio, click.values, kept)}
+
+
+def _frame(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 6):
+        raise InvalidRequest("index", "must be the number of a key frame, from 0.")
+    return int(value)
+
+
+LENGTH_ACTIONS: tuple[Callable[[Click], Changes], ...] = (length, unknown, key_again, go_on)

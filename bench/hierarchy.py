@@ -1,0 +1,297 @@
+"""Hierarchical generation on the pocket model: `python -m bench.hierarchy [middle | long | given | memory ...]`.
+
+middle   held-out clips of the exact world, every second or fourth frame given: PSNR of the frames made between, against optical
+         flow (when it is here) and plain blending, motion by motion
+long     97 frames by hierarchy and by a sliding window (each next clip from the last frame before it) at equal sampling cost: how
+         far the subject is from the best fit of the motion's own law over the whole action, and whether that motion is read
+given    given frames before and after encoding
+memory   highest memory for 49 and for 385 frames, each in a process of its own, one denoising step a block
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.pocket_vision import find_blob, read_clip
+from engine.digest import file_sha256
+from engine.events import ClipWritten
+from engine.hardware import Hardware
+from engine.interpolate.interpolator import Interpolator, Window
+from engine.interpolate.levels import hierarchy
+from engine.models.cache import ModelCache
+from engine.models.catalogue import find
+from engine.plan import Plan, plan
+from engine.request import GenerationRequest
+from engine.run import run
+from engine.spec import read_spec
+from training.pocket import world
+from training.pocket.captions import caption
+
+SEED = 2027
+CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=True)
+PARTS = ("middle", "long", "given", "memory")
+
+
+def planned(model: str = "pocket", **fields: Any) -> Plan:
+    return plan(GenerationRequest(model=model, **fields), read_spec(find(model), model), CPU)
+
+
+def made(job: Plan, folder: Path, models: ModelCache, inputs: Path | None = None) -> ClipWritten:
+    recipe = {"request": {"model": job.model, "seed": job.seed}, "app_version": "bench"}
+    *_, last = run(job, part=folder / "clip.part.mp4", workspace=folder / "work", recipe=recipe, models=models, cancelled=lambda: False,
+                   inputs=inputs)
+    assert isinstance(last, ClipWritten)
+    return last
+
+
+def frames_of(folder: Path, job: Plan) -> np.ndarray:
+    """The frames of a finished run as they were before encoding: uint8 (F, H, W, 3)."""
+    assert job.hierarchy is not None
+    (store,) = (folder / "work").glob("frames-*")
+    (rounds,) = store.glob("round-*") if job.hierarchy.levels.rounds else (store,)
+    stride = job.hierarchy.levels.stride
+    paths = [store / f"key-{i:06d}.png" if i % stride == 0 else rounds / f"{i:06d}.png" for i in range(job.frames)]
+    return np.stack([np.array(Image.open(path)) for path in paths])
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2))))
+
+
+# ---- middle frames
+
+
+def dis_between(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
+    """The frame at `place` (0..1) between two, by DIS flow both ways, each warped and blended: what flow alone can do here."""
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (a, b)]
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)
+    y, x = np.mgrid[0 : a.shape[0], 0 : a.shape[1]].astype(np.float32)
+    warp = lambda frame, flow, part: cv2.remap(frame, x + part * flow[..., 0], y + part * flow[..., 1], cv2.INTER_LINEAR,  # noqa: E731
+                                               borderMode=cv2.BORDER_REPLICATE)
+    mixed = (1 - place) * warp(a, back, place).astype(float) + place * warp(b, ahead, 1 - place)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def flow_between() -> tuple[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]]:
+    """Sprocket's own flow where it is merged, else bidirectional DIS as OpenCV's examples have it."""
+    try:
+        from engine.interpolate import flow  # type: ignore[attr-defined]
+
+        return "flow (ours)", flow.between  # type: ignore[no-any-return]
+    except (ImportError, AttributeError):
+        return "DIS flow", dis_between
+
+
+def filled_in(maker: Interpolator, video: np.ndarray, every: int, fps: float) -> dict[int, np.ndarray]:
+    """The frames between every `every`-th, by rounds, from those alone."""
+    levels = hierarchy(len(video), fps, (len(video) - 1) // every + 1, most_keys=49, slots=maker.facts.slots)
+    there = {index: video[index] for index in levels.keys}
+    for level in levels.levels:
+        for block in level.blocks:
+            window = Window(tuple(there.get(frame) if frame in block.known else None for frame in block.frames),
+                            tuple(block.frames.index(frame) for frame in block.makes), SEED + block.frames[0], level.fps)
+            (found,) = maker.make([window])
+            there |= {block.frames[slot]: pixels for slot, pixels in found.items()}
+    return there
+
+
+def middle(models: ModelCache, scenes: int) -> None:
+    job = planned(prompt="-", key_frames=7, frames=25)
+    assert job.hierarchy is not None
+    base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
+    name, between = flow_between()
+    print(f"\nmiddle: held-out clips of 25 frames at 8 fps, {scenes} of each motion, frames between the given ones, dB over the frame")
+    print(f"{'given':<14}{'motion':<15}{'generate':>10}{name:>14}{'blend':>9}{'generate - flow':>18}")
+    for every in (2, 4):
+        for motion in world.MOTIONS:
+            rows = []
+            for scene in scenes_of(motion, scenes):
+                video = world.render(scene, 25).video
+                words = caption(scene, np.random.default_rng(SEED))
+                with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, prompt=words, size=(128, 192),
+                                         tile=(128, 192)) as maker:
+                    there = filled_in(maker, video, every, 8.0)
+                missing = [i for i in range(25) if i % every]
+                ends = lambda i: (i - i % every, i - i % every + every, i % every / every)  # noqa: B023, E731
+                others = [np.stack([way(video[a], video[b], p) for a, b, p in map(ends, missing)]) for way in (between, blend)]
+                ours = np.stack([there[i] for i in missing])
+                rows.append([psnr(each, video[missing]) for each in (ours, *others)])
+            generate, flow_db, blended = np.mean(rows, axis=0)
+            print(f"{f'every {every}':<14}{motion:<15}{generate:>10.1f}{flow_db:>14.1f}{blended:>9.1f}{generate - flow_db:>+18.1f}",
+                  flush=True)
+
+
+def blend(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
+    return np.rint((1 - place) * a.astype(float) + place * b).astype(np.uint8)
+
+
+def scenes_of(motion: str, count: int) -> Iterator[world.Scene]:
+    index = 0
+    while count:
+        scene = world.scene_at(SEED, index, "held-out", pair_share=0.0)
+        index += 1
+        if scene.motion == motion:
+            count -= 1
+            yield scene
+
+
+# ---- 97 frames
+
+
+PROMPTS = (("a red ball moves from left to right slowly in a meadow", "left to right"),
+           ("a yellow star rises slowly in the night sky", "rises"),
+           ("a purple ball falls quickly in the desert", "falls"), ("a blue square bounces slowly in a plain studio", "bounces"))
+FRAMES, KEYS = 97, 25
+
+
+def law(motion: str, phase: np.ndarray) -> list[np.ndarray]:
+    """What the subject's (x or y) may be over the action, up to where it starts and how far it goes; several where the law has variants."""
+    if motion == "bounces":
+        return [-np.abs(np.sin(np.pi * hops * phase)) for hops in (1, 2)]
+    return [phase * {"left to right": 1, "right to left": -1, "rises": -1, "falls": 1}[motion]]
+
+
+def trajectory_error(video: np.ndarray, motion: str) -> float:
+    """RMS distance, pixels, of the subject's centre from the nearest path that obeys the motion's law over the whole clip.
+
+    The path's start and reach are free, its direction is not. A frame without a subject counts as the subject standing at the middle.
+    """
+    blobs = [find_blob(frame) for frame in video]
+    height, width = video.shape[1:3]
+    x = np.array([blob.x if blob else width / 2 for blob in blobs])
+    y = np.array([blob.y if blob else height / 2 for blob in blobs])
+    along, across = (x, y) if motion in world.HORIZONTAL else (y, x)
+    errors = []
+    for shape in law(motion, np.linspace(0, 1, len(video))):
+        centred = shape - shape.mean()
+        reach = max(0.15 * height, float(centred @ (along - along.mean()) / (centred @ centred)))
+        errors.append(np.mean((along - along.mean() - reach * centred) ** 2) + np.var(across))
+    return float(np.sqrt(min(errors)))
+
+
+def long(models: ModelCache, folder: Path) -> None:
+    """Equal cost: slots * steps * passes. One stage: 4 clips of 7 slots, 20 steps, guided: 1,120. Hierarchy: 280 and 168 slots * 5."""
+    print(f"\nlong: {FRAMES} frames at 8 fps, 1,120 slot-steps each; error: pixels from the motion's law over the whole action")
+    print(f"{'prompt':<62}{'hierarchical':>14}{'sliding window':>16}{'read':>22}")
+    totals = []
+    for number, (prompt, motion) in enumerate(PROMPTS):
+        job = planned(prompt=prompt, seed=SEED + number, frames=FRAMES, key_frames=KEYS)
+        assert job.hierarchy is not None
+        job = replace(job, hierarchy=replace(job.hierarchy, facts=replace(job.hierarchy.facts, steps=5)))
+        home = folder / f"long-{number}"
+        made(job, home, models)
+        ours, theirs = frames_of(home, job), sliding(prompt, SEED + number, folder / f"slide-{number}", models)
+        errors = [trajectory_error(video, motion) for video in (ours, theirs)]
+        totals.append(errors)
+        seen = f"{read_clip(ours[::4]).motion} / {read_clip(theirs[::4]).motion}"
+        print(f"{prompt:<62}{errors[0]:>14.1f}{errors[1]:>16.1f}{seen:>32}", flush=True)
+    mean = np.mean(totals, axis=0)
+    print(f"{'mean':<62}{mean[0]:>14.1f}{mean[1]:>16.1f}   ratio {mean[0] / mean[1]:.2f}")
+
+
+def sliding(prompt: str, seed: int, folder: Path, models: ModelCache) -> np.ndarray:
+    """Clip after clip, each from the last frame of the one before: overlap 1."""
+    from engine.media.clip import read_frames
+
+    inputs = folder / "inputs"
+    inputs.mkdir(parents=True)
+    video = np.zeros((0, 128, 192, 3), np.uint8)
+    while len(video) < FRAMES:
+        fields: dict[str, Any] = {"prompt": prompt, "seed": seed + len(video)}
+        if len(video):
+            Image.fromarray(video[-1]).save(inputs / "last.png")
+            name = f"{file_sha256(inputs / 'last.png')}.png"
+            (inputs / "last.png").rename(inputs / name)
+            fields |= {"model": "pocket-i2v", "image": name}
+        home = folder / str(len(video))
+        written = made(planned(**fields), home, models, inputs)
+        new = read_frames(written.part, frames=25, width=192, height=128, fit="crop", fps=8.0)
+        video = np.concatenate([video, new[1:] if len(video) else new])
+    return video[:FRAMES]
+
+
+# ---- given frames, memory
+
+
+def given(models: ModelCache, folder: Path) -> None:
+    from engine.media.clip import read_frames
+
+    inputs = folder / "inputs"
+    inputs.mkdir(parents=True)
+    scene = next(scenes_of("left to right", 1))
+    video = world.render(scene, 25).video
+    known = {}
+    for index in (0, 12, 24):
+        Image.fromarray(video[index]).save(inputs / "x.png")
+        known[index] = f"{file_sha256(inputs / 'x.png')}.png"
+        (inputs / "x.png").rename(inputs / known[index])
+    job = planned(prompt=caption(scene, np.random.default_rng(1)), seed=1, frames=25, key_frames=7, given=tuple(known.items()))
+    written = made(job, folder, models, inputs)
+    after = read_frames(written.part, frames=25, width=192, height=128, fit="crop", fps=8.0)
+    print("\ngiven: frames 0, 12 and 24 of a held-out clip, the others made")
+    for index in known:
+        print(f"frame {index:>3}   in the file {psnr(after[index], video[index]):.1f} dB (before encoding it is the given picture itself)")
+
+
+def memory() -> None:
+    print("\nmemory: highest resident set, one denoising step a block")
+    peaks = {}
+    for frames, keys in ((49, 25), (385, 25)):
+        code = ("import json, sys, tempfile, torch; from pathlib import Path; from dataclasses import replace; torch.set_num_threads(1)\n"
+                "from bench.hierarchy import made, planned; from engine.models.cache import ModelCache\n"
+                f"job = planned(prompt='a red ball bounces in a meadow', seed=1, steps=2, frames={frames}, key_frames={keys})\n"
+                "job = replace(job, hierarchy=replace(job.hierarchy, facts=replace(job.hierarchy.facts, steps=1)))\n"
+                "print(made(job, Path(tempfile.mkdtemp()), ModelCache()).peak_bytes)")
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks[frames] = int(done.stdout.split()[-1])
+        print(f"{frames:>4} frames   {peaks[frames] / 2**20:,.0f} MiB   {time.monotonic() - began:.0f} s", flush=True)
+    print(f"growth   {peaks[385] / peaks[49] - 1:+.1%}")
+
+
+@contextmanager
+def loaded() -> Iterator[ModelCache]:
+    models = ModelCache()
+    try:
+        yield models
+    finally:
+        models.close()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--scenes", type=int, default=1, help="of each motion, for 'middle'")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    adapter = planned(prompt="-", key_frames=7, frames=25).hierarchy
+    assert adapter is not None
+    print(f"stage-two weights: {adapter.adapter.stat().st_size / 1e6:.2f} MB, {json.dumps(adapter.to_json()['levels'][:1])}, trained "
+          f"{adapter.facts.trained_steps} steps, {adapter.facts.steps} denoising steps a block")
+    with loaded() as models, tempfile.TemporaryDirectory() as folder:
+        ways: Mapping[str, Callable[[], None]] = {
+            "middle": lambda: middle(models, options.scenes), "long": lambda: long(models, Path(folder) / "long"),
+            "given": lambda: given(models, Path(folder) / "given"), "memory": memory}
+        for part in options.parts:
+            ways[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The devices of one clip: what a request's `parallel` means on this computer. Pure.
+
+Every device holds the whole model and works on a part of the clip: it gets done sooner, and does not fit where one device could not
+hold it. On the processor all ranks share one memory, so each plans with its part of what is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from engine.errors import InvalidRequest
+from engine.hardware import Gpu, Hardware
+from engine.memory.shapes import Shape, tokens
+from engine.parallel.cost import GPU, PROCESSOR, Choice, Machine, choices, step_cost
+from engine.parallel.degrees import ALONE, Degrees, parse_degrees, why_not
+from engine.spec import ModelSpec
+from engine.speed import LOSSY
+
+MOST_ON_CPU = 4
+"""Ranks of a processor with fewer cores."""
+BUSY_LOAD = 50
+"""Per cent of work at which a GPU counts as another's."""
+BUSY_MEMORY = 0.5
+"""Share of its memory below which so little is free that it does."""
+BY_BLOCK = ("first-block", "pab")
+"""Caches that keep what blocks made, by half of guidance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Over which devices a clip is divided, and how."""
+
+    hardware: Hardware
+    """What one rank may use."""
+    degrees: Degrees = ALONE
+    devices: tuple[str, ...] = ()
+    """Of each rank; empty for one device."""
+    notes: tuple[str, ...] = ()
+    speed_up: float = 1.0
+    """Of a denoising step; predicted."""
+
+    @property
+    def text(self) -> str:
+        return str(self.degrees) if self.devices else ""
+
+    def sooner(self, work: Mapping[str, float]) -> dict[str, float]:
+        """`work` by stage (`engine.memory.stage_work`) as the slowest rank has it."""
+        ranks = max(len(self.devices), 1)
+        return dict(work) | {"sample": work["sample"] / self.speed_up, "decode": work["decode"] / ranks}
+
+    def check_kernel(self, name: str) -> None:
+        """Raises `InvalidRequest` where the attention kernel `name` cannot work in a ring."""
+        if self.degrees.ring > 1 and name in LOSSY:
+            raise InvalidRequest("parallel", f"has a ring of {self.degrees.ring}, and the attention kernel {name} does not give the sums a "
+                                             "ring needs. Use ulysses instead, or set SPROCKET_ATTENTION to auto.")
+
+
+def divide(wish: str | None, spec: ModelSpec, shape: Shape, hardware: Hardware, *, gated: bool = False) -> Division:
+    """What `wish` (`GenerationRequest.parallel`) comes to here. `gated`: the negative half stops before the last step.
+
+    Raises `InvalidRequest` (parallel) for degrees that this clip, this model or this computer cannot do.
+    """
+    degrees = ALONE if wish is None else parse_degrees(wish)
+    if degrees.ranks == 1:
+        return Division(hardware)
+    video = tokens(spec, shape) - spec.max_text_tokens
+    if reason := why_not(degrees, guided=shape.guided, heads=spec.heads, video=video):
+        raise InvalidRequest("parallel", f"{reason}.")
+    if degrees.cfg == 2 and gated and shape.cache in BY_BLOCK:
+        raise InvalidRequest("parallel", f"has cfg=2 beside the cache {shape.cache} and a cfg_gate below 1: after the gate half of the "
+                                         "devices lack what the cache kept. Use cfg=1, or another cache.")
+    if hardware.device == "cpu":
+        return _on_cpu(degrees, spec, shape, hardware)
+    free = usable(hardware)
+    alike = [gpu for gpu in hardware.gpus if gpu.name == hardware.name]
+    if degrees.ranks > len(alike):
+        kinds = sorted({gpu.name for gpu in hardware.gpus})
+        mixed = f" of one model ({', '.join(kinds)} are mixed)" if len(kinds) > 1 else ""
+        raise InvalidRequest("parallel", f"asks for {degrees.ranks} GPUs{mixed}, and there {'is' if len(alike) == 1 else 'are'} "
+                                         f"{len(alike)}. {_instead(spec, shape, len(alike))}",
+                             suggestion=_best(spec, shape, len(alike)))
+    notes = []
+    if degrees.ranks > len(free):
+        fewer = _fewer(spec, shape, len(free))
+        notes.append(f"{len(alike) - len(free)} of {len(alike)} GPUs are busy, so this clip is made on {fewer.ranks}, not "
+                     f"{degrees.ranks}.")
+        degrees = fewer
+    used = free[:degrees.ranks]
+    if degrees.ranks <= 1:
+        return Division(hardware, notes=tuple(notes))
+    least = min(gpu.free_bytes for gpu in used)
+    rank = replace(hardware, free_bytes=min(hardware.free_bytes, least), device=used[0].device,
+                   ram_bytes=None if hardware.ram_bytes is None else hardware.ram_bytes // degrees.ranks)
+    return _told(degrees, tuple(gpu.device for gpu in used), notes, spec, shape, rank, GPU)
+
+
+def usable(hardware: Hardware) -> list[Gpu]:
+    """GPUs of one model that nobody else keeps busy, most free memory first."""
+    idle = [gpu for gpu in hardware.gpus if gpu.name == hardware.name and (gpu.load or 0) < BUSY_LOAD
+            and gpu.free_bytes >= BUSY_MEMORY * gpu.total_bytes]
+    return sorted(idle, key=lambda gpu: (-gpu.free_bytes, gpu.device))
+
+
+def machine_of(hardware: Hardware) -> tuple[Machine, int]:
+    """(what predictions are made for, bytes of a number)."""
+    return (PROCESSOR if hardware.device == "cpu" else GPU), (2 if hardware.bf16 else 4)
+
+
+def most_ranks(hardware: Hardware) -> int:
+    """Ranks this computer may be asked for."""
+    return max(MOST_ON_CPU, hardware.cores) if hardware.device == "cpu" else max(1, len(usable(hardware)))
+
+
+def offers(spec: ModelSpec, shape: Shape, hardware: Hardware, ranks: int | None = None) -> tuple[Choice, ...]:
+    """The best legal ways for each number of devices from 2 to `ranks` (what this computer has), by number, the fastest first."""
+    machine, number = machine_of(hardware)
+    most = most_ranks(hardware) if ranks is None else ranks
+    return tuple(choice for count in range(2, most + 1) for choice in choices(spec, shape, count, machine, number))
+
+
+def _on_cpu(degrees: Degrees, spec: ModelSpec, shape: Shape, hardware: Hardware) -> Division:
+    most = most_ranks(hardware)
+    if degrees.ranks > most:
+        raise InvalidRequest("parallel", f"asks for {degrees.ranks} ranks on a processor with {hardware.cores} cores; {most} is the most "
+                                         f"here. {_instead(spec, shape, most)}", suggestion=_best(spec, shape, most))
+    rank = replace(hardware, free_bytes=hardware.free_bytes // degrees.ranks, name=f"{hardware.name}, one of {degrees.ranks} ranks")
+    notes = [f"{degrees.ranks} ranks on {hardware.cores} cores: no faster than one for each core."]
+    notes = notes if degrees.ranks > hardware.cores else []
+    return _told(degrees, ("cpu",) * degrees.ranks, notes, spec, shape, rank, PROCESSOR)
+
+
+def _told(degrees: Degrees, devices: tuple[str, ...], notes: list[str], spec: ModelSpec, shape: Shape, rank: Hardware,
+          machine: Machine) -> Division:
+    number = 2 if rank.bf16 else 4
+    alone = step_cost(spec, shape, ALONE, machine, number).seconds
+    speed_up = alone / step_cost(spec, shape, degrees, machine, number).seconds
+    where = "ranks on the processor" if rank.device == "cpu" else "GPUs"
+    memory = ("each holds the whole model, in one memory" if rank.device == "cpu" else "each holds the whole model, so it must fit on one")
+    notes.append(f"{degrees.ranks} {where} ({degrees}): faster, not smaller; {memory}. A step is predicted to be {speed_up:.1f} times as "
+                 "fast.")
+    return Division(rank, degrees, devices, tuple(notes), speed_up)
+
+
+def _fewer(spec: ModelSpec, shape: Shape, ranks: int) -> Degrees:
+    """The fastest way over at most `ranks` GPUs."""
+    found = [one for count in range(2, ranks + 1) for one in choices(spec, shape, count, GPU)]
+    return max(found, key=lambda one: one.speed_up).degrees if found else ALONE
+
+
+def _best(spec: ModelSpec, shape: Shape, ranks: int) -> str | None:
+    fewer = _fewer(spec, shape, ranks)
+    return None if fewer.ranks == 1 else str(fewer)
+
+
+def _instead(spec: ModelSpec, shape: Shape, ranks: int) -> str:
+    best = _best(spec, shape, ranks)
+    return "Leave parallel out." if best is None else f"Use {best}, or leave parallel out."

@@ -1,0 +1,189 @@
+"""What is encoded is what Create would encode, once; what is damaged is noticed and done again; an edit does one thing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import Cancelled, InvalidRequest
+from engine.models.cogvideox import CogVideoX
+from engine.spec import ModelSpec, read_spec
+from tests.engine.media_files import counting, write_video
+from tests.engine.tiny import save_tiny
+from training.data import edits
+from training.data.buckets import Bucket, Rules, rules_of
+from training.data.cache import build, latents_file, open_set, text_file
+from training.data.checks import check
+from training.data.encode import LoadedEncoders
+from training.data.frames import clip_frames
+from training.data.records import Dataset
+from training.data.sources import Found
+from training.data.store import Damaged, read_tensors, sound, write_tensors
+from training.data.taking import Taken, take
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    torch.set_num_threads(1)
+    return read_spec(save_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def rules(spec: ModelSpec) -> Rules:
+    return rules_of(spec)
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
+    """Three clips of a second and a half, one that is too short."""
+    folder, clips = tmp_path_factory.mktemp("clips"), []
+    for number in range(4):
+        pictures = [np.full((64, 96, 3), 5 * step + 20 * number, np.uint8) for step in range(36 if number < 3 else 6)]
+        write_video(folder / f"{number}.mp4", pictures, fps=24)
+        answer = take(Found(folder / f"{number}.mp4", f"clip {'abcd'[number]}", f"{number}.mp4"), folder)
+        assert isinstance(answer, Taken)
+        clips.append(answer.clip)
+    return folder, Dataset(id="0" * 12, owner="local", name="four", source="", layout="", created_at=0.0, changed_at=0.0,
+                           clips=tuple(clips), held_out=0.3)
+
+
+@pytest.fixture
+def four(taken: tuple[Path, Dataset], tmp_path: Path) -> Dataset:
+    """In a folder of this test."""
+    for path in taken[0].iterdir():
+        shutil.copy(path, tmp_path)
+    return taken[1]
+
+
+def test_it_is_what_create_encodes(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    built = build(four, tmp_path, spec, rules)
+    cached = built.cached
+    assert (built.texts, built.clips, built.repaired) == (4, 3, ())
+    assert (len(cached.train), len(cached.held_out)) == (2, 1) and [entry.bucket for entry in cached.entries] == [Bucket(9, 64, 96)] * 3
+    assert [origin for origin, _ in cached.left] == ["3.mp4"] and "the shortest bucket has 9" in cached.left[0][1]
+    model = CogVideoX(spec, dtype="fp32", device="cpu")
+    entry, clip = cached.entries[1], four.clips[1]
+    frames = clip_frames(clip, tmp_path / "1.mp4", frames=9, width=96, height=64, fps=spec.fps, fit="crop", span=four.span(clip))
+    moments = torch.cat([part for _, part in model.encode_frames(frames, (64, 96))], dim=2)[0]
+    first = torch.cat([part for _, part in model.encode_frames(frames[:1], (64, 96))], dim=2)[0]
+    for (mean, std), whole in ((entry.latents(), moments), (entry.first_frame(), first)):
+        assert mean.dtype == torch.float32 and torch.equal(mean, whole[:4]) and torch.equal(std, torch.exp(0.5 * whole[4:].clamp(-30, 20)))
+    assert entry.latents()[0].shape == (4, 3, 8, 12) and entry.first_frame()[0].shape == (4, 1, 8, 12)
+    assert torch.equal(entry.text(), model.encode("clip b", None)[0])
+    assert torch.equal(cached.empty_text(), model.encode("x", "")[0])
+    shutil.copytree(tmp_path, tmp_path / "again", ignore=shutil.ignore_patterns("cache", "again"))
+    by_model = build(four, tmp_path / "again", spec, rules, encoders=LoadedEncoders(model)).cached
+    assert by_model.digest == cached.digest
+    for one, other in zip(by_model.entries, cached.entries, strict=True):
+        assert latents_file(one.folder, one.latents_key).read_bytes() == latents_file(other.folder, other.latents_key).read_bytes()
+    model.close()
+    assert open_set(tmp_path, cached.digest) == cached and cached.damaged() == ()
+
+
+def test_an_edited_caption_encodes_one_text(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    first = build(four, tmp_path, spec, rules)
+    edited = edits.with_caption(four, four.clips[0].id, "clip z")
+    second = build(edited, tmp_path, spec, rules)
+    assert (second.texts, second.clips) == (1, 0) and second.cached.digest != first.cached.digest
+    changed = [a.key != b.key for a, b in zip(first.cached.entries, second.cached.entries, strict=True)]
+    assert changed == [True, False, False]
+    kept = open_set(tmp_path, first.cached.digest)  # a run goes on with its own
+    assert torch.equal(first.cached.entries[0].text(), kept.entries[0].text())
+    again = build(four, tmp_path, spec, rules)
+    assert (again.texts, again.clips, again.cached) == (0, 0, first.cached)
+    assert build(edits.with_reading(four, fit="pad"), tmp_path, spec, rules).clips == 3
+    assert build(edits.with_prefix(four, "zq"), tmp_path, spec, rules).cached.entries[0].caption == "zq clip a"
+
+
+def test_a_flipped_byte_is_encoded_again_and_said(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    before = build(four, tmp_path, spec, rules).cached
+    paths = [latents_file(before.folder, before.entries[2].latents_key), text_file(before.folder, before.entries[0].text_key)]
+    whole = [path.read_bytes() for path in paths]
+    for path, at in zip(paths, (-7, 20), strict=True):
+        data = bytearray(path.read_bytes())
+        data[at] ^= 16
+        path.write_bytes(data)
+    assert set(before.damaged()) == {path.name for path in paths}
+    with pytest.raises(Damaged, match="Encode the set again"):
+        before.entries[2].latents()
+    built = build(four, tmp_path, spec, rules)
+    assert (built.texts, built.clips) == (1, 1) and built.cached == before and [path.read_bytes() for path in paths] == whole
+    assert built.repaired == ("the encoding of 'clip a' was damaged on the disk and is encoded again.",
+                              "the latents of 2.mp4 was damaged on the disk and is encoded again.")
+    paths[0].unlink()
+    assert before.damaged() == (paths[0].name,) and build(four, tmp_path, spec, rules).clips == 1
+    listed = before.folder / "sets" / f"{before.digest}.json"
+    listed.write_text(listed.read_text().replace("held-out", "train"))
+    with pytest.raises(Damaged, match="checksum"):
+        open_set(tmp_path, before.digest)
+
+
+def test_every_single_flip_in_a_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
+    write_tensors(path, tensors)
+    assert sound(path) and all(torch.equal(read_tensors(path)[name], tensors[name]) for name in tensors)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        try:
+            read = read_tensors(path)
+        except Damaged:
+            continue
+        assert all(torch.equal(read[name], tensors[name]) for name in tensors), at  # only white space may differ
+    assert sound(tmp_path / "none") is None
+
+
+def test_changed_files_are_not_trained_on(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    write_video(tmp_path / "0.mp4", counting(24, 96, 64), fps=24)
+    (tmp_path / "1.mp4").unlink()
+    left = dict(build(replace(four, held_out=0.0), tmp_path, spec, rules).cached.left)
+    assert "was changed after it was taken in" in left["0.mp4"] and "is not where it was" in left["1.mp4"]
+
+
+def test_nothing_to_train_on_and_a_wish_to_stop(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    for clips in ((), four.clips[3:], tuple(replace(clip, caption="") for clip in four.clips)):
+        with pytest.raises(InvalidRequest) as error:
+            build(replace(four, clips=clips), tmp_path, spec, rules)
+        assert error.value.field == "dataset"
+    with pytest.raises(Cancelled):
+        build(four, tmp_path, spec, rules, stopped=lambda: True)
+
+
+def test_what_is_wrong_is_found(four: Dataset, spec: ModelSpec, rules: Rules) -> None:
+    long = edits.with_caption(replace(four, held_out=0.0), four.clips[0].id, "twenty letters and more")
+    report = check(long, spec, rules)
+    kinds = {clip.origin: [each.kind for each in report.problems.get(clip.id, ())] for clip in four.clips}
+    assert "tokens" in kinds["0.mp4"] and "short" in kinds["3.mp4"] and report.tokens[four.clips[1].id] == 8
+    assert "reads 16. Shorten it by" in report.problems[four.clips[0].id][0].text
+    assert report.messages[0] == ("warn", "2 clips: they are likely learned by heart. 25 or more teach a concept.")
+    one = check(replace(four, clips=four.clips[:1]), spec, rules)
+    assert one.messages[0][0] == "bad" and one.messages[0][1].startswith("One clip only") and len(one.messages) == 1
+    assert check(replace(four, clips=()), spec, rules).messages[0][1].startswith("The set is empty")
+
+
+def test_a_clip_with_fewer_frames_than_it_promised_goes_to_a_shorter_bucket(four: Dataset, tmp_path: Path, spec: ModelSpec) -> None:
+    rules = Rules((17, 9), ((64, 96),), spec.fps)
+    promised = replace(four.clips[0], seconds=2.2)
+    built = build(replace(four, clips=(promised, *four.clips[1:])), tmp_path, spec, rules)
+    assert built.cached.entries[0].bucket == Bucket(9, 64, 96) and np.isfinite(built.cached.entries[0].latents()[0].numpy()).all()
+    assert build(replace(four, clips=(promised, *four.clips[1:])), tmp_path, spec, rules).clips == 0  # it is remembered
+
+
+def test_sizes_follow_the_models_rules(spec: ModelSpec) -> None:
+    pocket = replace(spec, native_frames=49, max_frames=49, native_height=480, native_width=720)
+    assert rules_of(pocket).lengths == (49, 41, 33, 25, 17, 9)
+    assert rules_of(pocket, shapes="aspect").sizes == ((480, 720), (720, 480), (592, 592), (512, 672), (672, 512))
+    assert rules_of(replace(pocket, position="learned", fixed_size=True), shapes="aspect") == Rules((49,), ((480, 720),), pocket.fps)
+    for wish, field in (({"frames": 48}, "frames"), ({"frames": 57}, "frames"), ({"size": (481, 720)}, "size"), ({"fps": 0.0}, "fps"),
+                        ({"shapes": "any"}, "shapes")):
+        with pytest.raises(InvalidRequest) as error:
+            rules_of(pocket, **wish)  # type: ignore[arg-type]
+        assert error.value.field == field

@@ -1,0 +1,147 @@
+"""What a folder, list or table is understood as: every row is a clip or is told why not, and nothing shifts."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InvalidRequest
+from training.data.archive import unpack
+from training.data.files import pictures_in
+from training.data.sources import Found, Listing, Wish, list_source
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def pairs(listing: Listing, root: Path) -> list[tuple[str, str]]:
+    return [(each.path.relative_to(root).as_posix(), each.caption) for each in listing.found]
+
+
+def refused(listing: Listing) -> str:
+    return "\n".join(f"{each.origin}: {each.reason}" for each in listing.rejections)
+
+
+def test_two_lists_keep_blank_lines_in_their_place(tmp_path: Path) -> None:
+    write(tmp_path, {"prompts.txt": "\ufeffone\r\n\r\nthree\r\nfour\r\n\r\n\r\n", "videos.txt": "a.mp4\nb.mp4\n\nv/d.mp4\n"})
+    listing = list_source(tmp_path, Wish())
+    assert pairs(listing, tmp_path) == [("a.mp4", "one"), ("b.mp4", ""), ("v/d.mp4", "four")]
+    assert "line 3 of videos.txt: is blank" in refused(listing) and listing.rejections[0].caption == "three"
+
+
+@pytest.mark.parametrize(("prompts", "videos", "says"), [
+    ("one\ntwo\nthree\n", "a.mp4\nb.mp4\n", "Line 3 is the first without a partner: 'three'"),
+    ("one\n\ntwo\n", "a.mp4\nb.mp4\n", "Line 2 is the first that is blank in only one"),
+])
+def test_lists_that_do_not_match_are_refused_with_the_place(tmp_path: Path, prompts: str, videos: str, says: str) -> None:
+    write(tmp_path, {"prompts.txt": prompts, "videos.txt": videos})
+    with pytest.raises(InvalidRequest, match="do not match") as error:
+        list_source(tmp_path, Wish())
+    assert says in str(error.value)
+
+
+def test_a_line_that_is_no_text_is_refused_and_moves_no_other(tmp_path: Path) -> None:
+    write(tmp_path, {"prompts.txt": b"one\ncaf\xe9\nthree\n", "videos.txt": "a.mp4\nb.mp4\nc.mp4\n"})
+    listing = list_source(tmp_path, Wish())
+    assert pairs(listing, tmp_path) == [("a.mp4", "one"), ("c.mp4", "three")]
+    assert "line 2 of prompts.txt is not UTF-8: byte 4 is 0xe9" in refused(listing)
+
+
+def test_a_table_with_the_guides_triple_quotes(tmp_path: Path) -> None:
+    text = 'words,clip path\n"""A rabbit, named ""Rib"", and a goat.""","""00000.mp4"""\n"plain, with comma",1.mp4\n,2.mp4\nlost,\n'
+    write(tmp_path, {"data.csv": text})
+    with pytest.raises(InvalidRequest, match="'words', 'clip path'"):
+        list_source(tmp_path, Wish())
+    with pytest.raises(InvalidRequest, match="caption_column: is 'no'"):
+        list_source(tmp_path, Wish(video_column="clip path", caption_column="no"))
+    listing = list_source(tmp_path, Wish(video_column="clip path", caption_column="words"))
+    assert pairs(listing, tmp_path) == [("00000.mp4", 'A rabbit, named "Rib", and a goat.'), ("1.mp4", "plain, with comma"), ("2.mp4", "")]
+    assert "line 5 of data.csv: has nothing in the column 'clip path'" in refused(listing)
+
+
+def test_tsv_jsonl_json_and_a_root_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "t", {"metadata.tsv": "file_name\ttext\nv/1.mp4\ta, b\n"})
+    assert pairs(list_source(tmp_path / "t", Wish()), tmp_path / "t") == [("v/1.mp4", "a, b")]
+    write(tmp_path / "j", {"set.jsonl": '{"video_path": "1.mp4", "prompt": "one"}\n\nnot json\n{"video_path": 7}\n[1]\n'})
+    listing = list_source(tmp_path / "j" / "set.jsonl", Wish(root=tmp_path / "videos"))
+    assert pairs(listing, tmp_path) == [("videos/1.mp4", "one")]
+    assert [each.origin for each in listing.rejections] == [f"line {number} of set.jsonl" for number in (3, 4, 5)]
+    write(tmp_path, {"whole.json": json.dumps({"data": [{"media": {"path": "x.mp4"}, "caption": ["first", "second"]}]})})
+    assert pairs(list_source(tmp_path / "whole.json", Wish()), tmp_path) == [("x.mp4", "first")]
+
+
+def test_videos_beside_texts_labels_and_folders_of_pictures(tmp_path: Path) -> None:
+    write(tmp_path, {"a/1.mp4": "", "a/1.txt": "two\nlines\n", "a/2.MOV": "", "a/2.json": '{"caption": "from json"}', "a/3.webm": "",
+                     "a/3.txt": b"\xff\xfeh\x00i\x00", "a/4.mkv": "", "a/4.txt": b"\xe9", "a/left.txt": "alone", ".hidden/9.mp4": "",
+                     "videos/5.mp4": "", "labels/5.txt": "sat", "shots/f10.png": "", "shots/f9.png": "", "shots/caption.txt": "frames"})
+    listing = list_source(tmp_path, Wish(picture_fps=12))
+    assert pairs(listing, tmp_path) == [("a/1.mp4", "two lines"), ("a/2.MOV", "from json"), ("a/3.webm", "hi"), ("shots", "frames"),
+                                        ("videos/5.mp4", "sat")]
+    assert Found(tmp_path / "shots", "frames", "shots", "frames", 12) in listing.found
+    assert [path.name for path in pictures_in(tmp_path / "shots")] == ["f9.png", "f10.png"]
+    assert "4.txt is not UTF-8" in refused(listing) and "a/left.txt: is a caption without a video" in refused(listing)
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("x.pdf", b"%PDF", "nothing a set can be made of"), ("e.csv", b"", "is empty"), ("n.csv", b"video\n\xff.mp4", "is not UTF-8"),
+    ("prompts.txt", b"one", "without videos.txt"),
+])
+def test_what_is_no_set_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    write(tmp_path, {name: content})
+    with pytest.raises(InvalidRequest, match=says):
+        list_source(tmp_path / name, Wish())
+
+
+def test_parquet_with_videos_inside_and_beside(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    inside = pyarrow.table({"video": [{"bytes": b"\0\0\0\x18ftypisom", "path": "q.mp4"}, {"bytes": None, "path": "beside.mp4"}, None],
+                            "caption": ["one", "two", "three"]})
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(inside, tmp_path / "data" / "train-0.parquet")
+    listing = list_source(tmp_path, Wish(into=tmp_path / "own"))
+    assert pairs(listing, tmp_path) == [("own/00000.mp4", "one"), ("data/beside.mp4", "two")]
+    assert "row 3 of train-0.parquet: has no video" in refused(listing)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1nonsense")
+    with pytest.raises(InvalidRequest, match="cannot be read as parquet"):
+        list_source(tmp_path / "bad.parquet", Wish())
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zip_cannot_leave_its_folder(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link.mp4")
+    link.external_attr = 0o120777 << 16
+    path = zipped(tmp_path / "set.zip", {"set/1.mp4": b"v", "../out.mp4": b"x", "/abs.mp4": b"x", "..\\win.mp4": b"x", "C:\\w.mp4": b"x",
+                                         "set/run.sh": b"x", "__MACOSX/1.mp4": b"x"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    reasons = {each.origin: each.reason for each in unpack(path, tmp_path / "in")}
+    assert {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()} == {"set.zip", "in/set/1.mp4"}
+    assert set(reasons) == {"../out.mp4", "/abs.mp4", "../win.mp4", "C:/w.mp4", "set/run.sh", "link.mp4"} or len(reasons) == 6
+    assert "is a link" in reasons["link.mp4"]
+
+
+def test_bombs_and_damaged_archives_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="would grow"):
+        unpack(zipped(tmp_path / "bomb.zip", {"a.mp4": bytes(4 << 20)}), tmp_path / "in")
+    with pytest.raises(InvalidRequest, match="has 5,001 files"):
+        unpack(zipped(tmp_path / "many.zip", {f"{number}.txt": b"" for number in range(5001)}), tmp_path / "in")
+    (tmp_path / "no.zip").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(InvalidRequest, match="cannot be unpacked"):
+        unpack(tmp_path / "no.zip", tmp_path / "in")
+    assert not (tmp_path / "in").exists()

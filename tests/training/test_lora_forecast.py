@@ -1,0 +1,67 @@
+"""What a run is said to cost: the maps counted again, and what a small budget does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import CannotFit
+from engine.hardware import Hardware
+from engine.models.catalogue import find
+from engine.spec import read_spec
+from training.lora.adapter import Adapter
+from training.lora.base import Velocity, load_base
+from training.lora.config import TrainConfig
+from training.lora.forecast import KEPT_MAPS, choose_memory, cost, lora_numbers, step_seconds
+
+CPU = Hardware(device="cpu", name="test", total_bytes=16 * 10**9, free_bytes=12 * 10**9, cores=1, bf16=True)
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention+ff", "all"])
+def test_maps_kept_for_the_gradient_are_those_that_autograd_keeps(targets: str) -> None:
+    spec = read_spec(find("pocket"), "pocket")
+    for column, precision in enumerate(("bf16", "fp32")):
+        config = TrainConfig(model="pocket", dataset="d", name="n", rank=16, targets=targets, precision=precision)
+        model = load_base(spec, config, CPU)
+        adapter = Adapter(model.transformer, config)
+        assert lora_numbers(spec, config) == sum(parameter.numel() for parameter in adapter.parameters.values())
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.transformer.parameters()}
+        kept: dict[int, torch.Tensor] = {}
+
+        def pack(tensor: torch.Tensor, own: set[int] = own, kept: dict[int, torch.Tensor] = kept) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:
+                kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            Velocity(model)(torch.randn(1, 3, 8, 16, 24), torch.tensor([500]), torch.randn(1, 48, 128))
+        size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        one_map = (3 * 96 + 48) * spec.width * (4 if precision == "fp32" else 2)
+        assert size / spec.layers / one_map == pytest.approx(KEPT_MAPS[targets][column], rel=0.06)
+        model.close()
+
+
+def test_less_memory_means_recomputing_then_offloading_then_a_refusal_that_helps() -> None:
+    spec = read_spec(find("pocket"), "pocket")
+    config = TrainConfig(model="pocket", dataset="d", name="n")
+    assert set(choose_memory(spec, config, CPU).policy) == {"keep"}
+    sizes = [cost(spec, config, CPU, (word,) * spec.layers).bytes for word in ("keep", "recompute", "offload")]
+    assert sizes == sorted(sizes, reverse=True)
+    tight = replace(CPU, free_bytes=int(sizes[1] * 1.02 / 0.92))
+    assert "recompute" in choose_memory(spec, config, tight).policy
+    tighter = replace(CPU, free_bytes=int(sizes[2] * 1.005 / 0.92))
+    assert "offload" in choose_memory(spec, config, tighter).policy
+    with pytest.raises(CannotFit, match="base int8"):
+        choose_memory(spec, config, replace(CPU, free_bytes=10**6))
+    slow = cost(spec, config, CPU, ("recompute",) * spec.layers)
+    assert step_seconds(slow, CPU) > step_seconds(cost(spec, config, CPU, ("keep",) * spec.layers), CPU)
+
+
+def test_a_budget_is_obeyed(tmp_path: Path) -> None:
+    spec = read_spec(find("pocket"), "pocket")
+    config = TrainConfig(model="pocket", dataset="d", name="n")
+    most = cost(spec, config, CPU, ("keep",) * spec.layers).bytes
+    assert choose_memory(spec, replace(config, budget=most), CPU).bytes < most

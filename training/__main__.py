@@ -1,0 +1,76 @@
+"""`accelerate launch -m training RUN`: works on the run in that folder until it is done, paused or cannot go on.
+
+Exit codes: 0 done, 10 paused, 11 stopped, 12 the disk is full, 1 failed. The folder says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from engine.errors import SprocketError
+from engine.hardware import detect
+from engine.models.catalogue import find
+from engine.spec import read_spec
+from training.lora.rundir import EXITS, RunDir, RunState
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="accelerate launch -m training", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run, made by `sprocket train` or the page")
+    parser.add_argument("--models-dir", type=Path)
+    parser.add_argument("--datasets-dir", type=Path)
+    parser.add_argument("--parent", type=int, help="end when this process does")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s training %(levelname)s %(name)s: %(message)s")
+    for chatty in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    if options.parent is not None:
+        threading.Thread(target=_end_with, args=(options.parent,), daemon=True).start()
+    run = RunDir(options.run)
+    try:
+        return EXITS[_work(run, options)]
+    except SprocketError as error:
+        print(f"training: {error}", file=sys.stderr)
+        state = run.state()
+        run.set_state(RunState("blocked" if error.code == "disk" else "failed", state.step, state.steps, str(error)))
+        run.tell("error", text=str(error), code=error.code)
+        return EXITS["blocked" if error.code == "disk" else "failed"]
+
+
+def _work(run: RunDir, options: argparse.Namespace) -> str:
+    config, _facts, _created = run.read()
+    spec = read_spec(find(config.model, models_dir=options.models_dir), config.model)
+    machine = detect(config.device or None)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its sums in one order
+    from training.lora.opening import samples_of
+    from training.lora.session import Session, stop_on_signals
+    from training.lora.trackers import Trackers
+    from training.lora.world import the_world
+
+    world = the_world(machine)
+    trackers = Trackers(config.trackers if world.rank == 0 else (), config.name, run.folder / "trackers", config.to_json())
+    session = Session(run, spec, machine, samples_of(run, config, options.datasets_dir), world=world, trackers=trackers)
+    stop_on_signals(session)
+    return session.work()
+
+
+def _end_with(parent: int) -> None:
+    """Nobody is left to give the device to when the one who asked is gone; the next attempt goes on from the checkpoint."""
+    while psutil.pid_exists(parent):
+        time.sleep(1.0)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # everything is stored; taking torch apart in order costs seconds

@@ -1,0 +1,60 @@
+"""The frozen model a LoRA is trained on: loaded, encoded with and stepped through as Create does, plus gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.hardware import Hardware
+from engine.memory.placement import Home, Placement
+from engine.models.accelerate import TRAINED
+from engine.models.cogvideox import OFFSET, CogVideoX
+from engine.spec import ModelSpec
+from training.lora.config import TrainConfig
+
+
+def precision_of(config: TrainConfig, machine: Hardware) -> str:
+    """Of the arithmetic: bf16 where the device computes it, else fp32, unless one is asked for."""
+    return config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
+
+
+def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware) -> CogVideoX:
+    """The transformer on the device; text encoder and VAE stay in their files until a preview or an encoding needs them."""
+    dtype = precision_of(config, machine)
+    waiting = Home(dtype, "staged", "disk")
+    native = (spec.native_height, spec.native_width)
+    home = Home(dtype if config.base == "same" else config.base, "resident")
+    return CogVideoX(spec, dtype=dtype, device=machine.device,
+                     placement=Placement(waiting, home, waiting, 1, "whole", "whole", native, "stock"), ways=TRAINED)
+
+
+class Velocity:
+    """The transformer as a differentiable function."""
+
+    def __init__(self, model: CogVideoX) -> None:
+        self.model = model
+        self._tables: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, noisy: Tensor, times: Tensor, text: Tensor, beside: Tensor | None = None) -> Tensor:
+        """The prediction, float32, for `noisy` (B, latent frames, channels, height, width), `times` int64 (B,), `text` (B, L, D).
+
+        `beside`: latents of the first frame and zeros, of the shape of `noisy`.
+        """
+        model = self.model
+        kept = model.components["transformer"].dtype
+        given = (noisy if beside is None else torch.cat([noisy, beside], dim=2)).to(kept)
+        offset = noisy.new_full((1,), OFFSET, dtype=kept) if model.spec.takes_offset else None
+        out: Tensor = model.transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
+                                        image_rotary_emb=self._rotary(tuple(noisy.shape)), return_dict=False)[0]
+        return out.float()
+
+    def _rotary(self, shape: tuple[int, ...]) -> Any:
+        """Create's own tables. Made here: those of a preview were made without gradients and cannot be used with them."""
+        key = shape[1:]
+        if self.model.spec.position == "sincos":
+            return None
+        if key not in self._tables:
+            self._tables[key] = self.model.rotary_for((1, *key))
+        return self._tables[key]

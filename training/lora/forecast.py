@@ -1,0 +1,122 @@
+"""What a run costs, before it begins: memory by part, the least that must be recomputed, and time. Pure.
+
+A map is one number for every token at the full width, in the arithmetic's precision. Kept for the gradient of one block: `KEPT_MAPS`,
+counted from the tensors autograd saves (`tests/training/test_lora_forecast.py` counts them again); in 16 bits the LoRA's inputs are
+there in float32 too. Recomputed: the two streams a block starts from, one map; and of the one block at work all of it.
+    weights + LoRA (weight, gradient, optimizer: `LORA_NUMBERS` float32) + blocks + one block's backward
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.errors import CannotFit
+from engine.hardware import Hardware
+from engine.lora import model_layers
+from engine.memory.peak import CONTEXT_BYTES
+from engine.memory.placement import NUMBER_BYTES, Home
+from engine.memory.shapes import Shape, latent_frames, tokens
+from engine.memory.weights import layout, working_bytes
+from engine.spec import ModelSpec
+from training.lora.config import TrainConfig
+
+Size = tuple[int, int, int]
+KEPT_MAPS = {"attention": (21.0, 14.7), "attention+ff": (31.2, 19.8), "all": (35.2, 23.8)}
+"""By targets: in 16 bits, in float32. Others count as 'all'."""
+LORA_NUMBERS: Mapping[str, float] = {"adam": 4, "adamw": 4, "adamw8bit": 2.6, "prodigy": 6, "adafactor": 2.3, "came": 3.5}
+"""Numbers of 4 bytes held for each trained number: itself, its gradient, what the optimizer keeps."""
+SHARE = 0.92
+"""Of the free memory that is planned with: the rest is for what the allocator cannot use."""
+SPEED = {"cpu": 1.5e10, "cuda": 2.5e14}
+"""Arithmetic a second that is assumed where this machine has not trained yet: of a core, of a large GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A way to train in the memory there is."""
+
+    policy: tuple[str, ...]
+    """'keep', 'recompute' or 'offload' for each block."""
+    bytes: int
+    parts: Mapping[str, int]
+    """Where they go: weights, lora, blocks, work."""
+    flops: float
+    """Of one update."""
+
+    @property
+    def words(self) -> str:
+        counts = {word: self.policy.count(word) for word in ("keep", "recompute", "offload") if word in self.policy}
+        said = {"keep": "kept whole", "recompute": "recomputed", "offload": "recomputed from the computer's memory"}
+        return ", ".join(f"{count} blocks {said[word]}" for word, count in counts.items())
+
+
+def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None) -> Choice:
+    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said.
+
+    Raises `CannotFit` where not even the least fits, with what would.
+    """
+    limit = int(min(machine.free_bytes, config.budget or machine.free_bytes) * SHARE)
+    wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
+    tried = []
+    for policy in _policies(spec.layers, wanted):
+        choice = cost(spec, config, machine, policy, bucket)
+        if choice.bytes <= limit:
+            return choice
+        tried.append(choice)
+    least = min(tried, key=lambda one: one.bytes)
+    ways = [word for word, useful in (("base int8", config.base == "same"), ("memory auto", config.memory not in ("auto", "offload")),
+                                      ("a smaller batch", config.batch > 1), ("fewer frames or smaller clips", True),
+                                      ("optimizer adamw8bit", config.optimizer in ("adam", "adamw", "prodigy"))) if useful]
+    raise CannotFit(f"training {spec.name} like this needs {least.bytes / 2**30:.1f} GiB, and {limit / 2**30:.1f} GiB can be used. "
+                    f"What helps: {', '.join(ways)}.")
+
+
+def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None) -> Choice:
+    """Memory and arithmetic of one update with `policy`."""
+    frames, height, width = bucket or (spec.native_frames, spec.native_height, spec.native_width)
+    dtype = config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
+    number = NUMBER_BYTES[dtype]
+    shape = Shape(frames, height, width, False)
+    count = tokens(spec, shape)
+    one_map = config.batch * count * spec.width * number
+    block = KEPT_MAPS.get(config.targets, KEPT_MAPS["all"])[number == 4] * one_map
+    kept = sum(block if word == "keep" else one_map if word == "recompute" else 0 for word in policy)
+    at_work = 0 if all(word == "keep" for word in policy) else block
+    trained = lora_numbers(spec, config)
+    sampled, _ = latent_frames(spec, frames)
+    latents = 4 * 8 * config.batch * sampled * spec.latent_channels * (height // spec.spatial_scale) * (width // spec.spatial_scale)
+    home = Home(dtype if config.base == "same" else config.base, "resident")
+    parts = {"weights": working_bytes(layout(spec, "transformer"), home, dtype),
+             "lora": int(trained * 4 * (LORA_NUMBERS[config.optimizer] + (1 if config.ema else 0))),
+             "blocks": int(kept), "work": int(at_work + 6 * one_map + latents)
+             + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}
+    again = sum(word != "keep" for word in policy) / max(1, len(policy))
+    forward = config.batch * spec.layers * (24.0 * count * spec.width**2 + 4.0 * count**2 * spec.width)
+    # Backward: the base's gradients to its inputs (as much as forward), LoRA's own are small; attention's backward is 2.5 times forward.
+    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again))
+
+
+def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:
+    """Trained numbers: from the checkpoint's own layers, or the shapes of a published CogVideoX block where only facts are here."""
+    if spec.installed:
+        return config.rank * sum(sum(shape) for name, shape in model_layers(spec).items() if name.endswith(config.layers))
+    d = spec.width
+    sizes = {"attn1.to_q": (d, d), "attn1.to_k": (d, d), "attn1.to_v": (d, d), "attn1.to_out.0": (d, d), "ff.net.0.proj": (d, 4 * d),
+             "ff.net.2": (4 * d, d), "norm1.linear": (512, 6 * d), "norm2.linear": (512, 6 * d)}
+    return spec.layers * sum(config.rank * sum(sizes.get(layer, (d, d))) for layer in config.layers)
+
+
+def step_seconds(choice: Choice, machine: Hardware, measured: float | None = None) -> float:
+    """Of one update: by arithmetic a second that this machine was `measured` at, or an assumed one."""
+    assumed = SPEED["cuda"] if machine.device.startswith("cuda") else SPEED["cpu"] * machine.cores
+    return choice.flops / (measured or assumed)
+
+
+def _policies(layers: int, words: Sequence[str]) -> list[tuple[str, ...]]:
+    """From the fastest to the smallest: all kept, some recomputed, all recomputed, some of their inputs away, all."""
+    if len(words) == 1:
+        return [(words[0],) * layers]
+    rungs = sorted({0, *(round(layers * eighth / 8) for eighth in range(1, 9))})
+    made = [("recompute",) * rung + ("keep",) * (layers - rung) for rung in rungs]
+    return made + [("offload",) * rung + ("recompute",) * (layers - rung) for rung in rungs[1:]]

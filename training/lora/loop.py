@@ -1,0 +1,200 @@
+"""One training run from its folder: prepare, step, save, look, show, export; and on from the newest sound checkpoint.
+
+A step is a function of (settings, data, base, weights, step number): everything random is drawn from the run's streams at the number of
+the visit. So a run that was killed anywhere ends with the bytes of one that never was (same machine and precision, deterministic
+kernels), and several processes see the data and noise that one would.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.errors import InvalidRequest
+from engine.hardware import Hardware
+from engine.models.cogvideox import CogVideoX
+from engine.spec import ModelSpec
+from training.lora import checkpoint, evaluate
+from training.lora.adapter import Adapter
+from training.lora.base import Velocity
+from training.lora.config import TrainConfig
+from training.lora.memory import use_policy
+from training.lora.objective import Batches, Noise, squared_error
+from training.lora.optimizers import make_optimizer, restore, set_rate, state_of
+from training.lora.order import Order, first_visit, share
+from training.lora.rundir import RunDir
+from training.lora.samples import Sample, SampleSet
+from training.lora.schedules import factor
+from training.lora.streams import seed_of
+
+FP16_SCALE = 2.0**10
+"""The loss is so much larger while fp16 carries it back: a power of two, so nothing is rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes of one run. `add` sums a tensor over all of them, in place."""
+
+    rank: int = 0
+    size: int = 1
+    add: Callable[[torch.Tensor], None] = lambda tensor: None
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What one update did."""
+
+    loss: float
+    norm: float
+    rate: float
+    skipped: bool
+    times: tuple[int, ...]
+    clips: tuple[str, ...]
+
+
+class Trainer:
+    """Owns the model, the LoRA and the optimizer of one run."""
+
+    def __init__(self, model: CogVideoX, config: TrainConfig, samples: SampleSet, run: RunDir, machine: Hardware, *,
+                 policy: tuple[str, ...] = (), world: World | None = None) -> None:
+        self.model, self.config, self.samples, self.run, self.machine = model, config, samples, run, machine
+        self.world = world or World()
+        if not samples.train:
+            raise InvalidRequest("dataset", "has no clip to train on: all are held out or left out.")
+        if config.accumulate % self.world.size:
+            raise InvalidRequest("accumulate", f"is {config.accumulate}, which {self.world.size} processes cannot share evenly; it counts "
+                                               "the passes of a step over all of them.", suggestion=self.world.size)
+        self.spec: ModelSpec = model.spec
+        self.adapter = Adapter(model.transformer, config)
+        use_policy(model.transformer, policy or ("keep",) * self.spec.layers)
+        self.optimizer = make_optimizer(config, self.adapter.parameters.values())
+        self.velocity = Velocity(model)
+        self.noise = Noise(self.spec.path)
+        self.batches = Batches(self.spec, config, self.noise, samples.empty_text(), model.device)
+        self.order = Order(tuple(sample.bucket for sample in samples.train), config.batch, config.seed)
+        self.dropouts = [module for name, module in model.transformer.named_modules()
+                         if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
+        self.step = self.bad_steps = 0
+        self.seconds = 0.0
+
+    # ---- states
+
+    def resume(self) -> tuple[str, ...]:
+        """On from the newest sound checkpoint; what was wrong with newer ones."""
+        state, wrong = checkpoint.newest_state(self.run.checkpoints)
+        if state is not None:
+            self.adapter.load(state.adapter, state.average)
+            restore(self.optimizer, state.optimizer, state.rest)
+            self.step, self.bad_steps, self.seconds = state.step, state.bad_steps, state.seconds
+        return wrong
+
+    def save(self) -> None:
+        """Raises `StorageBlocked`."""
+        tensors, rest = state_of(self.optimizer)
+        average = None if self.adapter.average is None else self.adapter.final()
+        checkpoint.save_state(self.run.checkpoints, checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest,
+                                                                     self.bad_steps, self.seconds), self.config.keep)
+
+    # ---- one update
+
+    def update(self) -> Stepped:
+        """Step number `self.step`, then one more. Weights stay as they are where loss or gradient is not finite."""
+        begun, config = time.monotonic(), self.config
+        passes = range(self.step * config.accumulate, (self.step + 1) * config.accumulate)
+        chosen = {at: [self.samples.train[index] for index in self.order.at(at)] for at in passes}
+        total = sum(map(len, chosen.values()))
+        rate = config.learning_rate * factor(config.schedule, self.step, warmup=config.warmup, steps=config.steps, cycles=config.cycles,
+                                             power=config.power, rate=config.learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, times = torch.zeros((), dtype=torch.float64), []
+        for at in share(passes, self.world.rank, self.world.size):
+            value, seen = self.backward(chosen[at], at, total)
+            loss += value
+            times += seen
+        norm = self._gather(loss)
+        skipped = not math.isfinite(float(loss)) or not math.isfinite(norm)
+        if not skipped:
+            set_rate(self.optimizer, rate)
+            self.optimizer.step()
+            self.adapter.update_average(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.bad_steps = self.bad_steps + 1 if skipped else 0
+        self.step += 1
+        self.seconds += time.monotonic() - begun
+        return Stepped(float(loss), norm, rate, skipped, tuple(times), tuple(sample.key[:12] for one in chosen.values() for sample in one))
+
+    def backward(self, samples: list[Sample], position: int, total: int) -> tuple[float, list[int]]:
+        """One pass: (its part of the loss, the times it saw); its gradients are added to the LoRA's."""
+        config = self.config
+        batch = self.batches.visit(samples, first_visit(position, config.batch))
+        weights = self.noise.snr_weight(batch.times, config.min_snr) if config.min_snr else None
+        scale = FP16_SCALE if self.model.dtype == torch.float16 else 1.0
+        with self._dropping(position):
+            velocity = self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
+            loss = squared_error(velocity, batch, weights).sum() / total
+            (loss * scale).backward()
+        return float(loss.detach()), batch.times.tolist()
+
+    def _dropping(self, position: int) -> Any:
+        """LoRA dropout draws from torch's own generators: they are set by position for the pass, and are as before after it."""
+        if not self.dropouts:
+            return nullcontext()
+        return _Dropping(self.dropouts, seed_of(self.config.seed, "dropout", position), self.model.device)
+
+    def _gather(self, loss: torch.Tensor) -> float:
+        """Sums loss and gradients over all processes, takes the fp16 factor out, clips; the norm before clipping."""
+        gradients = []
+        for parameter in self.adapter.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        if self.world.size > 1:
+            self.world.add(loss)
+            for gradient in gradients:
+                self.world.add(gradient)
+        if self.model.dtype == torch.float16:
+            for gradient in gradients:
+                gradient.div_(FP16_SCALE)
+        most = self.config.max_grad_norm or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most))
+
+    # ---- looking
+
+    def look(self) -> evaluate.Look:
+        """The held-out loss now, of what would be exported."""
+        with self.adapter.showing():
+            return evaluate.look(self.batches, self.velocity, self.samples.held_out, self.samples.train, self.config.eval_clips)
+
+
+class _Dropping:
+    """Dropout on, from a seed; off and the generators as they were afterwards."""
+
+    def __init__(self, modules: list[torch.nn.Dropout], seed: int, device: torch.device) -> None:
+        self._modules, self._seed = modules, seed
+        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+        for module in self._modules:
+            module.train()
+
+    def __exit__(self, *error: Any) -> None:
+        for module in self._modules:
+            module.eval()
+        self._fork.__exit__(*error)
+
+
+def deterministic(threads: int) -> None:
+    """Kernels that give the same bits again, and as many threads as the run began with: sums depend on both."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+

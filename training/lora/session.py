@@ -1,0 +1,259 @@
+"""A run from beginning to end in one process: what `python -m training` does.
+
+    prepare (data, base, LoRA) -> [look, preview, step, save]... -> export -> done
+    wishes (files in the run's folder) and SIGTERM are seen after every step; a full disk pauses, NaN steps end the run with its last
+    good state saved
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from engine.digest import file_sha256
+from engine.errors import Cancelled, InvalidRequest, SprocketError, StorageBlocked
+from engine.hardware import Hardware
+from engine.spec import ModelSpec
+from training.lora import evaluate, export
+from training.lora.base import load_base, precision_of
+from training.lora.card import card
+from training.lora.config import TrainConfig
+from training.lora.forecast import choose_memory
+from training.lora.loop import Stepped, Trainer, World, deterministic
+from training.lora.preview import preview
+from training.lora.rundir import RunDir, RunState
+from training.lora.samples import SampleSet
+from training.lora.trackers import Trackers
+
+log = logging.getLogger(__name__)
+WORDS = {"done": "", "paused": "Paused; Resume goes on exactly here.", "stopped": "Stopped; what was trained can be used."}
+RECENT = 20
+BEAT_SECONDS = 1.0
+
+
+class Session:
+    """Owns the trainer of one run while it works."""
+
+    def __init__(self, run: RunDir, spec: ModelSpec, machine: Hardware, samples: Callable[[Any], SampleSet], *, world: World | None = None,
+                 trackers: Trackers | None = None) -> None:
+        """`samples`: gives the set, with the loaded model where it has to be encoded first."""
+        self.run, self.spec, self.machine, self._samples = run, spec, machine, samples
+        self.config, self.facts, _ = run.read()
+        self.world = world or World()
+        self.trackers = trackers or Trackers(())
+        self.stopping = threading.Event()
+        self.paces: list[float] = []
+        self.means: list[float] = []
+        self._told = 0.0
+
+    @property
+    def first(self) -> bool:
+        """One process writes."""
+        return self.world.rank == 0
+
+    def work(self) -> str:
+        """To its end, whatever it is: one of `rundir.ENDS`. Raises `SprocketError` for what cannot be trained."""
+        self.say("preparing", 0)
+        trainer = self.prepare()
+        try:
+            end = self.steps(trainer)
+        except StorageBlocked as error:
+            self.say("blocked", trainer.step, f"{error} Make room, then Resume.")
+            return "blocked"
+        if end in ("done", "stopped", "paused"):
+            self.finish(trainer)
+        if end == "failed":
+            self.say(end, trainer.step, f"{self.config.max_bad_steps} steps one after the other had no finite loss or gradient (NaN). The "
+                     "last good state is saved. Likely cause: the learning rate; begin a new run with a tenth of it.")
+        else:
+            self.say(end, trainer.step, WORDS[end])
+        return end
+
+    # ---- before the first step
+
+    def prepare(self) -> Trainer:
+        config, facts, spec = self.config, self.facts, self.spec
+        for name, now in (("fingerprint", spec.fingerprint), ("device", self.machine.device.split(":")[0])):
+            if facts.get(name, now) != now:
+                what = {"fingerprint": f"the base {spec.name}", "device": "the device"}[name]
+                raise InvalidRequest("run", f"{what} is not what this run began with, so it cannot go on exactly ({facts[name][:12]} was, "
+                                            f"{now[:12]} is). Put it back, or begin a new run.")
+        threads = int(facts.get("threads") or config.threads or self.machine.cores)
+        deterministic(threads)
+        choice = choose_memory(spec, config, self.machine)
+        model = load_base(spec, config, self.machine)
+        samples = self._samples(model)
+        if facts.get("data", samples.digest) != samples.digest:
+            raise InvalidRequest("dataset", "is not what this run began with: clips or captions were changed. Begin a new run with it; "
+                                            "this one goes on if they are put back.")
+        trainer = Trainer(model, config, samples, self.run, self.machine, policy=choice.policy, world=self.world)
+        self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
+                              "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
+                              "dtype": precision_of(config, self.machine), "layers": len(trainer.adapter.parameters) // 2,
+                              "parameters": sum(p.numel() for p in trainer.adapter.parameters.values())}
+        wrong = trainer.resume()
+        if self.first:
+            self.run.write(config, self.facts)
+            for trouble in wrong:
+                self.run.tell("warning", text=f"{trouble}: an older checkpoint is used.")
+            if trainer.step or wrong:
+                self.run.tell("resumed", step=trainer.step)
+        self.means = [sum(event["held_out"]) / len(event["held_out"]) for event in self.run.events()
+                      if event["kind"] == "eval" and event.get("held_out")]
+        return trainer
+
+    # ---- steps
+
+    def steps(self, trainer: Trainer) -> str:
+        config, saved_at, saved_step = self.config, time.monotonic(), trainer.step
+        if trainer.step == 0 and trainer.bad_steps == 0:
+            self.look(trainer)
+            self.show(trainer, scheduled=True)
+        while trainer.step < config.steps:
+            wish = self.wish()
+            if wish is not None:
+                if trainer.step != saved_step and self.first:
+                    trainer.save()
+                return wish
+            begun = time.monotonic()
+            self.told(trainer, trainer.update())
+            self.paces.append(time.monotonic() - begun)
+            if trainer.bad_steps >= config.max_bad_steps:
+                if self.first:
+                    trainer.save()
+                return "failed"
+            self.look(trainer)
+            due = trainer.step % config.save_steps == 0 or time.monotonic() - saved_at >= config.save_seconds
+            if due or trainer.step == config.steps or self.run.asked("save"):
+                if self.first:
+                    trainer.save()
+                    if self.run.asked("save"):
+                        self.export(trainer)
+                        self.run.granted("save")
+                    self.run.tell("saved", step=trainer.step)
+                saved_at, saved_step = time.monotonic(), trainer.step
+            self.show(trainer, scheduled=bool(config.preview_steps) and trainer.step % config.preview_steps == 0)
+        return "done"
+
+    def wish(self) -> str | None:
+        """How the run shall end now, if it shall: 'paused' or 'stopped'."""
+        asked = [1.0 if flag else 0.0 for flag in (self.run.asked("stop"), self.run.asked("pause") or self.stopping.is_set())]
+        if self.world.size > 1:  # all processes agree, or one would wait for the others for ever
+            import torch
+
+            together = torch.tensor(asked)
+            self.world.add(together)
+            asked = together.tolist()
+        return "stopped" if asked[0] else "paused" if asked[1] else None
+
+    def told(self, trainer: Trainer, stepped: Stepped) -> None:
+        """An update, in the log and wherever else it is wanted."""
+        if not self.first:
+            return
+        loss, norm = (value if math.isfinite(value) else None for value in (stepped.loss, stepped.norm))  # NaN is no JSON
+        self.run.tell("step", step=trainer.step, loss=loss, norm=norm, rate=stepped.rate,
+                      times=list(stepped.times), seconds=round(trainer.seconds, 3))
+        self.trackers.log({"loss": stepped.loss, "learning_rate": stepped.rate, "gradient_norm": stepped.norm}, trainer.step)
+        if stepped.skipped:
+            self.run.tell("warning", step=trainer.step, text=f"step {trainer.step}: the loss is {stepped.loss:g} and the gradient's norm "
+                          f"{stepped.norm:g}, so nothing was changed. Times {list(stepped.times)}, clips {', '.join(stepped.clips)}.")
+        if time.monotonic() - self._told >= BEAT_SECONDS:
+            left = median(self.paces[-RECENT:]) * (self.config.steps - trainer.step) if self.paces else None
+            self.say("running", trainer.step, seconds_left=left, loss=loss)
+
+    def look(self, trainer: Trainer) -> None:
+        """The held-out loss where it is due, once for each step."""
+        every = self.config.eval_steps
+        if not self.first or not every or (trainer.step % every and trainer.step != self.config.steps):
+            return
+        found = trainer.look()
+        self.run.tell("eval", step=trainer.step, held_out=list(found.held_out), train=list(found.train))
+        if found.held_out:
+            self.means.append(sum(found.held_out) / len(found.held_out))
+            self.trackers.log({f"held_out/{int(q * 100)}": value for q, value in zip(evaluate.QUANTILES, found.held_out, strict=True)}
+                              | {"held_out/mean": self.means[-1]}, trainer.step)
+            if evaluate.overfits(self.means):
+                self.run.tell("warning", step=trainer.step, text=f"step {trainer.step}: the held-out loss rose {evaluate.RISES} times "
+                              "one after the other: the run is learning its clips by heart. An earlier checkpoint may be better.")
+
+    def show(self, trainer: Trainer, *, scheduled: bool) -> None:
+        """Preview clips, if they are due or asked for. What goes wrong with one is no reason to stop training."""
+        if not self.first or not ((scheduled and self.config.preview_steps) or self.run.asked("preview")):
+            return
+        self.run.granted("preview")
+        held = trainer.samples.held_out or trainer.samples.train
+        prompts = self.config.preview_prompts or (held[0].caption,)
+        start = held[0] if self.spec.modes[0] == "i2v" else None
+        folder = self.run.previews / f"step-{trainer.step:08d}"
+        self.say("previewing", trainer.step)
+        for number, prompt in enumerate(prompts):
+            try:
+                preview(trainer.model, trainer.adapter, self.config, self.machine, prompt, folder, number=number, start=start,
+                        cancelled=lambda: self.stopping.is_set() or self.run.asked("pause") or self.run.asked("stop"),
+                        tell=lambda done, of: self.say("previewing", trainer.step, f"Preview: {done} of {of}."))
+            except Cancelled:
+                return
+            except StorageBlocked:
+                raise
+            except SprocketError as error:
+                self.run.tell("warning", step=trainer.step, text=f"step {trainer.step}: no preview of {prompt[:60]!r}: {error}")
+                continue
+            self.run.tell("preview", step=trainer.step, number=number, prompt=prompt, file=f"{folder.name}/{number}.mp4")
+        self._told = 0.0
+
+    # ---- the end
+
+    def finish(self, trainer: Trainer) -> None:
+        """The LoRA's file, in whatever state it is: a stopped run's can be used too."""
+        if not self.first:
+            return
+        self.say("saving", trainer.step)
+        self.export(trainer)
+        self.trackers.close()
+
+    def export(self, trainer: Trainer) -> Path:
+        """<name>.safetensors and README.md in the run's `lora` folder."""
+        config, final = self.config, trainer.adapter.final()
+        layers = export.of_adapter(final, config.effective_alpha, rslora=config.rslora)
+        magnitudes = {name: tensor for name, tensor in final.items() if "magnitude" in name}
+        path = self.run.lora_file(config.name)
+        notes = notes_of(config, self.spec, trainer.step, trainer.samples.digest)
+        export.save_lora(path, layers, notes, extra=magnitudes)
+        shown = [(event["prompt"], f"../previews/{event['file']}") for event in self.run.events() if event["kind"] == "preview"
+                 and event["step"]][-4:]
+        text = card(config, base=base_name(self.spec), facts=self.facts | {"step": trainer.step}, previews=shown, held_out=self.means,
+                    i2v=self.spec.modes[0] == "i2v")
+        path.with_name("README.md").write_text(text, encoding="utf-8")
+        self.run.tell("exported", step=trainer.step, file=path.name, sha256=file_sha256(path))
+        return path
+
+    def say(self, state: str, step: int, message: str = "", *, seconds_left: float | None = None, loss: float | None = None) -> None:
+        if self.first:
+            self._told = time.monotonic()
+            self.run.set_state(RunState(state, step, self.config.steps, message, seconds_left, loss), alive=True)
+
+
+def base_name(spec: ModelSpec) -> str:
+    """What a card calls the base: its hub id or name, never where it lies."""
+    return spec.name if not Path(spec.name).is_absolute() else Path(spec.name).name
+
+
+def notes_of(config: TrainConfig, spec: ModelSpec, step: int, digest: str) -> dict[str, str]:
+    """What the exported file says about itself (https://github.com/Stability-AI/ModelSpec, and what others read)."""
+    notes = {"modelspec.title": config.name, "modelspec.architecture": f"{spec.family}/lora", "sprocket.base": base_name(spec),
+             "sprocket.base_fingerprint": spec.fingerprint, "sprocket.step": str(step), "sprocket.dataset": digest,
+             "sprocket.caption_dropout": f"{config.caption_dropout:g}", "sprocket.seed": str(config.seed)}
+    return notes | ({"modelspec.trigger_phrase": config.trigger} if config.trigger else {})
+
+
+def stop_on_signals(session: Session) -> None:
+    """SIGTERM and SIGINT pause: the present step is finished and saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: session.stopping.set())

@@ -1,0 +1,90 @@
+"""Running stage 6: on a released image-to-video pipeline, whose weights stay as they are, to one adapter file beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from torch import Tensor
+from transformers import T5EncoderModel
+
+from engine.interpolate.adapter import FILE, Facts, write_adapter
+from engine.interpolate.stage_two import StageTwo
+from engine.spec import read_spec
+
+from . import denoiser
+from .attention import BatchedAttention
+from .interpolator import SCENES, SLOTS, Interpolation, draw_windows, interpolation_loss, load_frames, make_shard
+from .models import build_scheduler
+from .tokenizer import build_tokenizer
+from .trainer import Curve, Schedule, TrainState, train
+
+ADAM_ONLY = ("patch", "rate")
+
+
+def run_interpolator(stage: Interpolation, released: Path, folder: Path, *, seed: int = 0, device: str = "cpu", save_every: float = 90.0,
+                     until: int | None = None, say: Callable[[str], None] = print) -> None:
+    """Encode what is not encoded yet, then train. `released`: the image-to-video pipeline; `folder`: of checkpoints."""
+    vae = AutoencoderKLCogVideoX.from_pretrained(released / "vae", torch_dtype=torch.float32).to(device).eval()
+    for number in range(stage.scenes // SCENES):
+        make_shard(vae, folder, number, seed=seed, device=device)
+        say(f"frames: {(number + 1) * SCENES}/{stage.scenes} scenes")
+    scale = vae.config.scaling_factor
+    del vae
+    model, loss_at = _training(stage, released, folder, scale, seed, device)
+    state = TrainState(model, folder / "interpolator.safetensors", ADAM_ONLY)
+    schedule = Schedule(stage.steps, stage.lr, warmup=15, cooldown=0.6, ema=0.98)
+    curve = Curve(folder / "interpolator.jsonl", every=10)
+    with model.installed():
+        for progress in train(state, schedule, loss_at, save_every=save_every, until=until):
+            curve.add(progress)
+
+
+def _training(stage: Interpolation, released: Path, folder: Path, scale: float, seed: int, device: str):
+    frames, tokenizer = load_frames(folder, stage.scenes), build_tokenizer()
+    text_encoder = T5EncoderModel.from_pretrained(released / "text_encoder", torch_dtype=torch.float32).to(device).eval()
+    model = build_stage_two(stage, released, seed).to(device)
+    transformer = model.base.to(device)
+    transformer.set_attn_processor(BatchedAttention())
+    alphas = build_scheduler().alphas_cumprod.float().to(device)
+    head = transformer.config.attention_head_dim
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = draw_windows(frames, tokenizer, stage, scale, seed=seed, step=step).to(device)
+        cos, sin = denoiser.rotary(batch.latents.shape[1], head_dim=head)
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                text = text_encoder(batch.ids).last_hidden_state
+            return interpolation_loss(model, transformer, alphas, batch, text, (cos.to(device), sin.to(device)))
+
+    return model, loss_at
+
+
+def build_stage_two(stage: Interpolation, released: Path, seed: int = 0) -> StageTwo:
+    """A fresh stage two over the released transformer, frozen, in fp32."""
+    base = CogVideoXTransformer3DModel.from_pretrained(released / "transformer", torch_dtype=torch.float32).eval().requires_grad_(False)
+    torch.manual_seed(seed + 6)
+    channels = base.config.out_channels
+    made = StageTwo(base, channels, rank=stage.rank, modulation_rank=stage.modulation_rank)
+    return made.requires_grad_(True)
+
+
+def export_interpolator(stage: Interpolation, released: Path, folder: Path, out: Path) -> int:
+    """Write the averaged weights as `out`/stage2.safetensors (bf16), with the model it stands on beside it; returns the bytes.
+
+    `out` becomes a pipeline folder whose other parts are links to `released`.
+    """
+    model = build_stage_two(stage, released)
+    state = TrainState(model, folder / "interpolator.safetensors", ADAM_ONLY)
+    state.use_average()
+    out.mkdir(parents=True, exist_ok=True)
+    facts = Facts(base=read_spec(released, released.name).fingerprint, layout="frames", slots=SLOTS, channels=model.channels,
+                  rank=stage.rank, modulation_rank=stage.modulation_rank, trained_steps=state.step)
+    write_adapter(out / FILE, model, facts)
+    (out / FILE).chmod(0o644)
+    lines = [json.loads(line) for line in (folder / "interpolator.jsonl").read_text().splitlines()]
+    (out / "curve.json").write_text(json.dumps([{k: line[k] for k in ("step", "loss", "v_mse")} for line in lines]) + "\n")
+    return (out / FILE).stat().st_size
