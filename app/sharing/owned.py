@@ -16,6 +16,7 @@ from typing import Any
 from app.errors import NotAllowed
 from app.history.usage import unfinished, usage_of
 from app.sharing.belongings import Belongings, as_mapping
+from app.sharing.parts import PARTS, OwnedPart
 from app.sharing.quotas import Pace, Standing, check_bytes, check_jobs, check_prompt
 from app.sharing.settings import SharingSettings
 from app.sharing.visitor import ANONYMOUS, Role, Visitor
@@ -26,12 +27,13 @@ NEVER = None
 ROLES: Mapping[str, Role | None] = {
     "submit": MAKER, "submit_batch": MAKER, "batch": VIEWER, "cancel_batch": MAKER, "run_all_here": NEVER, "run_here": NEVER,
     "job": VIEWER, "jobs": VIEWER, "job_events": VIEWER, "current_job": VIEWER, "cancel": MAKER, "retry": MAKER, "duplicate": MAKER,
-    "move": MAKER, "pause": MAKER, "resume": MAKER, "take_back": MAKER, "preview_path": VIEWER, "log_text": MAKER,
+    "move": MAKER, "key_frames": VIEWER, "edit_key_frame": MAKER, "go_on": MAKER,
+    "pause": MAKER, "resume": MAKER, "take_back": MAKER, "preview_path": VIEWER, "log_text": MAKER,
     "add_input": MAKER, "add_frame": MAKER, "input_facts": VIEWER, "input_preview": VIEWER,
     "clips": VIEWER, "clip": VIEWER, "clip_path": VIEWER, "poster_path": VIEWER, "lineage": VIEWER, "rename": MAKER,
     "set_favourite": MAKER, "trash": MAKER, "untrash": MAKER, "move_clip": MAKER, "clip_request": VIEWER,
     "request_from_file": MAKER, "missing_loras": ADMIN, "projects": VIEWER, "create_project": MAKER, "rename_project": MAKER,
-    "models": VIEWER, "spec": VIEWER, "forecast": VIEWER, "alternatives": VIEWER, "status": VIEWER,
+    "models": VIEWER, "spec": VIEWER, "forecast": VIEWER, "in_words": VIEWER, "alternatives": VIEWER, "status": VIEWER,
     "dismiss_recovery_message": ADMIN, "close": NEVER,
 }
 """Use-case -> least role; NEVER: not from a page."""
@@ -81,6 +83,9 @@ class OwnedStudio:
         if name.startswith("_") or name == "store":
             raise AttributeError(name)
         found = getattr(self._studio, name)
+        if name in PARTS:
+            return OwnedPart(found, name, lambda need, what: allowed(self._who(), need, what), self._check_words, self._add,
+                             self._who)
         if not callable(found):
             raise AttributeError(name)
         return functools.partial(self._call, name, found)
@@ -94,9 +99,7 @@ class OwnedStudio:
             kwargs["owner"] = visitor.owner
         self._check_words(visitor, args, kwargs)
         if name in ADDING:
-            with self._adding:  # one look at the queue and one job, not two looks and two jobs
-                self._check_adding(visitor, name, args)
-                return use_case(*args, **kwargs)
+            return self._add(visitor, name, args, lambda: use_case(*args, **kwargs))
         if name in ("add_input", "add_frame"):
             check_bytes(self._limits, self._held(visitor.owner), 0)
         done = use_case(*args, **kwargs)
@@ -117,8 +120,14 @@ class OwnedStudio:
             if visitor.owner != "local":
                 self._belongings.check(visitor.owner, each)
 
+    def _add(self, visitor: Visitor, name: str, args: tuple[Any, ...], act: Callable[[], Any]) -> Any:
+        """`act` within the quotas: one look at the queue and one job, not two looks and two jobs."""
+        with self._adding:
+            self._check_adding(visitor, name, args)
+            return act()
+
     def _check_adding(self, visitor: Visitor, name: str, args: tuple[Any, ...]) -> None:
-        new = ADDING[name] or (len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1)
+        new = ADDING.get(name, 1) or (len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1)
         self._pace.step(visitor.owner)
         store = self._studio.store
         own = usage_of(store, visitor.owner)

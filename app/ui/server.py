@@ -60,10 +60,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
             headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
         )
 
-    @app.get("/healthz")
-    def health() -> Response:
-        return healthz(whole)
-
+    app.add_api_route("/healthz", lambda: healthz(whole), methods=["GET"], response_model=None)
     metrics = monitor(app, whole, access)
     for view in VIEWS:
         app.add_api_route(f"/{view}", _short_address(view), methods=["GET"])

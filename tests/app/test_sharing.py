@@ -21,6 +21,7 @@ from app.sharing.access import COOKIE, Access, SignInRefused, TooManyAttempts
 from app.sharing.attempts import Attempts
 from app.sharing.opening import access_for
 from app.sharing.owned import HUB_ROLES, LORA_ROLES, ROLES, OwnedStudio
+from app.sharing.parts import PARTS
 from app.sharing.quotas import Pace
 from app.sharing.settings import SharingSettings
 from app.sharing.users import Users
@@ -206,6 +207,11 @@ def test_every_use_case_has_a_role() -> None:
     assert public == set(ROLES)
 
 
+def test_every_room_of_the_studio_is_known(site: Site) -> None:
+    plain = {"settings", "store", "hub", "loras"}
+    assert {name for name in vars(site.studio) if not name.startswith("_")} - plain == set(PARTS)
+
+
 def test_a_viewer_looks_and_makes_nothing(site: Site) -> None:
     with signed_in(site, "vera") as vera:
         assert "event: error" in call(vera, "submit", "a ball")
@@ -227,6 +233,12 @@ def test_what_belongs_to_all_is_for_admins(site: Site) -> None:
         studio(Role.ADMIN).run_here("x")
     with pytest.raises(NotAllowed, match="not signed in"):
         OwnedStudio(site.studio, lambda: None, SharingSettings()).jobs()
+    for act in (lambda s: s.training.start({}), lambda s: s.datasets.start_example(), lambda s: s.datasets.work):
+        with pytest.raises(NotAllowed, match="needs the role admin"):
+            act(studio(Role.MAKER))
+    assert studio(Role.VIEWER).datasets.list(owner="local") == ()
+    with pytest.raises(InvalidRequest, match="one of your clips"):
+        studio(Role.MAKER).interpolations.submit("/etc/passwd")
     with pytest.raises(AttributeError):
         studio(Role.ADMIN).store  # noqa: B018
 
