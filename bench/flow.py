@@ -5,8 +5,8 @@
 Held-out scenes of the pocket world, 25 frames: every 2nd and every 4th is given, the others are made and compared with those that
 the world itself draws. The same frames go to every method, in turn and in one process, everything on one thread; times are of the
 processor (the median over the clips), without decoding, encoding or the conversion that minterpolate's YUV needs (which is full
-range, all of the colour). PSNR is of RGB, the mean over frames; minterpolate gives no last frames, so all are compared where it gives one. The filter is PyAV's own;
-where its FFmpeg was built without it the bench says so and compares with blending alone.
+range, all of the colour). PSNR is of RGB, the mean over frames; minterpolate gives no last frames, so all are compared where it
+gives one. The filter is PyAV's own; where its FFmpeg was built without it the bench says so and compares with blending alone.
 
 Also 640 x 360 where everything moves (waves that turn and drift), and the peak memory of the whole job, each in a process
 of its own, at 49 and at 385 frames. Exit status 1 where a target is missed: 3 times as fast, 1 dB better, 10 % of growth.
