@@ -146,4 +146,4 @@ def test_every_act_in_the_markup_is_known() -> None:
     text = "".join(path.read_text() for path in (root / "html").glob("*.py")) + (root / "create.py").read_text()
     used = set(re.findall(r'data-act="(\w+)"', text)) | set(re.findall(r'button\(\s*(?:"[^"]*"|\w+|f"[^"]*"),\s*"(\w+)"', text))
     used |= set(re.findall(r'button\(\s*"[^"]*" if [^,]*, "(\w+)"', text))
-    assert used - {"theme", "copy", "search", "choose"} <= set(ACTIONS)
+    assert used - {"theme", "copy", "search", "choose", "choose_set"} <= set(ACTIONS)
