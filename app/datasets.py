@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from training.data.taking import Taken
 
 LOCK_SECONDS = 20.0
+LEFT_SECONDS = 24 * 3600.0
 Told = Callable[[int, int], None]
 
 
@@ -165,6 +166,7 @@ class Datasets:
         from training.data.taking import take_all  # libraries for videos, which a list of datasets does not need
 
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(self.root)
         name = checked_name(wanted.name or _name_of(wanted))
         part = self.root / f".{secrets.token_hex(6)}.part"
         with storage_errors(self.root):
@@ -331,6 +333,13 @@ def _made(taken: list[Taken], rejections: tuple[Rejection, ...], *, owner: str, 
     now = time.time()
     return Dataset(id=secrets.token_hex(6), owner=owner, name=name, source=source, layout=listing.layout, created_at=now, changed_at=now,
                    clips=clips, rejections=(*rejections, *again), notes=listing.notes)
+
+
+def _sweep(root: Path) -> None:
+    """Deletes what an import or a deletion left behind that was cut short."""
+    for path in root.glob(".*"):
+        if path.is_dir() and time.time() - path.stat().st_mtime > LEFT_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _name_of(wanted: Import) -> str:

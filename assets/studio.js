@@ -147,6 +147,12 @@
   new MutationObserver((changes) => changes.forEach(({ target }) => { if (!target.open && unfolded.has(target)) target.open = true; }))
     .observe(document.documentElement, { attributes: true, attributeFilter: ["open"], subtree: true });
 
+  // A field that was typed in keeps what was typed when its panel is redrawn. In a set the server has the last word.
+  new MutationObserver((changes) => changes.forEach(({ target }) => {
+    const field = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
+    if (field && field.matches("#datasets :is(input, textarea)") && field !== document.activeElement) field.value = field.defaultValue;
+  })).observe(document.documentElement, { attributes: true, attributeFilter: ["value"], childList: true, characterData: true, subtree: true });
+
   function fold(details) {
     unfolded.delete(details);
     details.open = false;
@@ -163,7 +169,10 @@
     event.preventDefault();
     const { act, ...data } = element.dataset;
     if (LOCAL[act]) return LOCAL[act](element);
-    if (data.sure) return ask(data, () => send(act, data));
+    if (data.sure) return ask(data, () => {
+      if (data.view) visit("/?view=" + data.view);
+      send(act, data);
+    });
     if (element.tagName === "A") {
       visit(element.getAttribute("href"));
       return send("go");
@@ -429,7 +438,7 @@
   document.addEventListener("change", (event) => {
     const { change, name } = event.target.dataset;
     if (change) return send(change, { name, value: event.target.value });
-    const form = event.target.closest("form.filters");
+    const form = event.target.closest('form.filters[data-act="search"]');  // what changes something waits for its button
     if (form && event.target.name !== "words") form.requestSubmit();
   });
   document.addEventListener("keydown", onKey);

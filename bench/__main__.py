@@ -23,6 +23,7 @@ BENCHES = {
     "hierarchy": "frames between frames against flow; 97 frames by hierarchy against a sliding window; memory of long clips",
     "streaming": "streamed blocks against resident ones: bytes a pass, blocks at once, bits, time",
     "parallel": "two ranks against two copies at the same time: differences, bytes on the wire, share of the ceiling, peak of a decode",
+    "parallel_faults": "a rank killed in each phase, and one stopped: seconds until it is noticed, what is left behind, the frames",
     "parallel_prediction": "the cost model for 1 to 12 GPUs beside xDiT's published steps; a prediction",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",

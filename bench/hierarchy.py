@@ -1,7 +1,7 @@
 """Hierarchical generation on the pocket model: `python -m bench.hierarchy [middle | long | given | memory ...]`.
 
 middle   held-out clips of the exact world, every second or fourth frame given: PSNR of the frames made between, against optical
-         flow (when it is here) and plain blending, motion by motion
+         flow and plain blending, motion by motion
 long     97 frames by hierarchy and by a sliding window (each next clip from the last frame before it) at equal sampling cost: how
          far the subject is from the best fit of the motion's own law over the whole action, and whether that motion is read
 given    given frames before and after encoding
@@ -16,13 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -31,6 +30,7 @@ from bench.pocket_vision import find_blob, read_clip
 from engine.digest import file_sha256
 from engine.events import ClipWritten
 from engine.hardware import Hardware
+from engine.interpolate import flow
 from engine.interpolate.interpolator import Interpolator, Window
 from engine.interpolate.levels import hierarchy
 from engine.models.cache import ModelCache
@@ -76,26 +76,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 # ---- middle frames
 
 
-def dis_between(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
-    """The frame at `place` (0..1) between two, by DIS flow both ways, each warped and blended: what flow alone can do here."""
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (a, b)]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)
-    y, x = np.mgrid[0 : a.shape[0], 0 : a.shape[1]].astype(np.float32)
-    warp = lambda frame, flow, part: cv2.remap(frame, x + part * flow[..., 0], y + part * flow[..., 1], cv2.INTER_LINEAR,  # noqa: E731
-                                               borderMode=cv2.BORDER_REPLICATE)
-    mixed = (1 - place) * warp(a, back, place).astype(float) + place * warp(b, ahead, 1 - place)
-    return np.rint(mixed).astype(np.uint8)
-
-
-def flow_between() -> tuple[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]]:
-    """Sprocket's own flow where it is merged, else bidirectional DIS as OpenCV's examples have it."""
-    try:
-        from engine.interpolate import flow  # type: ignore[attr-defined]
-
-        return "flow (ours)", flow.between  # type: ignore[no-any-return]
-    except (ImportError, AttributeError):
-        return "DIS flow", dis_between
+def flow_between(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
+    """The frame at `place` (0..1) between two by Sprocket's own optical flow."""
+    return flow.between(a, b, [place])[0]
 
 
 def filled_in(maker: Interpolator, video: np.ndarray, every: int, fps: float) -> dict[int, np.ndarray]:
@@ -111,15 +94,14 @@ def filled_in(maker: Interpolator, video: np.ndarray, every: int, fps: float) ->
     return there
 
 
-def middle(models: ModelCache, scenes: int) -> None:
+def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Sequence[int]) -> None:
     job = planned(prompt="-", key_frames=7, frames=25)
     assert job.hierarchy is not None
     base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
-    name, between = flow_between()
     print(f"\nmiddle: held-out clips of 25 frames at 8 fps, {scenes} of each motion, frames between the given ones, dB over the frame")
-    print(f"{'given':<14}{'motion':<15}{'generate':>10}{name:>14}{'blend':>9}{'generate - flow':>18}")
-    for every in (2, 4):
-        for motion in world.MOTIONS:
+    print(f"{'given':<14}{'motion':<15}{'generate':>10}{'flow':>14}{'blend':>9}{'generate - flow':>18}")
+    for every in spacings:
+        for motion in motions:
             rows = []
             for scene in scenes_of(motion, scenes):
                 video = world.render(scene, 25).video
@@ -129,7 +111,7 @@ def middle(models: ModelCache, scenes: int) -> None:
                     there = filled_in(maker, video, every, 8.0)
                 missing = [i for i in range(25) if i % every]
                 ends = lambda i: (i - i % every, i - i % every + every, i % every / every)  # noqa: B023, E731
-                others = [np.stack([way(video[a], video[b], p) for a, b, p in map(ends, missing)]) for way in (between, blend)]
+                others = [np.stack([way(video[a], video[b], p) for a, b, p in map(ends, missing)]) for way in (flow_between, blend)]
                 ours = np.stack([there[i] for i in missing])
                 rows.append([psnr(each, video[missing]) for each in (ours, *others)])
             generate, flow_db, blended = np.mean(rows, axis=0)
@@ -278,6 +260,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--motions", nargs="+", default=list(world.MOTIONS), choices=world.MOTIONS, help="for 'middle'")
+    parser.add_argument("--every", nargs="+", type=int, default=[2, 4], choices=(2, 4, 8), help="given frames of 'middle'")
     parser.add_argument("--scenes", type=int, default=1, help="of each motion, for 'middle'")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -287,7 +271,8 @@ def main() -> None:
           f"{adapter.facts.trained_steps} steps, {adapter.facts.steps} denoising steps a block")
     with loaded() as models, tempfile.TemporaryDirectory() as folder:
         ways: Mapping[str, Callable[[], None]] = {
-            "middle": lambda: middle(models, options.scenes), "long": lambda: long(models, Path(folder) / "long"),
+            "middle": lambda: middle(models, options.scenes, options.motions, options.every),
+            "long": lambda: long(models, Path(folder) / "long"),
             "given": lambda: given(models, Path(folder) / "given"), "memory": memory}
         for part in options.parts:
             ways[part]()

@@ -1,16 +1,19 @@
 """500 wishes that the pocket refiner has never seen, with the facts in them: held-out combinations, in words of their own.
 
-Nothing here comes from the training's lexicon or grammar (`training.refiner`): other sentences, other words for many things,
-other slips of the fingers. Half of the phrases of each fact, chosen by hash, are for looking at while the refiner is made
-("seen"); what is reported is made of the other half ("unseen").
+Nothing here comes from the training's lexicon or grammar (`training.refiner`): other sentences, other slips of the fingers.
+The odd words in this file were looked at while the refiner was made ("development"). What is reported is "final": phrases of
+`refine_final.py`, written when the lexicon was closed. Some of its plain words are in the lexicon too, as they must be; the bench
+says what share of its wishes holds a word that training never saw.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+from bench import refine_final
 from training.pocket import world
 
 SEED = 4711
@@ -48,10 +51,13 @@ PLACES = {
 }
 MOTIONS = {
     "left to right": "moves to the right|left to right|from left to right|goes right|slides right|rolling to the right|flies to the right|"
-                     "travels from the left to the right|heading to the right side|drifts rightwards|moving rigth|crosses left to right|L to R",
+                     "travels from the left to the right|heading to the right side|drifts rightwards|moving rigth|"
+                     "crosses left to right|L to R",
     "right to left": "moves to the left|right to left|from right to left|goes left|slides left|rolling to the left|flies to the left|"
-                     "travels from the right to the left|heading to the left side|drifts leftwards|moving letf|crosses right to left|R to L",
-    "rises": "rises|goes up|going up|floats up|moves upward|flies up|climbing|ascending slowly upward|shoots up|lifts off|rises into the air|"
+                     "travels from the right to the left|heading to the left side|drifts leftwards|moving letf|"
+                     "crosses right to left|R to L",
+    "rises": "rises|goes up|going up|floats up|moves upward|flies up|climbing|ascending slowly upward|shoots up|"
+             "lifts off|rises into the air|"
              "going upwrads|soars|levitates|up up up|floating upward",
     "falls": "falls|goes down|dropping|sinks|moves downward|falling down|descends|drops to the ground|comes down|plunges|faling|"
              "going downward|tumbles down|sinking down|down down down|falls to the bottom",
@@ -65,16 +71,20 @@ MOTIONS = {
              "spining|does spins|turning round|revolves around itself|rotates on the spot",
 }
 PACES = {
-    "slowly": "slowly|slow|in slow motion|gently|very slowly|calmly|lazily|at a slow pace|slooowly|nice and slow|without any hurry|super slow|slowley",
-    "quickly": "fast|quickly|rapidly|very fast|at high speed|swiftly|super quick|fasst|as quick as it can|speedy|in a rush|really quickly|quikly",
+    "slowly": "slowly|slow|in slow motion|gently|very slowly|calmly|lazily|at a slow pace|slooowly|nice and slow|"
+              "without any hurry|super slow|slowley",
+    "quickly": "fast|quickly|rapidly|very fast|at high speed|swiftly|super quick|fasst|as quick as it can|speedy|"
+               "in a rush|really quickly|quikly",
 }
 BEINGS = ("elephant", "dachshund", "violinist", "ferris wheel", "giraffe", "tractor", "lighthouse", "kangaroo", "snowman", "trumpet")
 """Instead of a shape: no fact is stated with them, and none of them may come back."""
 ONE = (
     "{thing} {move} {pace} {place}", "{thing} {move}, {place}", "{thing}, {move} {pace}, {place}", "{place} {thing} {move}",
     "i'd love to see {thing} {move} {place} {pace}", "{move} {pace}: {thing}, {place}", "{thing} {place}", "{thing} {move}",
-    "{pace} {move} {thing}", "could you do {thing} that {move} {place}?", "{thing}... {place}... {move}... {pace}", "{place}: {thing} {move} {pace}",
-    "just {thing}", "{thing} / {place} / {move}", "a nice clip where {thing} {move} {pace} {place}", "so there's {thing} and it {move} {place}",
+    "{pace} {move} {thing}", "could you do {thing} that {move} {place}?", "{thing}... {place}... {move}... {pace}",
+    "{place}: {thing} {move} {pace}",
+    "just {thing}", "{thing} / {place} / {move}", "a nice clip where {thing} {move} {pace} {place}",
+    "so there's {thing} and it {move} {place}",
 )  # fmt: skip
 TWO = ("{thing} and {other} {move} {place}", "{thing} + {other}, {move} {pace}, {place}", "{thing} with {other} {place} {move}",
        "{place}, both {thing} and {other}, {move}", "{thing} next to {other}")  # fmt: skip
@@ -89,57 +99,55 @@ class Asked:
     strange: str = ""
 
 
-def phrases(table: dict[str, str], fact: str, half: str) -> list[str]:
-    """The phrases of a half; of few enough, at least three."""
-    all_of = table[fact].split("|")
-    picked = [p for p in all_of if (hashlib.sha256(f"{fact}|{p}".encode()).digest()[0] % 2 == 0) == (half == "seen")]
-    return picked if len(picked) >= 3 else all_of[:3]
-
-
-def wishes(count: int = 500, half: str = "unseen") -> list[Asked]:
-    """`count` wishes, the same each time. half: 'unseen', or 'seen' for looking at."""
-    if half not in ("unseen", "seen"):
-        raise ValueError(f"half {half!r} is not 'unseen' or 'seen'")
-    rng = random.Random(f"{SEED}{half}")
+def wishes(count: int = 500, part: str = "final") -> list[Asked]:
+    """`count` wishes, the same each time. part: 'final', or 'development' for looking at."""
+    if part not in PARTS:
+        raise ValueError(f"part {part!r} is not 'final' or 'development'")
+    rng = random.Random(f"{SEED}{part}")
     keys = world.combinations("held-out")
-    return [_wish(rng, *rng.choice(keys), half) for _ in range(count)]
+    return [_wish(rng, PARTS[part], *rng.choice(keys)) for _ in range(count)]
 
 
-def _wish(rng: random.Random, shape: str, colour: str, background: str, motion: str, half: str) -> Asked:
+PARTS: dict[str, Any] = {
+    "final": refine_final,
+    "development": SimpleNamespace(SHAPES=SHAPES, COLOURS=COLOURS, PLACES=PLACES, MOTIONS=MOTIONS, PACES=PACES, BEINGS=BEINGS, ONE=ONE,
+                                   TWO=TWO),
+}
+
+
+def _wish(rng: random.Random, said: Any, shape: str, colour: str, background: str, motion: str) -> Asked:
     facts: dict[str, str] = {}
-    pick = lambda table, fact: rng.choice(phrases(table, fact, half))  # noqa: E731
-    strange = rng.choice(BEINGS) if rng.random() < 0.1 else ""
+    strange = rng.choice(said.BEINGS) if rng.random() < 0.1 else ""
     two = not strange and rng.random() < 0.15
-    form = rng.choice(TWO if two else ONE)
-    words = {"thing": _thing(rng, pick, facts, shape, colour, strange)}
+    form = rng.choice(said.TWO if two else said.ONE)
+    words = {"thing": _thing(rng, said, facts, shape, colour, strange)}
     if two:
         kinds = [(s, c) for s in world.SHAPES for c in world.COLOURS if s != shape and c != colour]
-        words["other"] = _thing(rng, pick, facts, *rng.choice(kinds), "", second=True)
-    for slot, name, table, fact in (("move", "motion", MOTIONS, motion), ("place", "background", PLACES, background),
-                                    ("pace", "pace", PACES, rng.choice(world.SPEEDS))):
-        said = f"{{{slot}}}" in form and rng.random() < 0.85
-        words[slot] = pick(table, fact) if said else ""
-        # "slowly" inside a motion's own phrase states a pace too.
-        if said and not (name == "motion" and "slowly" in words[slot]):
+        words["other"] = _thing(rng, said, facts, *rng.choice(kinds), "", second=True)
+    for slot, name, table, fact in (("move", "motion", said.MOTIONS, motion), ("place", "background", said.PLACES, background),
+                                    ("pace", "pace", said.PACES, rng.choice(world.SPEEDS))):
+        there = f"{{{slot}}}" in form and rng.random() < 0.85
+        words[slot] = rng.choice(table[fact].split("|")) if there else ""
+        if there:
             facts[name] = fact
-        elif said:
-            facts |= {"motion": fact, "pace": "slowly"} if "{pace}" not in form else {"motion": fact}
+    if "slowly" in words["move"]:  # a motion's own phrase states a pace; a second one beside it would be another wish
+        words["pace"], facts["pace"] = "", "slowly"
     text = " ".join(form.format(**words).split())
     if rng.random() < 0.25:
         text = _slip(rng, text)
     return Asked(text.upper() if rng.random() < 0.05 else text, facts, strange)
 
 
-def _thing(rng: random.Random, pick, facts: dict[str, str], shape: str, colour: str, strange: str, *, second: bool = False) -> str:
+def _thing(rng: random.Random, said: Any, facts: dict[str, str], shape: str, colour: str, strange: str, *, second: bool = False) -> str:
     prefix = "second " if second else ""
-    noun = strange or pick(SHAPES, shape)
+    noun = strange or rng.choice(said.SHAPES[shape].split("|"))
     if not strange:
         facts[f"{prefix}shape"] = shape
     article = "" if noun.startswith("a ") else rng.choice(("a ", "the ", "", "some ", "one "))
     if rng.random() < 0.35:
         return article + noun
     facts[f"{prefix}colour"] = colour
-    hue = pick(COLOURS, colour)
+    hue = rng.choice(said.COLOURS[colour].split("|"))
     return f"{noun} ({hue})" if rng.random() < 0.1 else f"{article}{hue} {noun.removeprefix('a ')}"
 
 

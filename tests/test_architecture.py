@@ -55,7 +55,8 @@ PURE = ("engine", "engine.request", "engine.spec", "engine.plan", "engine.events
          "engine.lora.planned", "app.loras", "app.batches", "engine.cache.measured", "app.length", "app.key_frames",
          "engine.interpolate.levels", "engine.interpolate.planning", "engine.interpolate.store", "app.datasets", "training.data.checks",
          "training.data.taking", "training.data.parquet", "training.data.example",
-         "engine.parallel.planned", "engine.parallel.watch", "engine.parallel.fleet", "app.parallel_view")
+         "engine.parallel.planned", "engine.parallel.watch", "engine.parallel.fleet", "app.parallel_view",
+         "engine.refine.pocket", "engine.refine.endpoint", "engine.refine.local", "engine.refine.chat", "app.refining")
 
 
 def test_the_web_process_never_imports_torch() -> None:

@@ -114,6 +114,7 @@ def load_reader(folder: Path) -> Reader:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, _changed: int) -> Reader:
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
@@ -123,6 +124,6 @@ def _load(folder: Path, _changed: int) -> Reader:
         weights = {name: value.astype(np.float32) for name, value in load_file(folder / "model.safetensors").items()}
         questions = tuple((name, tuple(options)) for name, options in config["questions"])
         return Reader(weights, questions, int(config["buckets"]), int(config["heads"]), int(config["layers"]))
-    except (ValueError, KeyError, OSError) as error:
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise ModelInvalid(f"The pocket refiner in {folder.name} cannot be read ({str(error)[:120]}). `make pocket` makes it "
                            "again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -18,12 +19,14 @@ from app.dataset_work import DatasetWork
 from app.datasets import Datasets, Import
 from app.errors import NotAllowed, NotFound
 from app.settings import Settings
+from app.studio import open_studio
 from engine.digest import file_sha256
 from engine.errors import InvalidRequest
 from engine.models.catalogue import find
 from engine.spec import read_spec
 from tests.app.test_cli import Run
 from tests.app.test_cli import run as run  # noqa: PLC0414  (the fixture)
+from tests.chat_server import chatting, saying
 from training.data import edits, example, hub
 from training.data.describe import ByFiles, default_prompt, trimmed
 from training.data.records import DatasetDamaged
@@ -175,6 +178,20 @@ def test_a_model_that_sees_writes_the_captions_that_are_missing(shelf: Datasets,
     assert failed == () and asked == [(16, default_prompt())]
     assert after.clip(second).caption == "A cyan crescent." and after.clip(second).said_by == "eyes"
     assert after.clip(first).said_by == "file" and trimmed("") == ""
+
+
+def test_the_refiners_server_describes_clips(own_data_dir: Path, clips: Path) -> None:
+    with chatting(saying("A cyan crescent rises slowly in a plain grey studio.")) as server:
+        settings = Settings(data_dir=own_data_dir, engine="tests.fakes:FakeEngine", min_free_bytes=0, refiner_url=server.url,
+                            refiner_model="words", refiner_vision_model="eyes")
+        with contextlib.closing(open_studio(settings)) as studio:
+            made = studio.datasets.add(Import(str(clips), "seen"), owner="local")
+            clip = made.clips[1].id
+            after, failed = studio.datasets.describe(made.id, studio.datasets.describer(), owner="local", clips=[clip])
+    assert failed == () and after.clip(clip).said_by == "eyes"
+    assert after.clip(clip).caption == "A cyan crescent rises slowly in a plain grey studio."
+    body = server.heard[0][1]
+    assert body["model"] == "eyes" and sum(part["type"] == "image_url" for part in body["messages"][1]["content"]) == 16
 
 
 def test_the_example_is_a_function_of_its_seed_and_shares_nothing_with_the_pocket_world() -> None:

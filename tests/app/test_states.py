@@ -14,11 +14,11 @@ from app.queue.states import TABLE, Action, next_state
 
 LEGAL = """
 queued      claim>running ask_cancel>cancelled pause>paused adopt>done
-running     finalize>finalizing fail>failed block>blocked release>queued reap>queued ask_cancel>cancelling adopt>done
+running     finalize>finalizing fail>failed block>blocked hold>paused release>queued reap>queued ask_cancel>cancelling adopt>done
 finalizing  finish>done fail>failed block>blocked release>queued reap>queued adopt>done
 done
 failed      retry>queued adopt>done
-cancelling  fail>cancelled block>cancelled release>cancelled confirm_cancel>cancelled reap>cancelled ask_cancel>cancelling
+cancelling  fail>cancelled block>cancelled hold>cancelled release>cancelled confirm_cancel>cancelled reap>cancelled ask_cancel>cancelling
 cancelled   retry>queued ask_cancel>cancelled
 blocked     unblock>queued ask_cancel>cancelled pause>paused adopt>done
 paused      resume>queued ask_cancel>cancelled adopt>done

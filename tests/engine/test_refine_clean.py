@@ -72,7 +72,8 @@ def test_cut_at_a_sentence_under_the_real_limit() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["a", "red", "ball", "moves", "over", "the", "meadow", "quickly."]), min_size=1, max_size=200), st.integers(3, 60))
+@given(st.lists(st.sampled_from(["a", "red", "ball", "moves", "over", "the", "meadow", "quickly."]), min_size=1, max_size=200),
+       st.integers(3, 60))
 def test_never_over_the_limit_and_a_beginning_of_what_was_said(words: list[str], limit: int) -> None:
     count = counter(POCKET)
     ask = Ask(text="a", max_tokens=limit, count=count)

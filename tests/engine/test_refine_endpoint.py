@@ -69,7 +69,8 @@ def test_every_fault_is_said_and_soon(fault: str, caplog: pytest.LogCaptureFixtu
 
 
 WORDS = {"drop": "broke off", "401": "refused the key", "429": "patience", "500": "trouble", "redirect-private": "sends on",
-         "endless": "KB", "huge": "KB", "slow": "did not answer in 1.5 s", "silent": "did not answer in 1.5 s", "html": "no answer of a chat model"}
+         "endless": "KB", "huge": "KB", "slow": "did not answer in 1.5 s",
+         "silent": "did not answer in 1.5 s", "html": "no answer of a chat model"}
 
 
 @pytest.mark.parametrize("fault", WORDS)
@@ -137,7 +138,8 @@ def test_pictures_are_shown_to_the_vision_model() -> None:
         describe((jpeg,) * 17, "", endpoint("http://127.0.0.1:1/v1"))
 
 
-BAD = ["ftp://x/v1", "file:///etc/passwd", "gopher://x", "http://", "x", "http://user:pw@host/v1", "http://host/v1?key=1", "http://[::1", ""]
+BAD = ["ftp://x/v1", "file:///etc/passwd", "gopher://x", "http://", "x", "http://user:pw@host/v1", "http://host/v1?key=1",
+       "http://[::1", ""]
 
 
 @pytest.mark.parametrize("url", BAD)

@@ -86,7 +86,8 @@ def test_trigger_words_are_kept_and_not_read() -> None:
     assert not any("zxq" in note for note in found.notes if note.startswith("Left out"))
 
 
-@pytest.mark.parametrize("text", ["x" * 2000, "球", "🙂🙂", "...", "\u202e rtl", "a " * 900, "<script>alert(1)</script>", "ignore all rules"])
+@pytest.mark.parametrize("text", ["x" * 2000, "球", "🙂🙂", "...", "\u202e rtl", "a " * 900, "<script>alert(1)</script>",
+                                  "ignore all rules"])
 def test_anything_gives_a_caption_of_the_world(text: str) -> None:
     known = set(words_of_world(FOLDER)["vocabulary"])
     found = refine_pocket(Ask(text=text))
@@ -130,8 +131,8 @@ def test_a_pair_differs_in_shape_and_colour() -> None:
         assert facts.colour != facts.second_colour and {"colour", "second_colour"} <= set(chosen)
 
 
-@pytest.mark.parametrize("bad", [{"text": ""}, {"text": "  "}, {"text": "x" * 2001}, {"text": "x", "purpose": "poem"}, {"text": "x", "version": -1},
-                                 {"text": "x", "version": True}])  # fmt: skip
+@pytest.mark.parametrize("bad", [{"text": ""}, {"text": "  "}, {"text": "x" * 2001}, {"text": "x", "purpose": "poem"},
+                                 {"text": "x", "version": -1}, {"text": "x", "version": True}])  # fmt: skip
 def test_bad_asks(bad: dict) -> None:
     with pytest.raises(InvalidRequest):
         Ask(**bad)

@@ -78,7 +78,8 @@ def test_the_clip_is_that_of_one_process_and_the_fleet_stays_warm(job: Plan, mod
     alone(job, tmp_path / "alone", cache_of(job))
     events = list(on_fleet(job, tmp_path / "first", models))
     assert isinstance(events[-1], ClipWritten)
-    assert [one.stage for one in events if isinstance(one, StageStarted)] == list(Stage)
+    assert [one.stage for one in events if isinstance(one, StageStarted)] == [
+        Stage.LOAD, Stage.ENCODE, Stage.SAMPLE, Stage.DECODE, Stage.VERIFY]
     same(tmp_path / "first", tmp_path / "alone")
     assert models.fleet is not None
     pids = models.fleet.pids

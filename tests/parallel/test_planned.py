@@ -97,6 +97,11 @@ def test_a_ring_refuses_kernels_without_sums() -> None:
         plan(GenerationRequest(prompt="a fox", parallel="ring=2"), FIVE, machine, speed=Speed(attention="sage"))
 
 
+def test_rounds_are_made_on_one_device(tiny_plan: Callable[..., Plan]) -> None:
+    with pytest.raises(InvalidRequest, match="rounds between them run on one"):
+        tiny_plan("rope", frames=33, key_frames=9, fps=16.0, parallel="cfg=2")
+
+
 def test_the_page_offers_what_there_is() -> None:
     machine = gpus(79, 70, loads=(3, 40))
     words, values = zip(*page_choices(FIVE, machine), strict=True)

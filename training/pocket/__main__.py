@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from training.refiner.recipe import make_refiner
+
 from .card import write_card
 from .interpolator_stage import export_interpolator, run_interpolator
 from .recipe import Recipe, Workshop, export, extended, run_animator, run_decoder, run_denoiser, run_latents, run_reader, run_vae
 
-STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "interpolator", "card")
+STAGES = ("vae", "latents", "reader", "denoiser", "animator", "decoder", "export", "interpolator", "card", "refiner")
 
 
 def say(text: str) -> None:
@@ -69,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         "export": lambda: say(f"wrote {asked.out}: {export(recipe, shop, asked.out)['parameters']}"),
         "interpolator": lambda: make_interpolator(asked, recipe),
         "card": lambda: write_card(recipe, asked.work, asked.out),
+        "refiner": lambda: make_refiner(asked.work, asked.out.with_name(f"{asked.out.name}-refiner"), asked.save_every),
     }
     for stage in asked.stages:
         say(f"stage {stage}")

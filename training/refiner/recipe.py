@@ -56,6 +56,13 @@ def run_refiner(recipe: RefinerRecipe, folder: Path, *, save_every: float = 90.0
     return model
 
 
+def make_refiner(work: Path, out: Path, save_every: float = 90.0, recipe: RefinerRecipe | None = None) -> None:
+    """Trains what is left to train and writes `assets/pocket-refiner`: the last stage of `make pocket`."""
+    recipe = recipe or RefinerRecipe()
+    run_refiner(recipe, work, save_every=save_every)
+    export_refiner(recipe, work, out)
+
+
 def build_reader(recipe: RefinerRecipe) -> WishReader:
     """Random weights, the same every time."""
     torch.manual_seed(recipe.seed + 11)

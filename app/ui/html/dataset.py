@@ -139,7 +139,8 @@ def _set_head(view: SetView) -> str:
         f'<span class="sr">Name of this set</span><input name="name" value="{esc(dataset.name)}" maxlength="80" required '
         f'autocomplete="off">'
         '</label><button class="btn small" type="submit">Save</button>'
-        + button("Delete this set", "dataset_delete", kind="quiet-bad small", set=dataset.id, sure=f"Delete “{short(dataset.name, 40)}”?",
+        + button("Delete this set", "dataset_delete", kind="quiet-bad small", set=dataset.id, view="train",
+                 sure=f"Delete “{short(dataset.name, 40)}”?",
                  why="The set and what was encoded of it are deleted. Your own files stay where they are.", yes="Delete")
         + "</form></details>"
     )
