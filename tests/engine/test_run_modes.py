@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from engine.errors import Cancelled, InvalidRequest
-from engine.events import GENERATION, ClipWritten, Event, Resumed, StageStarted, StepDone
+from engine.events import GENERATION, ClipWritten, Event, Resumed, Stage, StageStarted, StepDone
 from engine.inputs import input_name
 from engine.models.cache import ModelCache
 from engine.plan import Plan
