@@ -1,10 +1,10 @@
 """Hierarchical generation on the pocket model: `python -m bench.hierarchy [middle | long | given | memory ...]`.
 
 middle   held-out clips of the exact world, every second or fourth frame given: PSNR of the frames made between, against optical
-         flow and plain blending, motion by motion
+         flow and plain blending, motion by motion; and how far the subject's centre is off (generate / flow)
 long     97 frames by hierarchy and by a sliding window (each next clip from the last frame before it) at equal sampling cost: how
          far the subject is from the best fit of the motion's own law over the whole action, and whether that motion is read
-given    given frames before and after encoding
+given    given frames before and after encoding, and how near a file with half the colour samples can come to them at all
 memory   highest memory for 49 and for 385 frames, each in a process of its own, one denoising step a block
 """
 
@@ -22,8 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from bench.pocket_vision import find_blob, read_clip
@@ -39,6 +41,7 @@ from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.run import run
 from engine.spec import read_spec
+from engine.video.writer import BT601, LIMITED
 from training.pocket import world
 from training.pocket.captions import caption
 
@@ -99,10 +102,10 @@ def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Se
     assert job.hierarchy is not None
     base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
     print(f"\nmiddle: held-out clips of 25 frames at 8 fps, {scenes} of each motion, frames between the given ones, dB over the frame")
-    print(f"{'given':<14}{'motion':<15}{'generate':>10}{'flow':>14}{'blend':>9}{'generate - flow':>18}")
+    print(f"{'given':<14}{'motion':<15}{'generate':>10}{'flow':>14}{'blend':>9}{'generate - flow':>18}{'off place, px':>20}")
     for every in spacings:
         for motion in motions:
-            rows = []
+            rows, places = [], []
             for scene in scenes_of(motion, scenes):
                 video = world.render(scene, 25).video
                 words = caption(scene, np.random.default_rng(SEED))
@@ -114,9 +117,21 @@ def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Se
                 others = [np.stack([way(video[a], video[b], p) for a, b, p in map(ends, missing)]) for way in (flow_between, blend)]
                 ours = np.stack([there[i] for i in missing])
                 rows.append([psnr(each, video[missing]) for each in (ours, *others)])
+                places.append([off_place(each, video[missing]) for each in (ours, others[0])])
             generate, flow_db, blended = np.mean(rows, axis=0)
-            print(f"{f'every {every}':<14}{motion:<15}{generate:>10.1f}{flow_db:>14.1f}{blended:>9.1f}{generate - flow_db:>+18.1f}",
-                  flush=True)
+            off = " / ".join(f"{each:.1f}" for each in np.mean(places, axis=0))
+            print(f"{f'every {every}':<14}{motion:<15}{generate:>10.1f}{flow_db:>14.1f}{blended:>9.1f}{generate - flow_db:>+18.1f}"
+                  f"{off:>20}", flush=True)
+
+
+def off_place(made: np.ndarray, truth: np.ndarray) -> float:
+    """Mean distance, pixels, of the subject's centre from where it is in truth; a subject that is not found is half the width away."""
+    errors = []
+    for frame, real in zip(made, truth, strict=True):
+        there, right = find_blob(frame), find_blob(real)
+        if right is not None:
+            errors.append(frame.shape[1] / 2 if there is None else float(np.hypot(there.x - right.x, there.y - right.y)))
+    return float(np.mean(errors)) if errors else float("nan")
 
 
 def blend(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
@@ -167,12 +182,12 @@ def trajectory_error(video: np.ndarray, motion: str) -> float:
     return float(np.sqrt(min(errors)))
 
 
-def long(models: ModelCache, folder: Path) -> None:
+def long(models: ModelCache, folder: Path, prompts: int) -> None:
     """Equal cost: slots * steps * passes. One stage: 4 clips of 7 slots, 20 steps, guided: 1,120. Hierarchy: 280 and 168 slots * 5."""
     print(f"\nlong: {FRAMES} frames at 8 fps, 1,120 slot-steps each; error: pixels from the motion's law over the whole action")
     print(f"{'prompt':<62}{'hierarchical':>14}{'sliding window':>16}{'read':>22}")
     totals = []
-    for number, (prompt, motion) in enumerate(PROMPTS):
+    for number, (prompt, motion) in enumerate(PROMPTS[:prompts]):
         job = planned(prompt=prompt, seed=SEED + number, frames=FRAMES, key_frames=KEYS)
         assert job.hierarchy is not None
         job = replace(job, hierarchy=replace(job.hierarchy, facts=replace(job.hierarchy.facts, steps=5)))
@@ -217,6 +232,7 @@ def given(models: ModelCache, folder: Path) -> None:
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     scene = next(scenes_of("left to right", 1))
+    _subsampled()
     video = world.render(scene, 25).video
     known = {}
     for index in (0, 12, 24):
@@ -229,6 +245,20 @@ def given(models: ModelCache, folder: Path) -> None:
     print("\ngiven: frames 0, 12 and 24 of a held-out clip, the others made")
     for index in known:
         print(f"frame {index:>3}   in the file {psnr(after[index], video[index]):.1f} dB (before encoding it is the given picture itself)")
+
+
+def _subsampled() -> None:
+    """What half the colour samples cost these pictures before any codec: RGB -> 4:2:0 -> RGB, by the writer's own conversion."""
+    print("\n4:2:0 alone, no codec: dB over the frame, and over its brightness only")
+    convert = VideoReformatter()
+    for motion in world.MOTIONS:
+        frame = np.ascontiguousarray(world.render(next(scenes_of(motion, 1)), 25).video[12])
+        half = convert.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p", dst_colorspace=BT601,
+                                dst_color_range=LIMITED)
+        half.colorspace, half.color_range = BT601, LIMITED
+        back = half.to_ndarray(format="rgb24")
+        bright = [each @ np.array([0.299, 0.587, 0.114]) for each in (back.astype(float), frame.astype(float))]
+        print(f"{motion:<15}{psnr(back, frame):>8.1f}{psnr(*bright):>8.1f}")
 
 
 def memory() -> None:
@@ -263,6 +293,7 @@ def main() -> None:
     parser.add_argument("--motions", nargs="+", default=list(world.MOTIONS), choices=world.MOTIONS, help="for 'middle'")
     parser.add_argument("--every", nargs="+", type=int, default=[2, 4], choices=(2, 4, 8), help="given frames of 'middle'")
     parser.add_argument("--scenes", type=int, default=1, help="of each motion, for 'middle'")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="for 'long'")
     options = parser.parse_args()
     torch.set_num_threads(1)
     adapter = planned(prompt="-", key_frames=7, frames=25).hierarchy
@@ -272,7 +303,7 @@ def main() -> None:
     with loaded() as models, tempfile.TemporaryDirectory() as folder:
         ways: Mapping[str, Callable[[], None]] = {
             "middle": lambda: middle(models, options.scenes, options.motions, options.every),
-            "long": lambda: long(models, Path(folder) / "long"),
+            "long": lambda: long(models, Path(folder) / "long", options.prompts),
             "given": lambda: given(models, Path(folder) / "given"), "memory": memory}
         for part in options.parts:
             ways[part]()

@@ -36,7 +36,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     save_tiny(folder / "pocket")
     second = save_tiny(folder / "pocket-i2v", "i2v-rope")
     (folder / "pocket-stage2").mkdir()
-    facts = Facts(base=read_spec(second, "pocket-i2v").fingerprint, layout="frames", slots=5, channels=4, rank=2, modulation_rank=1, steps=2)
+    mark = read_spec(second, "pocket-i2v").fingerprint
+    facts = Facts(base=mark, layout="frames", slots=5, channels=4, rank=2, modulation_rank=1, steps=2)
     write_adapter(folder / "pocket-stage2" / FILE, trained(transformer_of(second)), facts, dtype=torch.float32)
     before = os.environ.get("SPROCKET_POCKET_DIR")
     os.environ["SPROCKET_POCKET_DIR"] = str(folder / "pocket")  # the worker is a process of its own

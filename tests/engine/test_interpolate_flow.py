@@ -90,7 +90,7 @@ def test_a_request_comes_back_from_json_and_nothing_else_does() -> None:
 
 @pytest.mark.parametrize(("values", "facts", "field"), [
     ({"fps": 8}, {}, "fps"), ({"fps": 7.5}, {}, "fps"), ({"fps": 24}, {"frames": 1}, "video"), ({"fps": 24}, {"frames": 0}, "video"),
-    ({"fps": 24}, {"fps": 0.0, "seconds": 0.0}, "video"), ({"fps": 24, "method": "generate"}, {}, "method"),
+    ({"fps": 24}, {"fps": 0.0, "seconds": 0.0}, "video"),
     ({"slow": 2, "fps": 4}, {}, "fps"), ({"fps": 24}, {"width": 1}, "video"),
 ])
 def test_what_a_video_cannot_be_asked_is_refused(values: dict[str, Any], facts: dict[str, Any], field: str) -> None:
