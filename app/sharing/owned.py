@@ -69,16 +69,6 @@ class OwnedStudio:
     def loras(self) -> Gated:
         return Gated(self._studio.loras, LORA_ROLES, self._who, "LoRAs")
 
-    @property
-    def training(self) -> Gated:
-        """Runs have no owner and take the whole device: for admins."""
-        return Gated(self._studio.training, {}, self._who, "Training")
-
-    @property
-    def datasets(self) -> Gated:
-        """They name files of the studio's own machine: for admins."""
-        return Gated(self._studio.datasets, {}, self._who, "Datasets")
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "store":
             raise AttributeError(name)
