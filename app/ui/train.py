@@ -63,7 +63,8 @@ def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None
             card = trainings.card(at.run, owner=OWNER)
         except (NotFound, InvalidRequest):
             return empty("No such run", "It was deleted, or was never here.", action=link("All runs", "/?view=train&run=all"))
-        used = use_html(card, first_prompt(card), comparisons(studio, card.id))
+        typed = dict(chosen or {})
+        used = use_html(card, typed.pop("prompt", "") or first_prompt(card), comparisons(studio, card.id), **typed)
         return run_html(card, trainings.run(card.id).events()[-CURVE_EVENTS:], said, used)
     cards = trainings.cards(owner=OWNER)
     curves = {card.id: smoothed([event["loss"] for event in trainings.run(card.id).events()

@@ -87,5 +87,6 @@ def _at_run(click: Click, card: RunCard, said: str) -> Changes:
 
     at = Address(view="train", run=card.id)
     drawn = token(click.studio, at)
-    return {click.parts.train: page(click.studio, at, said), click.parts.at: at.href(), click.parts.timer: gr.Timer(active=True),
+    typed = {"prompt": click.text("prompt"), "weight": click.text("weight") or "1", "seed": click.text("seed")}
+    return {click.parts.train: page(click.studio, at, said, typed), click.parts.at: at.href(), click.parts.timer: gr.Timer(active=True),
             click.parts.seen: {"train": drawn, "train said": said}}
