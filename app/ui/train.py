@@ -22,7 +22,7 @@ from app.ui.html.train import chosen_of, new_html, run_html, runs_html
 from app.ui.html.train_use import comparisons_token, use_html
 from app.ui.media import FOREVER, file_response
 from app.ui.parts import OWNER, Changes
-from app.ui.train_use import comparisons, first_prompt, train_use
+from app.ui.train_use import comparisons, first_prompt, last_said, train_use
 from engine.errors import InvalidRequest, SprocketError
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, from_mapping
 
@@ -63,8 +63,9 @@ def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None
             card = trainings.card(at.run, owner=OWNER)
         except (NotFound, InvalidRequest):
             return empty("No such run", "It was deleted, or was never here.", action=link("All runs", "/?view=train&run=all"))
-        typed = dict(chosen or {})
-        used = use_html(card, typed.pop("prompt", "") or first_prompt(card), comparisons(studio, card.id), **typed)
+        compared = comparisons(studio, card.id)
+        typed = dict(chosen or {}) or last_said(compared)  # the poll draws it again without what was typed
+        used = use_html(card, typed.pop("prompt", "") or first_prompt(card), compared, **typed)
         return run_html(card, trainings.run(card.id).events()[-CURVE_EVENTS:], said, used)
     cards = trainings.cards(owner=OWNER)
     curves = {card.id: smoothed([event["loss"] for event in trainings.run(card.id).events()

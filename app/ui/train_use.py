@@ -36,6 +36,12 @@ def comparisons(studio: Any, run_id: str) -> tuple[Comparison, ...]:
                             *(views.find_job(studio, str(job)) for job in event["jobs"][:2])) for event in told)
 
 
+def last_said(compared: tuple[Comparison, ...]) -> dict[str, str]:
+    """What the form says after a comparison: the same again."""
+    newest = compared[0] if compared else None
+    return {"prompt": newest.prompt, "weight": f"{newest.weight:g}", "seed": str(newest.seed)} if newest else {}
+
+
 def train_use(click: Click) -> Changes:
     """From the form of the run's page, or from the list of runs, where nothing but the run is said."""
     trainings: Trainings = click.studio.training
