@@ -355,8 +355,9 @@ def _as_options(request: GenerationRequest) -> list[str]:
     import shlex
 
     values = {name: value for name, value in request.to_json().items()
-              if value not in ("", None) and name not in ("schema_version", "loras")}
+              if value not in ("", None) and name not in ("schema_version", "loras", "given", "edits", "review")}
     return [*(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items()),
+            *(f"--keyframe {index}={name}" for index, name in request.given),
             *(f"--lora {name}:{weight!r}" for name, weight in request.loras)]
 
 

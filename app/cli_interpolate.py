@@ -17,6 +17,7 @@ from app.history.records import JobState
 from engine.errors import InvalidRequest, SprocketError
 from engine.events import Event
 from engine.interpolate.plan import LABEL
+from engine.interpolate.smoothing import GENERATED
 
 CheckOut = Callable[[Path | None, int], None]
 Copy = Callable[[Path, Path], Path]
@@ -41,7 +42,7 @@ def interpolate_command(check_out: CheckOut, copy: Copy, progress: Callable[[], 
         with opened(data_dir) as studio:
             wish: dict[str, Any] = {"fps": fps, "slow": slow, "method": method}
             job = studio.interpolations.submit(_source(clip), reserve=True, **wish)
-            say(f"Job {job.id}, {LABEL}:")
+            say(f"Job {job.id}, {GENERATED if method == 'generate' else LABEL}:")
             for note in job.notes:
                 say(f"  {note}")
             job = studio.run_here(job.id, progress())
@@ -56,7 +57,7 @@ def interpolate_command(check_out: CheckOut, copy: Copy, progress: Callable[[], 
             print(json.dumps(clip_json(made, path) | {"notes": list(job.notes), "frames": made.frames, "fps": made.fps,
                                                       "wall_seconds": round(wall, 3)}))
             return
-        for note in job.notes[2:]:
+        for note in job.notes[2:] if method == "flow" else ():
             say(f"  {note}")
         say(f"{made.width} x {made.height}, {made.frames} frames at {made.fps:g} fps in {wall:.1f} s.")
         print(path)

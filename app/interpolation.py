@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.history.records import Clip, Forecast, Job
+from app.planning import forecast_of, recent_clips
 from app.queue.kinds import INTERPOLATE
+from app.queue.kinds.smooth import smoothed_here
 from app.queue.process import this_process
 from engine.inputs import input_file
 from engine.interpolate.plan import LABEL, FlowTiming, InterpolatePlan, forecast_seconds, plan_interpolation
 from engine.interpolate.request import MAX_TITLE_CHARS, InterpolateRequest
+from engine.interpolate.smoothing import origin_of
 from engine.media.probe import probe_video
-from engine.plan import RECENT
+from engine.plan import RECENT, Plan
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -54,13 +57,19 @@ class Interpolations:
         request, _clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method})
         return self.forecast_of(self.plan(request))
 
-    def plan(self, request: InterpolateRequest) -> InterpolatePlan:
-        """Raises InvalidRequest. Takes half a second: a process of its own looks at the video."""
-        path = input_file(self._studio.settings.inputs_dir, request.video, "video")
-        return plan_interpolation(request, probe_video(path))
+    def plan(self, request: InterpolateRequest) -> InterpolatePlan | Plan:
+        """Raises InvalidRequest, and for generation as `plan_smoothed`. Takes half a second: a process of its own looks at the video."""
+        studio = self._studio
+        facts = probe_video(input_file(studio.settings.inputs_dir, request.video, "video"))
+        if request.method == "flow":
+            return plan_interpolation(request, facts)
+        spec = studio.spec(origin_of(facts).model)
+        return smoothed_here(request, facts, spec, studio.hardware(), recent_clips(studio.store, spec.name), studio.settings)
 
-    def forecast_of(self, plan: InterpolatePlan) -> Forecast:
+    def forecast_of(self, plan: InterpolatePlan | Plan) -> Forecast:
         store = self._studio.store
+        if isinstance(plan, Plan):
+            return forecast_of(store, plan)
         timings = [timing for clip in store.clips.recent(LABEL, limit=RECENT) if (timing := _timing(clip))]
         seconds, basis = forecast_seconds(plan, timings)
         return Forecast(seconds=seconds, memory_bytes=plan.predicted_bytes, basis=basis, notes=plan.notes,
@@ -78,11 +87,11 @@ class Interpolations:
 
     def _add(self, request: InterpolateRequest, clip: Clip | None, owner: str, key: str | None, reserve: bool) -> Job:
         studio, plan = self._studio, self.plan(request)
-        now = time.time()
+        now, steps = time.time(), plan.sampled_steps if isinstance(plan, Plan) else plan.frames
         project = clip.project_id if clip is not None else studio.store.projects.default(owner=owner, now=now).id
         return studio.store.jobs.add(
             owner=owner, project_id=project, kind=INTERPOLATE, request=request.to_json(), asked=request.to_json(), now=now,
-            steps=plan.frames, notes=plan.notes, idem_key=key, made_from=None if clip is None else clip.id,
+            steps=steps, notes=plan.notes, idem_key=key, made_from=None if clip is None else clip.id,
             max_attempts=studio.settings.max_crashes, max_waiting=studio.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)
 

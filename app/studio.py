@@ -387,6 +387,10 @@ class Studio:
     def _weighing(self, wish: GenerationRequest) -> Weighing:
         return weighing(self.store, self._planned(wish), self._hardware(wish))
 
+    def hardware(self) -> Hardware:
+        """What a job may use now, on the best device."""
+        return self._engine.hardware()
+
     def _hardware(self, wish: GenerationRequest) -> Hardware:
         """As the worker reported it, for it knows what it holds itself; asked anew for another device."""
         _alive, hardware = self._worker()

@@ -113,7 +113,7 @@ class Job:
 
     def __init__(self, plan: Plan, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
                  cancelled: Callable[[], bool], checkpoint_seconds: float, preview_seconds: float, inputs: Path | None,
-                 loras: Path | None, calibrations: Path | None, mesh: Mesh | None) -> None:
+                 loras: Path | None, calibrations: Path | None, mesh: Mesh | None = None) -> None:
         self.mesh, self.leads = mesh, mesh is None or mesh.leads
         self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
         self.cancelled = cancelled if mesh is None else lambda: mesh.agree(cancelled())

@@ -35,26 +35,26 @@ from tests.fakes import MACHINE, POCKET
 
 STEPS_PER_SECOND = 4.0
 WAITING = (JobState.QUEUED, JobState.BLOCKED, JobState.PAUSED)
-SPEC = SimpleNamespace(
-    name="pocket",
-    native_width=192,
-    native_height=128,
-    native_frames=25,
-    fps=8.0,
-    max_frames=49,
-    fixed_size=False,
-    frame_step=8,
-    size_multiple=16,
-    temporal_scale=4,
-    recommended_steps=12,
-    recommended_guidance=6.0,
-    scheduler="dpm",
-    max_width=256,
-    max_height=256,
-    modes=("t2v", "v2v"),
-    path=POCKET,
-    fingerprint="pocket",
-)
+REAL = read_spec(POCKET, "pocket")
+SPEC = SimpleNamespace(**{field.name: getattr(REAL, field.name) for field in dataclasses.fields(REAL)} | {
+    "name": "pocket",
+    "native_width": 192,
+    "native_height": 128,
+    "native_frames": 25,
+    "fps": 8.0,
+    "max_frames": 49,
+    "fixed_size": False,
+    "frame_step": 8,
+    "size_multiple": 16,
+    "temporal_scale": 4,
+    "recommended_steps": 12,
+    "recommended_guidance": 6.0,
+    "scheduler": "dpm",
+    "max_width": 256,
+    "max_height": 256,
+    "modes": ("t2v", "v2v"),
+    "fingerprint": "pocket",
+})
 STILL = SimpleNamespace(**{**vars(SPEC), "name": "still", "modes": ("i2v",)})
 COLOURS = {
     "red": "#e5483d",

@@ -71,7 +71,8 @@ def _made_by(recipe: Mapping[str, Any]) -> tuple[str, str, str, int]:
     """(name, prompt, model, seed) for the row of a clip whose file is all that is left."""
     if recipe.get("kind") == INTERPOLATE:
         source = source_of(recipe)
-        return title(source["name"]), source["prompt"], LABEL, source["seed"]
+        made_by = source["model"] if recipe["request"].get("method") == "generate" else LABEL
+        return title(source["name"]), source["prompt"], made_by, source["seed"]
     request = GenerationRequest.from_mapping(recipe["request"])
     if request.seed is None:
         raise InvalidRequest("seed", "is missing.")

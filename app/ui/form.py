@@ -317,6 +317,10 @@ WAYS: Mapping[str, Field] = {
     if name in KNOWN and words
 } | {"parallel": Field(devices.build, devices.read, devices.show)}
 """How a clip is made rather than what it shows; only what requests know."""
+WAYS = {**WAYS, "cfg_gate": Field(
+    lambda _: gr.Slider(label="Negative prompt", minimum=0.05, maximum=1, step=0.05, value=1, buttons=[],
+                        info="for this share of the steps; less is faster and another picture", elem_id="field-cfg-gate"),
+    read_unless(1), lambda value, _spec: {"value": 1 if value is None else value, "minimum": min(0.05, value or 1)})}
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
 """Request fields without a component: the source panel, a remix or a restored clip brings them, and they go into the next request."""

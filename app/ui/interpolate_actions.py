@@ -19,7 +19,7 @@ NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 def interpolate(click: Click) -> Changes:
     """More frames for a clip, queued at once; the screen shows the job."""
     wish = {name: _number(name, click.text(name)) for name in ("fps", "slow") if click.text(name)}
-    job = click.studio.interpolations.submit(click.text("clip"), owner=OWNER, **wish)
+    job = click.studio.interpolations.submit(click.text("clip"), owner=OWNER, method=click.text("method") or "flow", **wish)
     return create.show_job(click.studio, click.parts, job, click.memory)
 
 

@@ -23,12 +23,15 @@ from PIL import Image
 
 from engine.digest import file_sha256
 from engine.errors import AwaitingReview, InvalidRequest
-from engine.events import ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
-from engine.inputs import read_input
+from engine.events import ClipWritten, CutsFound, Event, Preview, Resumed, Stage, StageStarted, StepDone
+from engine.inputs import input_file, read_input
+from engine.interpolate.cuts import held, parted
+from engine.interpolate.flow import Pair
 from engine.interpolate.interpolator import Interpolator, Window
 from engine.interpolate.levels import Block
 from engine.interpolate.planning import HierarchyPlan, stage_one_plan, stage_two_plan
 from engine.interpolate.store import KEYS, FrameStore
+from engine.media.clip import iter_frames
 from engine.plan import Plan
 from engine.preview import MAX_STRIP_WIDTH, STRIP_HEIGHT, webp
 from engine.video.publish import write_atomic
@@ -86,7 +89,8 @@ class HierarchyRun:
     def _key_frames(self) -> Iterator[Event]:
         missing = [index for index in self.levels.keys if self._original(index) is None]
         if missing:
-            yield from self._from_clip() if self.made.stage_one != "slots" else self._from_slots()
+            ways = {"slots": self._from_slots, "video": self._from_video}
+            yield from ways.get(self.made.stage_one, self._from_clip)()
         else:
             yield Resumed(self._advance(self.first_steps), self.total)
         again = [(index, what) for index, what in self.made.edits if isinstance(what, int)]
@@ -137,6 +141,19 @@ class HierarchyRun:
         block = Block(keys, known, tuple(index for index in keys if index not in known))
         yield from self._make([block], 0, self.levels.key_fps, self._original, self.store.key)
 
+    def _from_video(self) -> Iterator[Event]:
+        """The frames of a video are the key frames. Raises `InvalidRequest` where it is gone or has fewer than it said."""
+        keys, done = self.levels.keys, 0
+        assert self.job.inputs is not None
+        path = input_file(self.job.inputs, self.made.video, "video")
+        for done, pixels in enumerate(iter_frames(path, width=self.plan.width, height=self.plan.height, fit="crop"), start=1):
+            with self.job.stage(Stage.ENCODE, "image"):
+                self.store.write(self.store.key(keys[done - 1]), pixels)
+            yield StepDone(Stage.ENCODE, done, len(keys), None)
+            if done == len(keys):
+                return
+        raise InvalidRequest("video", f"has {done} frames that can be decoded, not {len(keys)}. Choose it again, or use flow.")
+
     def _again(self, again: Sequence[tuple[int, int]]) -> Iterator[Event]:
         """Key frames made anew: each between its neighbours as they were, in a block of its own."""
         keys, width = self.levels.keys, min(self.made.facts.slots, len(self.levels.keys))
@@ -173,14 +190,35 @@ class HierarchyRun:
         return self.store.read(self.store.key(index, again if isinstance(again, int) else None))
 
     def _rounds(self) -> Iterator[Event]:
+        cuts = self._cuts() if self.made.video else ()
+        if cuts:
+            yield CutsFound(tuple(round(cut / self.levels.fps, 4) for cut in cuts))
         for level in self.levels.levels:
+            self._hold(cuts, self.levels.stride >> level.number)
             for begin in range(0, len(level.blocks), self.made.blocks_at_once):
-                batch = level.blocks[begin:begin + self.made.blocks_at_once]
+                batch = parted(level.blocks[begin:begin + self.made.blocks_at_once], cuts, self.levels.stride)
                 if all(self.store.read(self.store.made(index)) is not None for block in batch for index in block.makes):
                     self._advance(len(batch) * self.made.facts.steps)
                     continue
                 yield from self._make(batch, level.number, level.fps, self.known, self.store.made)
                 yield self._strip(level.number)
+
+    def _cuts(self) -> tuple[int, ...]:
+        """The key frames that begin a new scene. Two frames are held at a time."""
+        found, before = [], self.known(0)
+        for index in self.levels.keys[1:]:
+            frame = self.known(index)
+            if before is not None and frame is not None and Pair(before, frame).cut:
+                found.append(index)
+            before = frame
+        return tuple(found)
+
+    def _hold(self, cuts: Sequence[int], apart: int) -> None:
+        """Across a cut the last frame before it stays."""
+        for index, before in held(cuts, self.levels.stride, apart):
+            frame = self.known(before)
+            assert frame is not None
+            self.store.write(self.store.made(index), frame)
 
     def _make(self, blocks: Sequence[Block], stream: int, fps: float, look: Callable[[int], np.ndarray | None],
               place: Callable[[int], Path]) -> Iterator[Event]:
@@ -202,7 +240,7 @@ class HierarchyRun:
                                    size=(self.plan.height, self.plan.width), tile=self.plan.tile, how=self.plan.placement.decode)
 
     def _advance(self, steps: int) -> int:
-        self.done += steps
+        self.done = min(self.total, self.done + steps)  # a window over a cut is made once for each side
         return self.done
 
     def _left(self) -> float:
@@ -240,7 +278,8 @@ class HierarchyRun:
 def mark_of(plan: Plan, made: HierarchyPlan) -> dict[str, Any]:
     """What must be equal for stored key frames to be those of this run; edits are not part of it: they come after."""
     request = plan.request().to_json() | {"model": "", "edits": [], "review": False}
-    return {"request": request, "models": [plan.spec.fingerprint, made.interpolator.fingerprint, file_sha256(made.adapter)],
+    return {"request": request, "video": made.video,
+            "models": [plan.spec.fingerprint, made.interpolator.fingerprint, file_sha256(made.adapter)],
             "dtype": plan.dtype, "device": plan.device.split(":")[0], "at_once": made.blocks_at_once, "torch": torch.__version__}
 
 

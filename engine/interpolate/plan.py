@@ -62,10 +62,10 @@ class InterpolatePlan:
 
 
 def plan_interpolation(request: InterpolateRequest, facts: VideoFacts) -> InterpolatePlan:
-    """Raises InvalidRequest for a video with one frame or without a clock, and for a rate that adds no frame."""
+    """Of a request for flow (of one for generation: `engine.interpolate.smoothing`). Raises InvalidRequest for a video with one frame or
+    without a clock, and for a rate that adds no frame."""
     if request.method != "flow":
-        raise InvalidRequest("method", f"{request.method!r} is not available for this model: none here was trained to make the frames "
-                                       "between others. Use flow, which moves pixels instead.", suggestion="flow")
+        raise ValueError(f"{request.method!r} is not planned here")
     if facts.frames < 2:
         raise InvalidRequest("video", f"has {facts.frames} frame; there is nothing between one frame. Choose a video of at least 2.")
     rate = facts.fps or (facts.frames / facts.seconds if facts.seconds > 0 else 0.0)

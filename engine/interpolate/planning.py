@@ -38,7 +38,8 @@ class HierarchyPlan:
 
     levels: Hierarchy
     stage_one: str
-    """How key frames are made: 'clip' (from words), 'image' (a clip from the given first frame) or 'slots' (by the stage-two model)."""
+    """How key frames are made: 'clip' (from words), 'image' (a clip from the given first frame), 'slots' (by the stage-two model), or
+    'video' (they are the frames of one)."""
     clip_frames: int
     """Of the clip that key frames are taken from; 0 for 'slots'."""
     interpolator: ModelSpec
@@ -55,6 +56,8 @@ class HierarchyPlan:
 
     first_steps: int
     """Denoising steps of stage 1."""
+    video: str = ""
+    """Name of the input whose frames the key frames are."""
 
     @property
     def steps(self) -> int:
@@ -100,7 +103,7 @@ def plan_hierarchy(request: GenerationRequest, spec: ModelSpec, plan_one: Callab
     if how == "image":
         wish = replace(wish, image=inputs[0][1], fit=request.fit)
     first = plan_one(wish, spec) if how != "slots" else None
-    second = plan_one(_block_request(bare, interpolator), interpolator)
+    second = plan_one(block_request(bare, interpolator), interpolator)
     base = first or second
     plan = HierarchyPlan(levels=levels, stage_one=how, clip_frames=clip, interpolator=interpolator, adapter=found[1], facts=facts,
                          blocks_at_once=BLOCKS_AT_ONCE[device.partition(":")[0]], inputs=tuple(inputs), edits=request.edits,
@@ -108,7 +111,7 @@ def plan_hierarchy(request: GenerationRequest, spec: ModelSpec, plan_one: Callab
                          image=request.image is not None)
     _check_edits(request, levels)
     return replace(base, model=request.model, spec=spec, frames=levels.frames, fps=levels.fps, hierarchy=plan, fit=request.fit or "crop",
-                   work=_work(plan, first, second), predicted_bytes=max(base.predicted_bytes, second.predicted_bytes),
+                   work=rounds_work(plan, first, second), predicted_bytes=max(base.predicted_bytes, second.predicted_bytes),
                    mode="i2v" if how == "image" else "t2v", input=inputs[0][1] if how == "image" else "",
                    notes=(_sentence(levels), *base.notes, *_notes(plan, interpolator)))
 
@@ -134,7 +137,7 @@ def levels_of(request: GenerationRequest, spec: ModelSpec) -> tuple[Hierarchy, F
 def stage_one_plan(plan: Plan) -> Plan:
     """The ordinary plan of the clip that key frames are taken from."""
     made = plan.hierarchy
-    assert made is not None and made.stage_one != "slots"
+    assert made is not None and made.clip_frames
     frames = made.clip_frames
     _, _, channels, height, width = plan.latent_shape
     from engine.memory import latent_frames
@@ -184,13 +187,13 @@ def _stage_one(levels: Hierarchy, spec: ModelSpec) -> tuple[str, int]:
     return "slots", 0
 
 
-def _block_request(bare: GenerationRequest, interpolator: ModelSpec) -> GenerationRequest:
+def block_request(bare: GenerationRequest, interpolator: ModelSpec) -> GenerationRequest:
     """An ordinary request whose plan says how the stage-two model's weights are kept."""
     image = None if "t2v" in interpolator.modes else "0" * 64 + ".png"
     return replace(bare, frames=interpolator.native_frames, image=image, loras=(), cache=None, cfg_gate=None, scheduler=None, eta=None)
 
 
-def _work(plan: HierarchyPlan, first: Plan | None, second: Plan) -> dict[str, float]:
+def rounds_work(plan: HierarchyPlan, first: Plan | None, second: Plan) -> dict[str, float]:
     """Work by stage: the clip of stage 1, and the rounds counted in its units of slots and steps."""
     work = dict((first or second).work)
     per_slot = second.work["sample"] / (second.latent_shape[1] * second.sampled_steps * (2 if second.guided else 1))

@@ -126,7 +126,7 @@ class SpreadModel:
         if sizes is None:
             yield from self.model.encode_frames(frames, tile, how)
         else:
-            yield from encode_rows(self.model._on_device("vae"), frames, self.mesh, sizes)
+            yield from encode_rows(self.model.at_work("vae"), frames, self.mesh, sizes)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, tile: tuple[int, int], how: str = "whole") -> Iterator[Tensor]:
@@ -139,7 +139,7 @@ class SpreadModel:
         if sizes is None or how not in EXACT:
             yield from self._decode_alone(latents, tile, how)
             return
-        vae, kept = self.model._on_device("vae"), self.model.components["vae"].dtype
+        vae, kept = self.model.at_work("vae"), self.model.components["vae"].dtype
         scaled = (1 / spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)).to(kept)
         scale = spec.spatial_scale
         for chunk in decode_rows(vae, scaled, self.mesh, sizes):

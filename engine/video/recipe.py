@@ -58,6 +58,8 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
 
 def comment(recipe: Mapping[str, Any]) -> str:
     """One line for people who look at the file's properties."""
+    if recipe.get("kind") == "interpolate" and recipe["request"].get("method") == "generate":
+        return f"AI-generated frames between those of an AI-generated clip, with Sprocket {recipe['app_version']}"
     if recipe.get("kind") == "interpolate":
         return f"Motion interpolation, not generation, with Sprocket {recipe['app_version']}"
     model, seed = recipe["request"]["model"], recipe["request"]["seed"]

@@ -214,7 +214,7 @@ def test_the_keyboard_reaches_everything(open_page: Callable[..., Page]) -> None
     page = open_page("/")
     page.evaluate("document.activeElement.blur()")
     names, unlabelled = [], []
-    for _ in range(40):
+    for _ in range(75):
         page.keyboard.press("Tab")
         name, visible = page.evaluate("""() => {
             const e = document.activeElement, s = getComputedStyle(e);

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from engine.errors import Cancelled, InvalidRequest
-from engine.events import ClipWritten, Event, Resumed, Stage, StageStarted, StepDone
+from engine.events import GENERATION, ClipWritten, Event, Resumed, Stage, StageStarted, StepDone
 from engine.inputs import input_name
 from engine.models.cache import ModelCache
 from engine.plan import Plan
@@ -82,7 +82,7 @@ def test_stopped_at_every_step_gives_the_same_file(mode: str, kind: str, schedul
     read = [(e.step, e.steps) for e in seen if isinstance(e, StepDone) and e.stage is Stage.ENCODE]
     assert read == [(1, 1)] if mode == "i2v" else [(9, 9)]
     assert [(e.step, e.steps) for e in seen if isinstance(e, StepDone) and e.stage is Stage.SAMPLE] == [(1, 3), (2, 3), (3, 3)]
-    assert [e.stage for e in seen if isinstance(e, StageStarted)] == list(Stage)
+    assert [e.stage for e in seen if isinstance(e, StageStarted)] == list(GENERATION)
     recipe = read_recipe(whole.part)
     assert recipe["request"] == job.request().to_json() | {"model": Path(job.model).name}
     for done in range(1, 4):

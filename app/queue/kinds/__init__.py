@@ -95,4 +95,6 @@ def job_title(job: Job) -> str:
 
 def job_what(job: Job) -> str:
     """What the job does, in a few words."""
+    if job.kind == INTERPOLATE and job.request.get("method") == "generate":
+        return "Generated frames between"
     return kind_of(job.kind).what if job.kind in _FILES else job.kind

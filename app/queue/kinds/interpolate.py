@@ -13,6 +13,7 @@ from app.history.records import Clip, Job
 from app.history.sidecar import clip_file, source_of, title
 from app.queue.clips import ClipKind, publish_clip
 from app.queue.kinds import Work
+from app.queue.kinds.smooth import smoothing
 from app.queue.workplace import Attempt, Workplace
 from engine.errors import InvalidRequest
 from engine.events import ClipWritten, CutsFound, Event
@@ -36,10 +37,11 @@ class Interpolate(ClipKind):
         return f"{wish_words(wish.fps, wish.slow)}: {wish.title or 'a video'}"
 
     def resolve(self, place: Workplace, job: Job) -> Work:
-        """By the method that is asked for. A model that was trained to make the frames between others comes in here, as a
-        `Work` of its own. Raises as `plan_interpolation`; InvalidRequest for a video that is gone."""
+        """By the method that is asked for. Raises as `plan_interpolation` or `smoothing`; InvalidRequest for a video that is gone."""
         request = InterpolateRequest.from_mapping(job.request)
         facts = probe_video(input_file(place.settings.inputs_dir, request.video, "video"))
+        if request.method == "generate":
+            return smoothing(place, job, request, facts)
         plan = plan_interpolation(request, facts)
         return Interpolation(job, request, plan, _parent(place, job), facts.recipe is not None)
 

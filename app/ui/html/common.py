@@ -128,8 +128,15 @@ def facts(job_or_request: Job | dict, fps: float | None = None) -> str:
 
 def clip_facts(clip: Clip) -> str:
     """Size, length and seed of a clip in one line. Escaped."""
-    made = f"seed {clip.seed}" if kind_of_clip(clip) == GENERATE else f"{clip.fps:g} fps · motion interpolation, not generation"
+    made = f"seed {clip.seed}" if kind_of_clip(clip) == GENERATE else f"{clip.fps:g} fps · {between_words(clip)}"
     return esc(f"{clip.width} × {clip.height} · {clip.frames / clip.fps:.1f} s · {made}")
+
+
+def between_words(clip: Clip) -> str:
+    """What made the frames between those of another clip. A recipe comes from a file."""
+    request = clip.recipe.get("request")
+    generated = isinstance(request, dict) and request.get("method") == "generate"
+    return "frames between generated" if generated else "motion interpolation, not generation"
 
 
 def kind_of_clip(clip: Clip) -> str:

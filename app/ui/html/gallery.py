@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from app.history.records import Clip, ClipPage, Project
 from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
-from app.ui.html.common import ago, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
+from app.ui.html.common import ago, between_words, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
 from app.ui.html.loras import told
@@ -160,7 +160,7 @@ def _facts(clip: Clip, project: str) -> str:
     source = source if isinstance(source, dict) else {}
     rows = [
         ("Prompt", clip.prompt),
-        ("Made by", "motion interpolation, not generation" if moved else ""),
+        ("Made by", between_words(clip) if moved else ""),
         ("Out of", _source(clip.recipe) if moved else ""),
         ("Scene cuts", _cuts(clip.recipe.get("cuts")) if moved else ""),
         ("Model of the source" if moved else "Model", source.get("model") if moved else clip.model),

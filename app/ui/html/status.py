@@ -222,7 +222,8 @@ def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bo
     if job.state is JobState.CANCELLING:
         return _caption("Stopping…", "It stops after the step it is in.")
     if job.state is JobState.QUEUED and job.kind != GENERATE:
-        return _bar(job) + _caption(job_title(job), esc(interpolate.LABEL) if worker_alive else esc(worker_message or WORKER_STARTS))
+        line = interpolate.job_label(job) if worker_alive else worker_message or WORKER_STARTS
+        return _bar(job) + _caption(job_title(job), esc(line))
     if job.state is JobState.QUEUED:
         title = "Next in line" if not ahead else f"Waiting, {ahead} before this one"
         line = facts(job) if worker_alive else esc(worker_message or WORKER_STARTS)
@@ -239,7 +240,7 @@ def _running_caption(job: Job, ahead: int, blocked: str | None, worker_alive: bo
 
 def _bar(job: Job) -> str:
     share = progress(job)
-    stages = interpolate.STAGES if job.kind == INTERPOLATE else STAGES
+    stages = interpolate.STAGES if job.kind == INTERPOLATE and job.request.get("method") != "generate" else STAGES
     names = [name for name, _ in stages]
     at = names.index(job.stage) if job.stage in names else -1
     marks = "".join(
