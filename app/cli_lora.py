@@ -1,4 +1,4 @@
-"""`sprocket lora export|merge|info`: a LoRA's file in other forms, in its base, and what it is. Works on files; torch is loaded for the
+"""`sprocket lora export|merge|info|push`: a LoRA's file in other forms, in its base, what it is, and onto the hub. Torch is loaded for the
 former two only."""
 
 from __future__ import annotations
@@ -67,3 +67,17 @@ def merge(file: Annotated[Path, typer.Argument(help="A LoRA as .safetensors.")],
 
     merge_into(spec.path, file, out, strength)
     say(f"{out} is a model of its own now: `sprocket generate --model {out.resolve()}`.")
+
+
+@lora_app.command("push")
+def push(run: Annotated[str, typer.Argument(help="A run's id, or its folder.")],
+         repo: Annotated[str, typer.Argument(help="owner/name on the hub; made where it is not there.")],
+         public: Annotated[bool, typer.Option("--public", help="Make the repository public; it is private without this.")] = False,
+         data_dir: DataDir = None) -> None:
+    """Send a run's LoRA, its card and the clips the card shows to the Hugging Face hub."""
+    from app.hub.push import push as send
+
+    folder = Path(run) if (Path(run) / "run.json").is_file() else settings_of(data_dir).training_dir / run
+    if not (folder / "run.json").is_file():
+        raise InvalidRequest("run", f"{run[:80]!r} is neither a run of this studio nor the folder of one.")
+    typer.echo(send(folder, repo, private=not public))

@@ -44,6 +44,9 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """Key -> title, what it is for, settings."""
 GRACE_SECONDS = 5.0
+OWNER_FACT = "owner"
+LOCAL = "local"
+"""Whose a run is that says nothing of it: the command line's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Trainings:
         if config.dataset != POCKET_WORLD:
             find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)
         run_id = new_id(time.time())
-        RunDir(self.folder / run_id).create(config)
+        RunDir(self.folder / run_id).create(config, {OWNER_FACT: owner})
         try:
             self._queue(run_id, config, owner, project_id)
         except SprocketError:
@@ -115,25 +118,25 @@ class Trainings:
     # ---- after
 
     def cards(self, *, owner: str) -> tuple[RunCard, ...]:
-        """All runs, newest first; one whose settings cannot be read is left out."""
+        """The owner's runs, newest first; one whose settings cannot be read is left out."""
         working = self._working(owner)
         found = []
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if is_id(path.name):
                 try:
-                    found.append(self._card(path.name, working))
+                    found.append(self._card(path.name, working, owner))
                 except (InvalidRequest, NotFound):
                     continue
         return tuple(sorted(found, key=lambda card: card.id, reverse=True))
 
     def card(self, run_id: str, *, owner: str) -> RunCard:
-        """Raises NotFound."""
-        return self._card(run_id, self._working(owner))
+        """Raises NotFound for a run that is not there, and for somebody else's."""
+        return self._card(run_id, self._working(owner), owner)
 
     def run(self, run_id: str) -> RunDir:
         """Raises NotFound."""
         if not is_id(run_id) or not (self.folder / run_id / "run.json").is_file():
-            raise NotFound("There is no such training run in this studio.")
+            raise _missing()
         return RunDir(self.folder / run_id)
 
     def preview_path(self, run_id: str, step: int, number: int, kind: str) -> Path | None:
@@ -200,9 +203,11 @@ class Trainings:
         jobs = self._store.jobs.list(owner=owner, active_only=True, limit=1000)
         return {str(job.request.get("run")): job for job in jobs if job.kind == TRAIN}
 
-    def _card(self, run_id: str, working: Mapping[str, Job]) -> RunCard:
+    def _card(self, run_id: str, working: Mapping[str, Job], owner: str) -> RunCard:
         run = self.run(run_id)
         config, facts, created = run.read()
+        if owner_of(facts) != owner:
+            raise _missing()
         job, state = working.get(run_id), run.state()
         if job is None and state.state == "waiting" and time.time() - state.at > GRACE_SECONDS:
             state = RunState("interrupted", state.step, state.steps, "Its job is gone; Resume goes on.", at=state.at)
@@ -220,3 +225,13 @@ class Trainings:
             except (InvalidRequest, ValueError, TypeError):
                 continue
         return None
+
+
+def owner_of(facts: Mapping[str, Any]) -> str:
+    """Whose run it is, by what its folder says."""
+    return str(facts.get(OWNER_FACT) or LOCAL)
+
+
+def _missing() -> NotFound:
+    """Said alike of what is not there and of somebody else's: neither tells that it exists."""
+    return NotFound("There is no such training run in this studio.")

@@ -190,7 +190,7 @@
     if (!form) return;
     event.preventDefault();
     const fields = Object.fromEntries([...new FormData(form, event.submitter)].filter(([, value]) => value !== ""));
-    const { act, ...data } = form.dataset;
+    const { act, ...data } = { ...form.dataset, ...(event.submitter || form).dataset };
     if (data.view) visit("/?view=" + data.view);
     if (act === "search") {
       visit("/?" + new URLSearchParams(fields));
@@ -431,7 +431,7 @@
   document.addEventListener("input", (event) => { if (busy === "opening" && event.target.closest("#form")) typed.set(event.target, event.target.value); }, true);
   document.addEventListener("input", (event) => { if (event.target.matches(".extend input[type=range]")) scrub(event.target); });
   document.addEventListener("input", (event) => {  // what a slider says while it moves; it is sent when let go
-    if (event.target.dataset.change) event.target.closest("label").querySelector("output").textContent = event.target.value;
+    if ("change" in event.target.dataset || "shown" in event.target.dataset) event.target.closest("label").querySelector("output").textContent = event.target.value;
   });
   for (const name of ["pause", "seeked"]) document.addEventListener(name, (event) => { if (event.target.matches("video.result")) frameOf(event.target); }, true);
   document.addEventListener("submit", onSubmit);

@@ -1,4 +1,4 @@
-"""A new concept on the pocket: `python -m bench.train_concept [--steps 300]`.
+"""A new concept on the pocket: `python -m bench.train_concept [--steps 400]`.
 
 25 clips of a crescent (`training.data.example`: a shape the base never met, drawn by a generator it never met) train a LoRA; prompts that
 the set does not hold are generated before and after, by diffusers' own pipeline with the exported file, and read by classical vision: the
@@ -27,7 +27,7 @@ from training.lora.base import load_base
 from training.lora.config import TrainConfig
 from training.lora.opening import SAMPLES, save_set
 from training.lora.rundir import RunDir
-from training.lora.samples import Clip, encode_set
+from training.lora.samples import Clip, encode_set, pocket_world
 from training.lora.session import Session
 from training.pocket import world
 
@@ -69,10 +69,14 @@ def score(pipeline, clips: int, steps: int, guidance: float) -> dict[str, float]
     return {"new": shown / clips, "old": right / clips, "old parts": float(np.mean(parts))}
 
 
-def train(folder: Path, steps: int, rank: int, rate: float, threads: int) -> tuple[Path, float]:
-    """(the LoRA's file, seconds of training with everything a run does but previews)."""
-    config = TrainConfig(model="pocket", dataset="pocket-world", name="crescent", rank=rank, steps=steps, learning_rate=rate,
-                         targets="attention+ff", schedule="cosine", warmup=10, eval_steps=steps // 3, eval_clips=3, threads=threads,
+def train(folder: Path, *, steps: int, rank: int, rate: float, batch: int, targets: str, known: int, threads: int) -> tuple[Path, float]:
+    """(the LoRA's file, seconds of training with everything a run does but previews).
+
+    `known`: so many clips of the base's own world beside the new ones, so that it does not forget them (prior preservation,
+    https://arxiv.org/abs/2208.12242, section 3.2).
+    """
+    config = TrainConfig(model="pocket", dataset="pocket-world", name="crescent", rank=rank, steps=steps, learning_rate=rate, batch=batch,
+                         beta2=0.99, targets=targets, schedule="cosine", warmup=10, eval_steps=steps // 4, eval_clips=3, threads=threads,
                          trigger=example.WORD)
     run, machine = RunDir(folder), detect("cpu")
     spec = read_spec(find("pocket"), "pocket")
@@ -82,6 +86,7 @@ def train(folder: Path, steps: int, rank: int, rate: float, threads: int) -> tup
     taken = range(0, example.PICTURES - 1, example.FPS // 8)
     clips = [Clip(np.ascontiguousarray(example.render(0, index)[list(taken)][:25]), example.caption(0, index),
                   "held-out" if index >= example.CLIPS - 3 else "train") for index in range(example.CLIPS)]
+    clips += pocket_world(known, held_out=0)
     save_set(folder / SAMPLES, encode_set(model, clips))
     model.close()
     from training.lora.opening import samples_of
@@ -94,9 +99,12 @@ def train(folder: Path, steps: int, rank: int, rate: float, threads: int) -> tup
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.train_concept", description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--targets", default="attention+ff")
+    parser.add_argument("--known", type=int, default=20, help="clips of the base's own world beside the new ones")
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--clips", type=int, default=24, help="prompts of each kind")
     parser.add_argument("--sampling", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
@@ -104,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        lora, seconds = train(asked.keep or Path(scratch) / "run", asked.steps, asked.rank, asked.rate, asked.threads)
+        lora, seconds = train(asked.keep or Path(scratch) / "run", steps=asked.steps, rank=asked.rank, rate=asked.rate, batch=asked.batch,
+                              targets=asked.targets, known=asked.known, threads=asked.threads)
         pipeline = CogVideoXPipeline.from_pretrained(find("pocket"), dtype=torch.bfloat16)
         pipeline.set_progress_bar_config(disable=True)
         guidance = json.loads((find("pocket") / "sprocket.json").read_text())["recommended"]["guidance_scale"]

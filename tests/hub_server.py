@@ -4,7 +4,8 @@
     GET, HEAD /{owner}/{name}/resolve/{rev}/{path}                      a file; LFS files redirect to another host name, as to a CDN
     GET, HEAD /cdn/{sha256}                                             Range answered with 206, ETag, Content-Length
 
-Gated repositories want `Authorization: Bearer hf_good`. Error answers carry `X-Error-Code`, as the Hub's do.
+Uploads (`tests.hub_uploads`) and gated repositories want `Authorization: Bearer hf_good`. Error answers carry `X-Error-Code`, as the
+Hub does it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests import hub_uploads as uploads
 
 GOOD_TOKEN = "hf_good"
 BLOCK = 16 * 1024
@@ -100,6 +103,8 @@ class LocalHub:
         self.asked: list[Asked] = []
         self.down = False
         self.blobs: dict[str, tuple[str, bytes]] = {}
+        self.made: dict[str, dict[str, Any]] = {}
+        """Repositories that were asked for, and what was said of each."""
         self.port = 0
 
     @property
@@ -110,6 +115,10 @@ class LocalHub:
     def env(self) -> dict[str, str]:
         """For a process that shall use this hub."""
         return {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": "", "no_proxy": "*"}
+
+    def empty(self, files: dict[str, bytes] | None = None) -> Repo:
+        """A repository of what was sent."""
+        return Repo(files or {})
 
     def of(self, path: str) -> list[Asked]:
         """The requests for the content of one file, redirects not counted."""
@@ -151,6 +160,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer()
+
+    def do_POST(self) -> None:
+        uploads.post(self)
+
+    def do_PUT(self) -> None:
+        uploads.put(self)
 
     def answer(self) -> None:
         if self.hub.down:

@@ -16,13 +16,13 @@ from engine.errors import InvalidRequest
 
 PARTS: Mapping[str, tuple[frozenset[str], Role]] = {
     "datasets": (frozenset({"list", "get", "find", "poster", "video", "token", "describer", "check"}), Role.ADMIN),
-    "training": (frozenset({"cards", "card", "preview_path", "forecast"}), Role.ADMIN),
+    "training": (frozenset({"cards", "card", "run", "preview_path", "forecast"}), Role.ADMIN),
     "interpolations": (frozenset(), Role.MAKER),
     "refining": (frozenset({"backends", "backend_for", "look"}), Role.MAKER),
 }
 """Room -> what everybody may read, and the role for the rest."""
 OF_A_RUN = frozenset({"preview_path", "run"})
-"""Of training: named by a run, with no owner of their own. The run has to be the visitor's."""
+"""Of training: named by a run, without a word of whose it is. The run has to be the visitor's."""
 
 
 class OwnedPart:

@@ -12,18 +12,18 @@ from fastapi.responses import Response
 
 from app.errors import NotAllowed, NotFound
 from app.training import PRESETS, Forecast, RunCard, Trainings
-from app.ui import create
 from app.ui.address import Address
 from app.ui.dataset import train_html, train_token
-from app.ui.html.common import empty, link, short
+from app.ui.html.common import empty, link
 from app.ui.html.curves import smoothed
 from app.ui.html.dataset import steps_html
 from app.ui.html.status import notice_html
 from app.ui.html.train import chosen_of, new_html, run_html, runs_html
+from app.ui.html.train_use import comparisons_token, use_html
 from app.ui.media import FOREVER, file_response
 from app.ui.parts import OWNER, Changes
+from app.ui.train_use import comparisons, first_prompt, last_said, train_use
 from engine.errors import InvalidRequest, SprocketError
-from engine.request import GenerationRequest
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, from_mapping
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def panel(studio: Any, at: Address, said: str = "") -> str:
         return empty("Training is not open to you", str(error))
 
 
-def _panel(studio: Any, at: Address, said: str) -> str:
+def _panel(studio: Any, at: Address, said: str, chosen: dict[str, Any] | None = None) -> str:
     if at.run:
-        return page(studio, at, said)
+        return page(studio, at, said, chosen)
     if at.set and at.step == "settings":
-        return steps_html(at) + page(studio, replace(at, run="new"), said)
+        return steps_html(at) + page(studio, replace(at, run="new"), said, chosen)
     ways = f'<p class="crumbs">{link("Training runs", Address(view="train", run=RUNS).href(), kind="inline")}</p>' if not at.set else ""
     return ways + train_html(studio, at, said)
 
@@ -63,7 +63,10 @@ def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None
             card = trainings.card(at.run, owner=OWNER)
         except (NotFound, InvalidRequest):
             return empty("No such run", "It was deleted, or was never here.", action=link("All runs", "/?view=train&run=all"))
-        return run_html(card, trainings.run(card.id).events()[-CURVE_EVENTS:], said)
+        compared = comparisons(studio, card.id)
+        typed = dict(chosen or {}) or last_said(compared)  # the poll draws it again without what was typed
+        used = use_html(card, typed.pop("prompt", "") or first_prompt(card), compared, **typed)
+        return run_html(card, trainings.run(card.id).events()[-CURVE_EVENTS:], said, used)
     cards = trainings.cards(owner=OWNER)
     curves = {card.id: smoothed([event["loss"] for event in trainings.run(card.id).events()
                                  if event.get("kind") == "step" and event.get("loss") is not None]) for card in cards[:40]}
@@ -88,7 +91,8 @@ def _token(studio: Any, at: Address) -> str:
         cards = (trainings.card(at.run, owner=OWNER),) if at.run != RUNS else trainings.cards(owner=OWNER)
     except (NotFound, InvalidRequest):
         return "none"
-    return "|".join(_card_token(trainings, card) for card in cards)
+    compared = "" if at.run == RUNS else comparisons_token(comparisons(studio, at.run))
+    return "|".join(_card_token(trainings, card) for card in cards) + compared
 
 
 def _card_token(trainings: Trainings, card: RunCard) -> str:
@@ -140,11 +144,18 @@ def train_start(click: Click) -> Changes:
             found = click.studio.training.forecast(config)
             basis = "" if found.measured else ", a guess until this machine has trained this model"
             words = f"{found.choice.bytes / 2**30:.2f} GiB of memory ({found.choice.words}), about {found.seconds / 60:.0f} min{basis}."
-            return {click.parts.train: page(click.studio, Address(view="train", run="new"), words, _kept(said))}
+            return _form_again(click, words, said)
         card = click.studio.training.start(config, owner=OWNER)
     except SprocketError as error:
-        return {click.parts.train: page(click.studio, Address(view="train", run="new"), str(error), _kept(said))}
+        return _form_again(click, str(error), said)
     return _at_run(click, card.id)
+
+
+def _form_again(click: Click, words: str, said: dict[str, str]) -> Changes:
+    """The form where it was, with what was typed. The poll is told that it is drawn already: it knows nothing of what was typed."""
+    at = click.at if click.at.run == "new" or click.at.set else Address(view="train", run="new")
+    return {click.parts.train: _panel(click.studio, at, words, _kept(said)), click.parts.at: at.href(),
+            click.parts.seen: {"train": token(click.studio, at), "train said": words}}
 
 
 def _config(said: dict[str, str]) -> TrainConfig:
@@ -188,18 +199,6 @@ def train_delete(click: Click) -> Changes:
     return {click.parts.train: page(click.studio, at), click.parts.at: at.href()}
 
 
-def train_use(click: Click) -> Changes:
-    """The LoRA on the shelf, and Create with the run's model."""
-    trainings: Trainings = click.studio.training
-    card = trainings.card(click.text("run"), owner=OWNER)
-    lora = trainings.use(card.id, owner=OWNER)
-    prompts = (click.values.get("prompt"), *card.config.preview_prompts, card.config.trigger, "a clip")
-    prompt = next(text for text in prompts if isinstance(text, str) and text.strip())
-    request = GenerationRequest(prompt=prompt, model=card.config.model, loras=((lora.name, 1.0),))
-    notice = f"{short(card.config.name, 40)} is used, at the strength it was trained at."
-    return create.fill(click.studio, click.parts, request, notice) | {click.parts.at: Address(view="create").href()}
-
-
 def _asked(click: Click, wish: str) -> Changes:
     return _done(click, lambda trainings, run: trainings.ask(run, wish, owner=OWNER))
 
@@ -211,7 +210,9 @@ def _done(click: Click, wish: Callable[[Trainings, str], object]) -> Changes:
     except SprocketError as error:
         said = str(error)
     at = Address(view="train", run=RUNS if click.at.run == RUNS else click.text("run"))
-    return {click.parts.train: page(click.studio, at, said), click.parts.at: at.href(), click.parts.timer: gr.Timer(active=True)}
+    drawn = token(click.studio, at)  # before the page: what changes in between is drawn by the next poll
+    return {click.parts.train: page(click.studio, at, said), click.parts.at: at.href(), click.parts.timer: gr.Timer(active=True),
+            click.parts.seen: {"train": drawn, "train said": said}}
 
 
 def _at_run(click: Click, run_id: str) -> Changes:

@@ -11,9 +11,13 @@ import pytest
 
 from app.errors import NotAllowed, NotFound
 from app.settings import Settings
+from app.sharing.owned import OwnedStudio
+from app.sharing.settings import SharingSettings
+from app.sharing.visitor import Role, Visitor
 from app.studio import LOCAL, Studio, open_studio
 from app.ui.html.curves import curve_svg, smoothed, spark_svg, thinned
 from app.ui.html.train import chosen_of, new_html, run_html, runs_html
+from app.ui.html.train_use import Comparison, use_html
 from engine.errors import InvalidRequest
 from tests.training.lora_tools import base_of, random_set
 from training.lora.config import POCKET_WORLD
@@ -47,7 +51,8 @@ def test_a_run_is_a_job_and_its_lora_is_on_the_shelf(studio: Studio, base: Path)
     assert studio.training.use(card.id, owner=LOCAL).name == studio.loras.cards()[0].name
     with pytest.raises(NotAllowed, match="is done"):
         studio.training.resume(card.id, owner=LOCAL)
-    markup = run_html(done, studio.training.run(card.id).events())
+    markup = run_html(done, studio.training.run(card.id).events(), used=use_html(done, "a <b>clip", [Comparison("a", 7, 0.5, None, None)]))
+    assert "a <b>" not in markup and "With, strength 0.5" in markup and "Compare with and without" in markup
     assert markup.count("<svg") == 4 and "Use in Create" in markup and "Held out" in markup
 
 
@@ -80,6 +85,28 @@ def test_wishes_before_a_run_begins_take_it_out_of_the_queue(studio: Studio, bas
     studio.training.delete(card.id, owner=LOCAL)
     with pytest.raises(NotFound):
         studio.training.card(card.id, owner=LOCAL)
+
+
+def test_a_run_is_its_owner_s_alone(studio: Studio, base: Path) -> None:
+    card = studio.training.start(ASKED | {"model": str(base)}, owner="user:anna")
+    for act in (lambda: studio.training.card(card.id, owner="user:bert"), lambda: studio.training.ask(card.id, "stop", owner="user:bert"),
+                lambda: studio.training.use(card.id, owner=LOCAL), lambda: studio.training.delete(card.id, owner=LOCAL)):
+        with pytest.raises(NotFound):
+            act()
+    assert studio.training.cards(owner=LOCAL) == () and [each.id for each in studio.training.cards(owner="user:anna")] == [card.id]
+
+    def seen_by(name: str, role: Role) -> Any:
+        return OwnedStudio(studio, lambda: Visitor(f"user:{name}", name, role), SharingSettings()).training
+
+    assert [each.id for each in seen_by("anna", Role.VIEWER).cards(owner=LOCAL)] == [card.id]
+    assert seen_by("anna", Role.VIEWER).run(card.id).folder.name == card.id
+    for role in Role:
+        with pytest.raises(NotFound):
+            seen_by("bert", role).run(card.id)
+        with pytest.raises(NotFound):
+            seen_by("bert", role).preview_path(card.id, 0, 0, "mp4")
+    with pytest.raises(NotAllowed):
+        seen_by("anna", Role.VIEWER).ask(card.id, "stop", owner=LOCAL)
 
 
 def test_what_cannot_be_trained_is_refused_before_a_run_exists(studio: Studio) -> None:

@@ -29,8 +29,8 @@ def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Calla
     kept = run.folder / SAMPLES
     if config.dataset == POCKET_WORLD or kept.is_file():
         return lambda model: _held(kept, model)
-    dataset, folder = find_dataset(datasets or Path(), config.dataset)
     _config, facts, _created = run.read()
+    dataset, folder = find_dataset(datasets or Path(), config.dataset, owner=facts.get("owner"))  # two people may call theirs alike
 
     def encoded(model: Any) -> SampleSet:
         if facts.get("data"):  # as it was when the run began, whatever was edited since

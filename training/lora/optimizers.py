@@ -26,9 +26,9 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]
         if config.optimizer == "adafactor":
             return torch.optim.Adafactor(given, **common)
         if config.optimizer == "adamw8bit":
-            from torchao.optim import AdamW8bit
+            from training.lora.eight_bit_adam import EagerAdamW8bit
 
-            return AdamW8bit(given, betas=betas, eps=config.epsilon, **common)
+            return EagerAdamW8bit(given, betas=betas, eps=config.epsilon, **common)
         if config.optimizer == "prodigy":
             from prodigyopt import Prodigy
 
@@ -46,7 +46,10 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The learning rate of the next update."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):  # torchao keeps it so, and refuses a number
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

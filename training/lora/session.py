@@ -97,6 +97,7 @@ class Session:
         self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
                               "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
                               "dtype": precision_of(config, self.machine), "layers": len(trainer.adapter.parameters) // 2,
+                              "processes": self.world.size,
                               "parameters": sum(p.numel() for p in trainer.adapter.parameters.values())}
         wrong = trainer.resume()
         if self.first:

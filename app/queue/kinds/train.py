@@ -125,10 +125,16 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def launch_command(run: Path, models: Path, datasets: Path, device: str, *, parent: int | None = None, processes: int = 1) -> list[str]:
-    """`accelerate launch -m training RUN` with nothing left to a configuration file that may not be there."""
+    """`accelerate launch -m training RUN` with nothing left to a configuration file that may not be there.
+
+    Several processes without a GPU are started by torch's own launcher: accelerate's starts one on a processor, whatever it is told.
+    """
+    work = ["-m", "training", str(run), "--models-dir", str(models), "--datasets-dir", str(datasets),
+            *([] if parent is None else ["--parent", str(parent)])]
+    if device == "cpu" and processes > 1:
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *work]
     return [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no", *(["--cpu"] if device == "cpu" else []), "-m", "training", str(run),
-            "--models-dir", str(models), "--datasets-dir", str(datasets), *([] if parent is None else ["--parent", str(parent)])]
+            "--mixed_precision", "no", "--dynamo_backend", "no", *(["--cpu"] if device == "cpu" else []), *work]
 
 
 def environment() -> dict[str, str]:

@@ -80,7 +80,7 @@ def _buttons(card: RunCard, *, small: bool = False) -> str:
                  button("Stop", "train_stop", kind=kind, run=card.id, busy="Stopping…")]
     elif card.state.state != "done":
         made.append(button("Resume", "train_resume", kind=f"{kind} primary", run=card.id))
-    if card.state.state in ("done", "stopped", "paused") and card.state.step:
+    if small and card.state.state in ("done", "stopped", "paused") and card.state.step:
         made.append(button("Use in Create", "train_use", kind=f"{kind} primary" if card.state.state in ("done", "stopped") else kind,
                            run=card.id, view="create"))
     made.append(link("Clone", f"/?view=train&run=new&origin={card.id}", kind=f"btn {kind}"))
@@ -90,8 +90,8 @@ def _buttons(card: RunCard, *, small: bool = False) -> str:
     return "".join(made)
 
 
-def run_html(card: RunCard, events: Sequence[Mapping[str, Any]], said: str = "") -> str:
-    """One run: where it stands, curves, previews beside those of step 0, words."""
+def run_html(card: RunCard, events: Sequence[Mapping[str, Any]], said: str = "", used: str = "") -> str:
+    """One run: where it stands, curves, previews beside those of step 0, words. `used`: the markup of its Use step."""
     config, state = card.config, card.state
     message = f'<p class="banner {"bad" if state.state in BAD else "told"}" role="status">{esc(state.message)}</p>' if state.message else ""
     refused = f'<p class="banner bad" role="alert">{esc(said)}</p>' if said else ""
@@ -101,7 +101,7 @@ def run_html(card: RunCard, events: Sequence[Mapping[str, Any]], said: str = "")
     return (f'<p class="crumbs" data-address="{here}"><a href="/?view=train&run=all" data-act="go">All runs</a></p>'
             f'<header class="page-head"><h1 class="page-title">'
             f'{esc(config.name)}</h1><span class="quiet">{_chip(card)} · {esc(rest)}</span></header>{refused}{message}{_bar(card)}'
-            f'<div class="actions run-actions">{_buttons(card)}</div>{_curves(events, config.steps)}{_previews(card.id, events)}'
+            f'<div class="actions run-actions">{_buttons(card)}</div>{used}{_curves(events, config.steps)}{_previews(card.id, events)}'
             f"{_warnings(events)}{_facts(card)}")
 
 
@@ -194,7 +194,7 @@ def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping
             f'<label><span>Name</span><input name="name" value="{name}" maxlength="60" required autocomplete="off" '
             f'placeholder="paper-fox"></label>'
             f'</div><fieldset class="presets"><legend class="sr">How much</legend>{cards}</fieldset>'
-            f'<details class="train-more"{" data-open" if chosen.get("cloned") else ""}><summary>All settings</summary><p class="quiet">'
+            f'<details class="train-more"{" open" if chosen.get("cloned") else ""}><summary>All settings</summary><p class="quiet">'
             f'What is left '
             f'empty is as the preset has it.</p>{"".join(_group(title, names, chosen) for title, names in GROUPS.items())}</details>'
             '<div class="actions"><button class="btn primary" type="submit">Start training</button><button class="btn" type="submit" '
