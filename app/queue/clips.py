@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from app.errors import LeaseLost
 from app.history.leases import Claim
-from app.history.records import Clip
+from app.history.records import Clip, Job
 from app.history.recovery import clip_at, to_trash
-from app.history.sidecar import clip_file, with_real_bytes, write_sidecar
+from app.history.sidecar import clip_file, title, with_real_bytes, write_sidecar
 from app.queue.workplace import Attempt, Workplace
-from engine.events import ClipWritten
+from engine.events import ClipWritten, Event
+from engine.memory.placement import Placement
+from engine.plan import Plan, disk_need
 from engine.video.publish import publish, write_atomic
 
 log = logging.getLogger(__name__)
@@ -41,6 +46,54 @@ class ClipKind:
         write_sidecar(place.settings.media_dir, clip)
         place.store.leases.finish(claim, clip, now=time.time())
         return True
+
+
+class PlannedWork(ABC):
+    """What jobs have in common that a model makes: all of `app.queue.kinds.Work` that follows from their `plan` and `recipe`."""
+
+    plan: Plan
+
+    @property
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """How the clip is made, as its file says it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.plan.notes
+
+    @property
+    def steps(self) -> int:
+        return self.plan.sampled_steps
+
+    @property
+    def device(self) -> str:
+        return self.plan.device
+
+    @property
+    def disk_bytes(self) -> int:
+        return disk_need(self.plan)
+
+    @property
+    def placement(self) -> Placement | None:
+        return self.plan.placement
+
+    def run(self, attempt: Attempt) -> Iterator[Event]:
+        place, settings = attempt.place, attempt.settings
+        return place.engine.run(
+            self.plan, part=attempt.part, workspace=attempt.workspace, recipe=self.recipe, models=place.models,
+            cancelled=attempt.beat.cancelled, checkpoint_seconds=settings.checkpoint_seconds,
+            preview_seconds=settings.preview_seconds, inputs=settings.inputs_dir, loras=settings.loras_dir,
+            calibrations=settings.calibrations_dir)
+
+
+def clip_of(job: Job, written: ClipWritten, recipe: dict[str, Any], *, name: str, prompt: str, model: str, seed: int) -> Clip:
+    """The row of what the engine wrote for `job`."""
+    return Clip(id=job.id, owner=job.owner, project_id=job.project_id, job_id=job.id, name=title(name), prompt=prompt, model=model,
+                seed=seed, file=clip_file(job), sha256=written.sha256, size_bytes=written.size_bytes, width=written.width,
+                height=written.height, frames=written.frames, fps=written.fps,
+                recipe=recipe | {"seconds": written.seconds, "peak_bytes": written.peak_bytes},
+                favourite=False, made_from=job.made_from, created_at=job.created_at)
 
 
 def publish_clip(attempt: Attempt, clip: Clip, written: ClipWritten) -> None:

@@ -36,6 +36,8 @@ from engine.media.probe import VideoFacts, probe_video
 from engine.process_memory import begin_peak, peak_resident
 from engine.video.probe import probe
 from engine.video.recipe import app_version, comment
+from engine.video.seal import seal
+from engine.video.signing import credentials
 from engine.video.still import poster
 
 SEGMENT_FRAMES, LEAST_SEGMENT = 96, 24
@@ -173,7 +175,8 @@ class _Interpolation:
         if (found.frames, found.width, found.height) != (total, plan.width, plan.height):
             raise OutputRejected(f"the written file holds {found.frames} frames of {found.width} x {found.height} instead of "
                                  f"{total} of {plan.width} x {plan.height}. The disk may be failing; try again.")
-        still, digest, size = _still(self.part, total // 2), file_sha256(self.part), self.part.stat().st_size
+        still = seal(self.part, _still(self.part, total // 2), recipe, credentials())
+        digest, size = file_sha256(self.part), self.part.stat().st_size
         return lambda: ClipWritten(self.part, still, digest, size, total, plan.width, plan.height, plan.fps, dict(self.seconds),
                                    peak_resident())
 

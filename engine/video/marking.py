@@ -33,7 +33,7 @@ def xmp_packet(recipe: Mapping[str, Any]) -> bytes:
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
         'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/">'
-        f"<Iptc4xmpExt:DigitalSourceType>{AI_SOURCE}</Iptc4xmpExt:DigitalSourceType>"
+        f"<Iptc4xmpExt:DigitalSourceType>{escape(source_type(recipe))}</Iptc4xmpExt:DigitalSourceType>"
         f"<xmp:CreatorTool>Sprocket {escape(str(recipe.get('app_version', '')))}</xmp:CreatorTool>"
         f"<xmp:CreateDate>{created}</xmp:CreateDate>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{said}</rdf:li></rdf:Alt></dc:description>'
@@ -97,14 +97,19 @@ def picture_xmp(webp: bytes) -> bytes | None:
     return packet if isinstance(packet, bytes) else None
 
 
-def says_machine_made(packet: bytes | None) -> bool:
+def source_type(recipe: Mapping[str, Any]) -> str:
+    """IPTC's word for where the picture comes from, as the recipe has it; where frames were moved, not generated, that of their video."""
+    return str(recipe.get("digitalSourceType", AI_SOURCE))
+
+
+def says_machine_made(packet: bytes | None, source: str = AI_SOURCE) -> bool:
     """Does this packet say what ours say?"""
-    return packet is not None and AI_SOURCE.encode() in packet
+    return packet is not None and source.encode() in packet
 
 
-def check_marks(part: Path, poster: bytes) -> None:
+def check_marks(part: Path, poster: bytes, recipe: Mapping[str, Any]) -> None:
     """Reads both marks back from what will be published. Raises OutputRejected."""
     for what, packet in (("file", video_xmp(part)), ("poster", picture_xmp(poster) if poster else None)):
-        if not says_machine_made(packet):
+        if not says_machine_made(packet, source_type(recipe)):
             raise OutputRejected(f"the written {what} does not say that a machine made it, though it was told to. The disk may be failing; "
                                  "try again.")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest, OutputRejected
-from engine.video.recipe import AI_SOURCE
+from engine.video.marking import source_type
 
 ALGORITHMS = ("es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519")
 
@@ -47,7 +47,7 @@ def credentials(environment: Mapping[str, str] | None = None) -> Credentials | N
 def manifest(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is signed: created by a trained model, with which program."""
     version = str(recipe.get("app_version", ""))
-    action = {"action": "c2pa.created", "digitalSourceType": AI_SOURCE, "softwareAgent": {"name": "Sprocket", "version": version}}
+    action = {"action": "c2pa.created", "digitalSourceType": source_type(recipe), "softwareAgent": {"name": "Sprocket", "version": version}}
     return {"claim_generator_info": [{"name": "Sprocket", "version": version}], "format": "video/mp4", "title": "Sprocket clip",
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]}
 

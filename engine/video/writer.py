@@ -21,11 +21,11 @@ from av.video.reformatter import VideoReformatter
 
 from engine.errors import OutputRejected
 from engine.video.health import FrameHealth
-from engine.video.marking import check_marks, mark_picture, mark_video, xmp_packet
 from engine.video.probe import probe
 from engine.video.publish import storage_errors
 from engine.video.recipe import METADATA_KEY, comment
-from engine.video.signing import credentials, sign
+from engine.video.seal import seal
+from engine.video.signing import credentials
 from engine.video.still import poster
 
 # crf 17: visually lossless. veryfast: at this crf as near to the frames as 'medium' (bench/video_io.py prints both), in a
@@ -80,13 +80,7 @@ class ClipWriter:
         self._end()
         self._raise_failure()
         self._health.check()
-        with storage_errors(self.part.parent):
-            packet = xmp_packet(self._recipe)
-            mark_video(self.part, packet)
-            self.poster = mark_picture(self.poster, packet)
-            if self._signer is not None:
-                sign(self.part, self._recipe, self._signer)
-        check_marks(self.part, self.poster)
+        self.poster = seal(self.part, self.poster, self._recipe, self._signer)
         facts = probe(self.part)
         if (facts.frames, facts.width, facts.height) != (self.frames, *self.size):
             raise OutputRejected(f"the written file holds {facts.frames} frames of {facts.width} x {facts.height} instead of "

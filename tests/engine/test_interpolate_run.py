@@ -22,12 +22,13 @@ from engine.errors import Cancelled, InvalidRequest
 from engine.events import ClipWritten, CutsFound, Event, Resumed, Stage, StageStarted
 from engine.inputs import input_name
 from engine.interpolate.plan import InterpolatePlan, plan_interpolation
-from engine.interpolate.recipe import build_interpolation_recipe
+from engine.interpolate.recipe import ENHANCED, build_interpolation_recipe
 from engine.interpolate.request import InterpolateRequest
 from engine.interpolate.segments import SegmentWriter
 from engine.media.clip import iter_frames
 from engine.media.probe import probe_video
-from engine.video.recipe import read_recipe
+from engine.video.marking import picture_xmp, says_machine_made, video_xmp
+from engine.video.recipe import AI_SOURCE, read_recipe
 from tests.engine.media_files import write_video
 from training.pocket import world
 
@@ -98,6 +99,17 @@ def test_given_frames_are_the_same_pixels_and_the_file_is_as_told(tmp_path: Path
     assert read_recipe(written.part)["kind"] == "interpolate"
     with av.open(str(written.part)) as container:
         assert "not generation" in container.metadata["comment"]
+
+
+@pytest.mark.parametrize("source", [AI_SOURCE, ENHANCED])
+def test_file_and_poster_say_where_the_pictures_come_from(tmp_path: Path, video: str, source: str) -> None:
+    told = RECIPE | {"digitalSourceType": source}
+    *_, written = running.run(planned(tmp_path, video, fps=16), part=tmp_path / "out.mp4", workspace=tmp_path / "work", recipe=told,
+                              cancelled=lambda: False, inputs=tmp_path)
+    assert isinstance(written, ClipWritten)
+    for packet in (video_xmp(written.part), picture_xmp(written.poster_webp)):
+        assert says_machine_made(packet, source)
+        assert says_machine_made(packet) == (source == AI_SOURCE)
 
 
 def test_slowed_down_it_lasts_longer(tmp_path: Path, video: str) -> None:

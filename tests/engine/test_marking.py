@@ -81,12 +81,12 @@ def test_a_mark_changes_no_picture(written: tuple[Path, bytes], tmp_path: Path) 
 
 def test_a_missing_mark_is_noticed(written: tuple[Path, bytes]) -> None:
     part, poster = written
-    check_marks(part, poster)
+    check_marks(part, poster, RECIPE)
     with pytest.raises(OutputRejected, match="poster does not say"):
-        check_marks(part, mark_picture(_plain(), b"<x/>"))
+        check_marks(part, mark_picture(_plain(), b"<x/>"), RECIPE)
     part.write_bytes(part.read_bytes().replace(AI_SOURCE.encode(), b"x" * len(AI_SOURCE)))
     with pytest.raises(OutputRejected, match="file does not say"):
-        check_marks(part, poster)
+        check_marks(part, poster, RECIPE)
 
 
 def _plain() -> bytes:

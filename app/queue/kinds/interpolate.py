@@ -10,8 +10,8 @@ from typing import Any
 
 from app.errors import NotFound
 from app.history.records import Clip, Job
-from app.history.sidecar import clip_file, source_of, title
-from app.queue.clips import ClipKind, publish_clip
+from app.history.sidecar import source_of
+from app.queue.clips import ClipKind, clip_of, publish_clip
 from app.queue.kinds import Work
 from app.queue.kinds.smooth import smoothing
 from app.queue.workplace import Attempt, Workplace
@@ -108,14 +108,10 @@ class Interpolation:
     def publish(self, attempt: Attempt, last: Event | None) -> None:
         if not isinstance(last, ClipWritten):
             raise RuntimeError("the interpolation ended without a clip")
-        job = self.job
-        recipe = self.recipe | ({"cuts": list(self.cuts)} if self.cuts else {}) | {"seconds": last.seconds, "peak_bytes": last.peak_bytes}
+        recipe = self.recipe | ({"cuts": list(self.cuts)} if self.cuts else {})
         source = source_of(recipe)
-        clip = Clip(id=job.id, owner=job.owner, project_id=job.project_id, job_id=job.id, name=title(source["name"]),
-                    prompt=source["prompt"], model=LABEL, seed=source["seed"], file=clip_file(job), sha256=last.sha256,
-                    size_bytes=last.size_bytes, width=last.width, height=last.height, frames=last.frames, fps=last.fps, recipe=recipe,
-                    favourite=False, made_from=job.made_from, created_at=job.created_at)
-        publish_clip(attempt, clip, last)
+        publish_clip(attempt, clip_of(self.job, last, recipe, name=source["name"], prompt=source["prompt"], model=LABEL,
+                                      seed=source["seed"]), last)
 
 
 KIND = Interpolate()

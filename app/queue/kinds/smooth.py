@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from app.history.records import Clip, Job
-from app.history.sidecar import clip_file, source_of, title
+from app.history.sidecar import source_of
 from app.planning import plan_here, recent_clips
-from app.queue.clips import publish_clip
+from app.queue.clips import PlannedWork, clip_of, publish_clip
 from app.queue.workplace import Attempt, Workplace
 from app.settings import Settings
 from engine.events import ClipWritten, CutsFound, Event
@@ -21,8 +21,7 @@ from engine.interpolate.request import InterpolateRequest
 from engine.interpolate.smoothing import origin_of, plan_smoothed
 from engine.ladder import Lapse, read_lapses
 from engine.media.probe import VideoFacts
-from engine.memory.placement import Placement
-from engine.plan import Plan, disk_need
+from engine.plan import Plan
 from engine.spec import ModelSpec
 
 
@@ -43,7 +42,7 @@ def smoothed_here(request: InterpolateRequest, facts: VideoFacts, spec: ModelSpe
 
 
 @dataclass
-class Smoothing:
+class Smoothing(PlannedWork):
     """One interpolation by a model, planned."""
 
     job: Job
@@ -51,26 +50,6 @@ class Smoothing:
     plan: Plan
     source_fps: float
     cuts: tuple[float, ...] = field(default=())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.plan.notes
-
-    @property
-    def steps(self) -> int:
-        return self.plan.sampled_steps
-
-    @property
-    def device(self) -> str:
-        return self.plan.device
-
-    @property
-    def disk_bytes(self) -> int:
-        return disk_need(self.plan)
-
-    @property
-    def placement(self) -> Placement | None:
-        return self.plan.placement
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -80,12 +59,7 @@ class Smoothing:
                                       created=datetime.fromtimestamp(job.created_at, timezone.utc), source_fps=self.source_fps)
 
     def run(self, attempt: Attempt) -> Iterator[Event]:
-        place, settings = attempt.place, attempt.settings
-        for event in place.engine.run(
-                self.plan, part=attempt.part, workspace=attempt.workspace, recipe=self.recipe, models=place.models,
-                cancelled=attempt.beat.cancelled, checkpoint_seconds=settings.checkpoint_seconds,
-                preview_seconds=settings.preview_seconds, inputs=settings.inputs_dir, loras=settings.loras_dir,
-                calibrations=settings.calibrations_dir):
+        for event in super().run(attempt):
             if isinstance(event, CutsFound):
                 self.cuts = event.seconds
             yield event
@@ -93,10 +67,6 @@ class Smoothing:
     def publish(self, attempt: Attempt, last: Event | None) -> None:
         if not isinstance(last, ClipWritten):
             raise RuntimeError("the engine ended without a clip")
-        job, plan = self.job, self.plan
-        recipe = self.recipe | ({"cuts": list(self.cuts)} if self.cuts else {}) | {"seconds": last.seconds, "peak_bytes": last.peak_bytes}
-        publish_clip(attempt, Clip(
-            id=job.id, owner=job.owner, project_id=job.project_id, job_id=job.id, name=title(source_of(recipe)["name"]), prompt=plan.prompt,
-            model=plan.model, seed=plan.seed, file=clip_file(job), sha256=last.sha256, size_bytes=last.size_bytes, width=last.width,
-            height=last.height, frames=last.frames, fps=last.fps, recipe=recipe, favourite=False, made_from=job.made_from,
-            created_at=job.created_at), last)
+        plan, recipe = self.plan, self.recipe | ({"cuts": list(self.cuts)} if self.cuts else {})
+        clip = clip_of(self.job, last, recipe, name=source_of(recipe)["name"], prompt=plan.prompt, model=plan.model, seed=plan.seed)
+        publish_clip(attempt, clip, last)
