@@ -115,15 +115,13 @@ def take_pictures(browser: Browser, url: str, studio: Studio, out: Path) -> None
     )
     save(page, out / "create-running.png")
     page.wait_for_selector("#stage video.result", timeout=600_000)
-    page.wait_for_timeout(1200)
-    save(page, out / "create-done.png")
-    job_id = page.get_attribute("#stage .stage", "data-job")
     page.context.close()
     for name, path, size, light in (
+        ("create-done.png", f"/?view=create&job={newest.job_id}", DESK, "dark"),
         ("gallery.png", "/?view=gallery", DESK, "light"),
         ("gallery-dark.png", "/?view=gallery", DESK, "dark"),
         ("clip.png", f"/?view=gallery&clip={newest.id}", DESK, "light"),
-        ("create-phone.png", f"/?view=create&job={job_id}", PHONE, "light"),
+        ("create-phone.png", f"/?view=create&job={newest.job_id}", PHONE, "light"),
         ("gallery-phone.png", "/?view=gallery", PHONE, "dark"),
     ):
         page = open_page(browser, url, path, size, light)
