@@ -176,7 +176,7 @@ class GenerationRequest:
                 raise InvalidRequest("parallel", "divides one clip over several devices; key frames and the rounds between them run on "
                                                  "one. Leave out parallel, or key_frames, fps and given.")
         if self.schema_version != SCHEMA_VERSION:
-            raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
+            raise InvalidRequest("schema_version", f"{shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")
 
     def _check_input(self) -> None:
@@ -195,7 +195,7 @@ class GenerationRequest:
         set_field("given", known_frames("given", self.given))
         set_field("edits", known_frames("edits", self.edits, seeds=True))
         if not isinstance(self.review, bool):
-            raise InvalidRequest("review", f"must be true or false, not {_shown(self.review)}.")
+            raise InvalidRequest("review", f"must be true or false, not {shown(self.review)}.")
         if not self.hierarchical:
             for name in ("edits", "review"):
                 if getattr(self, name):
@@ -226,18 +226,23 @@ class GenerationRequest:
         Raises `InvalidRequest` for an unknown field, a wrong type or a value out of range. Nothing is coerced:
         "25" is not 25, True is not 1.
         """
-        if not isinstance(values, Mapping):
-            raise InvalidRequest("request", f"must be an object of named fields, not {type(values).__name__}.")
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise InvalidRequest(_shown(name), f"is not a request field. Known fields: {', '.join(sorted(known))}.")
+        check_names(cls, values, "a request field")
         if "prompt" not in values:
             raise InvalidRequest("prompt", "is missing. A prompt alone is enough for a request.")
         return cls(**values)
 
 
-def _shown(value: object, limit: int = 60) -> str:
+def check_names(cls: type, values: object, what: str) -> None:
+    """Raises `InvalidRequest` unless `values` is a mapping that names fields of the dataclass `cls` only. `what`: one of them, in words."""
+    if not isinstance(values, Mapping):
+        raise InvalidRequest("request", f"must be an object of named fields, not {type(values).__name__}.")
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise InvalidRequest(shown(name), f"is not {what}. Known fields: {', '.join(sorted(known))}.")
+
+
+def shown(value: object, limit: int = 60) -> str:
     """A value as it may stand in a message: quoted, short, never multi-line."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -245,7 +250,7 @@ def _shown(value: object, limit: int = 60) -> str:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest(name, f"must be text, not {type(value).__name__} ({_shown(value)}).")
+        raise InvalidRequest(name, f"must be text, not {type(value).__name__} ({shown(value)}).")
     if len(value) > MAX_PROMPT_CHARS:
         raise InvalidRequest(name, f"has {len(value):,} characters; the limit is {MAX_PROMPT_CHARS:,}. Shorten it.")
     for position, char in enumerate(value):
@@ -262,12 +267,12 @@ def _one_of(name: str, value: object, known: tuple[str, ...], refused: Mapping[s
     if isinstance(value, str) and value in refused:
         raise InvalidRequest(name, f"{value} is not offered: {refused[value]}. Use one of {', '.join(known)}, or leave it out.")
     if value is not None and value not in known:
-        raise InvalidRequest(name, f"{_shown(value)} is not known. Use one of {', '.join(known)}, or leave it out.")
+        raise InvalidRequest(name, f"{shown(value)} is not known. Use one of {', '.join(known)}, or leave it out.")
 
 
 def _input(name: str, value: object) -> None:
     if value is not None and not (isinstance(value, str) and INPUT_NAME.fullmatch(value)):
-        raise InvalidRequest(name, f"must be the name of an input of this studio, 64 hex digits and its kind, not {_shown(value)}. "
+        raise InvalidRequest(name, f"must be the name of an input of this studio, 64 hex digits and its kind, not {shown(value)}. "
                                    "Add the file first; adding it gives the name.")
 
 
@@ -275,15 +280,15 @@ def _loras(value: object) -> tuple[tuple[str, float], ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)) or len(value) > MAX_LORAS:
-        many = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
+        many = f"{len(value)} of them" if isinstance(value, (list, tuple)) else shown(value)
         raise InvalidRequest("loras", f"must be a list of at most {MAX_LORAS} [name, weight], not {many}.")
     stack: dict[str, float] = {}
     for pair in value:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise InvalidRequest("loras", f"holds {_shown(pair)}; each must be a pair [name, weight].")
+            raise InvalidRequest("loras", f"holds {shown(pair)}; each must be a pair [name, weight].")
         name, weight = pair
         if not (isinstance(name, str) and LORA_NAME.fullmatch(name)):
-            raise InvalidRequest("loras", f"must name LoRAs of this studio, 64 hex digits and .safetensors, not {_shown(name)}. Add the "
+            raise InvalidRequest("loras", f"must name LoRAs of this studio, 64 hex digits and .safetensors, not {shown(name)}. Add the "
                                           "file first (`sprocket loras add FILE`); adding it gives the name.")
         if name in stack:
             raise InvalidRequest("loras", f"names {name[:12]}... twice. Give it once, with the sum of the weights.")
@@ -296,15 +301,15 @@ def known_frames(name: str, value: object, *, seeds: bool = False) -> tuple[tupl
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)) or len(value) > MAX_GIVEN:
-        many = f"{len(value)} of them" if isinstance(value, (list, tuple)) else _shown(value)
+        many = f"{len(value)} of them" if isinstance(value, (list, tuple)) else shown(value)
         raise InvalidRequest(name, f"must be a list of at most {MAX_GIVEN} [frame number, input], not {many}.")
     found: dict[int, int | str] = {}
     for pair in value:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise InvalidRequest(name, f"holds {_shown(pair)}; each must be a pair [frame number, input].")
+            raise InvalidRequest(name, f"holds {shown(pair)}; each must be a pair [frame number, input].")
         index, what = pair
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < MAX_LONG_FRAMES:
-            raise InvalidRequest(name, f"names frame {_shown(index)}; frames are numbered from 0, whole numbers below {MAX_LONG_FRAMES:,}.")
+            raise InvalidRequest(name, f"names frame {shown(index)}; frames are numbered from 0, whole numbers below {MAX_LONG_FRAMES:,}.")
         if index in found:
             raise InvalidRequest(name, f"names frame {index} twice. One frame is one picture; leave one out.")
         if seeds and isinstance(what, int) and not isinstance(what, bool):
@@ -319,9 +324,9 @@ def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") 
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(name, f"must be a whole number, not {_shown(value)}. Use {low} to {high_shown or format(high, ',')}.")
+        raise InvalidRequest(name, f"must be a whole number, not {shown(value)}. Use {low} to {high_shown or format(high, ',')}.")
     if not low <= value <= high:
-        raise InvalidRequest(name, f"is {_shown(value)}; allowed is {low} to {high_shown or format(high, ',')}.",
+        raise InvalidRequest(name, f"is {shown(value)}; allowed is {low} to {high_shown or format(high, ',')}.",
                              suggestion=min(max(value, low), high))
 
 
@@ -332,7 +337,7 @@ def _real(name: str, value: object, low: float, high: float) -> float | None:
 def _number(name: str, value: object, low: float, high: float, what: str = "") -> float:
     """`what`: which number of the field, where it holds several."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequest(name, f"{what}must be a number, not {_shown(value)}. Use {low:g} to {high:g}.")
+        raise InvalidRequest(name, f"{what}must be a number, not {shown(value)}. Use {low:g} to {high:g}.")
     if not low <= value <= high:  # NaN is not, and a whole number too large for a float can be compared with one
-        raise InvalidRequest(name, f"{what}is {_shown(value)}; allowed is {low:g} to {high:g}.")
+        raise InvalidRequest(name, f"{what}is {shown(value)}; allowed is {low:g} to {high:g}.")
     return float(value)

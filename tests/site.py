@@ -48,7 +48,16 @@ def serving(studio: Any, access: Any = None) -> Iterator[Site]:
 def whole_site(folder: Path, *, step_seconds: float = 0.15) -> Iterator[Site]:
     """The pages over the real studio, with a supervisor and its worker."""
     os.environ["FAKE_STEP_SECONDS"] = str(step_seconds)
-    settings = Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0, preview_seconds=0.0)
+    try:
+        with supervised_site(Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0, preview_seconds=0.0)) as site:
+            yield site
+    finally:
+        os.environ.pop("FAKE_STEP_SECONDS", None)
+
+
+@contextlib.contextmanager
+def supervised_site(settings: Settings) -> Iterator[Site]:
+    """The pages over the real studio of `settings`, with a supervisor, once its worker is there."""
     supervisor = Supervisor(settings)
     supervisor.start()
     try:
@@ -57,7 +66,6 @@ def whole_site(folder: Path, *, step_seconds: float = 0.15) -> Iterator[Site]:
             yield site
     finally:
         supervisor.close()
-        os.environ.pop("FAKE_STEP_SECONDS", None)
 
 
 def wait_for(check: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest
-from engine.request import INPUT_NAME
+from engine.request import INPUT_NAME, check_names, shown
 
 SCHEMA_VERSION = 1
 METHODS = ("flow", "generate")
@@ -42,7 +42,7 @@ class InterpolateRequest:
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen: the one way in)
         if not (isinstance(self.video, str) and INPUT_NAME.fullmatch(self.video)):
             raise InvalidRequest("video", f"must be the name of an input of this studio, 64 hex digits and its kind, not "
-                                          f"{_shown(self.video)}. Add the file first; adding it gives the name.")
+                                          f"{shown(self.video)}. Add the file first; adding it gives the name.")
         set_field("fps", _number("fps", self.fps, MIN_FPS, MAX_FPS, 24))
         set_field("slow", _number("slow", self.slow, 1.0, MAX_SLOW, 2))
         if self.slow == 1.0:
@@ -52,11 +52,11 @@ class InterpolateRequest:
             raise InvalidRequest("fps", "and slow are both missing, so there is nothing to do. Say how many frames a second (24), "
                                         "or how much slower (2).", suggestion=24)
         if self.method not in METHODS:
-            raise InvalidRequest("method", f"{_shown(self.method)} is not known. Use one of {', '.join(METHODS)}.", suggestion="flow")
+            raise InvalidRequest("method", f"{shown(self.method)} is not known. Use one of {', '.join(METHODS)}.", suggestion="flow")
         if not isinstance(self.title, str) or len(self.title) > MAX_TITLE_CHARS or not self.title.isprintable():
-            raise InvalidRequest("title", f"must be a line of at most {MAX_TITLE_CHARS} characters, not {_shown(self.title)}.")
+            raise InvalidRequest("title", f"must be a line of at most {MAX_TITLE_CHARS} characters, not {shown(self.title)}.")
         if self.schema_version != SCHEMA_VERSION:
-            raise InvalidRequest("schema_version", f"{_shown(self.schema_version)} was written by another version of Sprocket; "
+            raise InvalidRequest("schema_version", f"{shown(self.schema_version)} was written by another version of Sprocket; "
                                                    f"this one reads {SCHEMA_VERSION}.")
 
     def to_json(self) -> dict[str, Any]:
@@ -66,12 +66,7 @@ class InterpolateRequest:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> InterpolateRequest:
         """A request out of untrusted values. Raises `InvalidRequest`; nothing is coerced."""
-        if not isinstance(values, Mapping):
-            raise InvalidRequest("request", f"must be an object of named fields, not {type(values).__name__}.")
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise InvalidRequest(_shown(name), f"is not a field of an interpolation. Known fields: {', '.join(sorted(known))}.")
+        check_names(cls, values, "a field of an interpolation")
         if "video" not in values:
             raise InvalidRequest("video", "is missing. Say which video gets more frames.")
         return cls(**values)
@@ -88,13 +83,8 @@ def _number(name: str, value: object, low: float, high: float, suggestion: float
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequest(name, f"must be a number, not {_shown(value)}. Use {low:g} to {high:g}.", suggestion=suggestion)
+        raise InvalidRequest(name, f"must be a number, not {shown(value)}. Use {low:g} to {high:g}.", suggestion=suggestion)
     if not low <= value <= high:  # NaN is not
         best = suggestion if math.isnan(value) else min(max(value, low if name == "fps" else suggestion), high)
-        raise InvalidRequest(name, f"is {_shown(value)}; allowed is {low:g} to {high:g}.", suggestion=best)
+        raise InvalidRequest(name, f"is {shown(value)}; allowed is {low:g} to {high:g}.", suggestion=best)
     return float(value)
-
-
-def _shown(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -3,7 +3,6 @@ what the finished clip says of its rounds."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,16 +14,14 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from app.history.records import JobState
-from app.queue.supervisor import Supervisor
 from app.settings import Settings
-from app.studio import open_studio
 from engine.interpolate.adapter import FILE, Facts, write_adapter
 from engine.media.clip import read_frames
 from engine.spec import read_spec
 from tests.browser.test_walk import wait_state
 from tests.engine.test_hierarchy import trained, transformer_of
 from tests.engine.tiny import save_tiny
-from tests.site import Site, serving, wait_for
+from tests.site import Site, supervised_site, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -42,14 +39,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     before = os.environ.get("SPROCKET_POCKET_DIR")
     os.environ["SPROCKET_POCKET_DIR"] = str(folder / "pocket")  # the worker is a process of its own
     settings = Settings(data_dir=folder / "data", min_free_bytes=0, preview_seconds=0.0)
-    supervisor = Supervisor(settings)
-    supervisor.start()
     try:
-        with contextlib.closing(open_studio(settings)) as studio, serving(studio) as running:
-            wait_for(lambda: studio.status().worker_alive, "the worker")
+        with supervised_site(settings) as running:
             yield running
     finally:
-        supervisor.close()
         os.environ.pop("SPROCKET_POCKET_DIR")
         if before is not None:
             os.environ["SPROCKET_POCKET_DIR"] = before

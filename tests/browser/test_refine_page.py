@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.queue.supervisor import Supervisor
 from app.settings import Settings
-from app.studio import open_studio
 from tests.browser.test_walk import drop, wait_state
 from tests.chat_server import ChatServer, chatting, saying
-from tests.site import Site, serving, wait_for
+from tests.site import Site, supervised_site
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 WISH = "ball goes up fast, beach"
@@ -32,14 +29,8 @@ def chat() -> Iterator[ChatServer]:
 def site(tmp_path_factory: pytest.TempPathFactory, chat: ChatServer) -> Iterator[Site]:
     settings = Settings(data_dir=tmp_path_factory.mktemp("site"), engine="tests.fakes:FakeEngine", min_free_bytes=0, preview_seconds=0.0,
                         refiner_url=chat.url, refiner_model="tiny", refiner_key="sk-page", refiner_seconds=60.0)
-    supervisor = Supervisor(settings)
-    supervisor.start()
-    try:
-        with contextlib.closing(open_studio(settings)) as studio, serving(studio) as running:
-            wait_for(lambda: studio.status().worker_alive, "the worker")
-            yield running
-    finally:
-        supervisor.close()
+    with supervised_site(settings) as running:
+        yield running
 
 
 def prompt(page: Page):
