@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from engine.parallel.mesh import join, leave
 
@@ -50,6 +51,7 @@ def _rank(pipe: Any, rank: int, world: int, port: int, body: Callable[..., Any],
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         join(DEVICE)
+        dist.barrier()  # a rank that is done before its neighbours have connected would look dead to them
         pipe.send((True, body(*given)))
         leave()
     except BaseException:  # noqa: BLE001  (whatever it is, the test's process says it)
