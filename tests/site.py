@@ -56,13 +56,13 @@ def whole_site(folder: Path, *, step_seconds: float = 0.15) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def supervised_site(settings: Settings) -> Iterator[Site]:
-    """The pages over the real studio of `settings`, with a supervisor, once its worker is there."""
+def supervised_site(settings: Settings, patience: float = 40.0) -> Iterator[Site]:
+    """The pages over the real studio of `settings`, with a supervisor, once its worker is there (`patience` seconds at most)."""
     supervisor = Supervisor(settings)
     supervisor.start()
     try:
         with contextlib.closing(open_studio(settings)) as studio, serving(studio) as site:
-            wait_for(lambda: studio.status().worker_alive, "the worker")
+            wait_for(lambda: studio.status().worker_alive, "the worker", patience)
             yield site
     finally:
         supervisor.close()

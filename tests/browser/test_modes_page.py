@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +10,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from app.queue.supervisor import Supervisor
 from app.settings import Settings
-from app.studio import open_studio
 from tests.browser.test_slow import LATE_MS, Held
 from tests.browser.test_walk import drop
-from tests.fakes_studio import SPEC, STILL, FakeStudio, picture
-from tests.site import Site, serving
+from tests.fakes_studio import SPEC, STILL, FakeStudio
+from tests.fakes_video import picture
+from tests.site import Site, serving, supervised_site
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=window.hacked=1>"
@@ -245,13 +243,8 @@ def test_a_phone_needs_no_sideways_scrolling(site: Site, open_page: Callable[...
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Supervisor, worker, engine and pocket weights as they are."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("real"), min_free_bytes=0)
-    supervisor = Supervisor(settings)
-    supervisor.start()
-    try:
-        with contextlib.closing(open_studio(settings)) as studio, serving(studio) as running:
-            yield running
-    finally:
-        supervisor.close()
+    with supervised_site(settings, 120.0) as running:
+        yield running
 
 
 @pytest.mark.timeout(600)

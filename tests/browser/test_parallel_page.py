@@ -18,11 +18,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from app.history.records import Job, JobState
-from app.queue.supervisor import Supervisor
 from app.settings import Settings
-from app.studio import open_studio
 from engine.request import GenerationRequest
-from tests.site import Site, serving, wait_for
+from tests.site import Site, supervised_site, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 PATIENCE = 400.0
@@ -34,14 +32,8 @@ WISH = {"prompt": "a red ball bounces", "seed": 11, "steps": 30, "frames": 9, "w
 def real_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     os.environ.pop("SPROCKET_ENGINE", None)
     settings = Settings(data_dir=tmp_path_factory.mktemp("real"), min_free_bytes=0, preview_seconds=0.0, checkpoint_seconds=0.0)
-    supervisor = Supervisor(settings)
-    supervisor.start()
-    try:
-        with contextlib.closing(open_studio(settings)) as studio, serving(studio) as site:
-            wait_for(lambda: studio.status().worker_alive, "the worker", PATIENCE)
-            yield site
-    finally:
-        supervisor.close()
+    with supervised_site(settings, PATIENCE) as site:
+        yield site
     assert not ranks_of(settings.data_dir)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.queue.supervisor import Supervisor
 from app.settings import Settings
-from app.studio import LOCAL, open_studio
+from app.studio import LOCAL
 from tests.browser.test_walk import wait_state
 from tests.engine.tiny import save_tiny
-from tests.site import Site, serving, wait_for
+from tests.site import Site, supervised_site, wait_for
 from training.data import example
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -28,13 +26,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     save_tiny(folder / "models" / "tiny", words=64)
     settings = Settings(data_dir=folder / "data", models_dir=folder / "models", min_free_bytes=0, preview_seconds=0.0)
-    supervisor = Supervisor(settings)
-    supervisor.start()
-    try:
-        with contextlib.closing(open_studio(settings)) as studio, serving(studio) as running:
-            yield running
-    finally:
-        supervisor.close()
+    with supervised_site(settings, STARTS_MS / 1000) as running:
+        yield running
 
 
 @pytest.fixture
@@ -62,9 +55,8 @@ def to_settings(page: Page) -> None:
     expect(page.locator(".preset")).to_have_count(3)
 
 
-def test_from_an_example_set_to_a_clip_with_its_lora(site: Site, open_page: Callable[..., Page], few: None) -> None:
-    page = open_page("/?view=train")
-    to_settings(page)
+def started(page: Page, site: Site) -> str:
+    """From the form to a run that trains, past two refusals that keep what was typed; the run's id."""
     form = page.locator(".train-form")
     form.locator("select[name=model]").select_option("tiny")
     form.locator("input[name=name]").fill("zq <b>")
@@ -83,9 +75,11 @@ def test_from_an_example_set_to_a_clip_with_its_lora(site: Site, open_page: Call
     assert site.studio.training.cards(owner=LOCAL) == ()
     form.locator("input[name=learning_rate]").fill("1e-3")
     form.get_by_role("button", name="Start training").click()
-
     chip(page, "Training")
-    run = site.studio.training.cards(owner=LOCAL)[0].id
+    return site.studio.training.cards(owner=LOCAL)[0].id
+
+
+def previewed_saved_paused_resumed_stopped(page: Page, site: Site, run: str) -> None:
     page.get_by_role("button", name="Preview now").click()
     expect(page.locator(".run-previews video").first).to_be_visible(timeout=STARTS_MS)
     page.get_by_role("button", name="Save now").click()
@@ -103,11 +97,9 @@ def test_from_an_example_set_to_a_clip_with_its_lora(site: Site, open_page: Call
     expect(page.locator("#datasets .curves svg")).to_have_count(4)
     assert any(event["kind"] == "resumed" and event["step"] == at for event in site.studio.training.run(run).events())
 
-    page.get_by_role("link", name="Clone").click()
-    expect(form.locator("input[name=name]")).to_have_value("moons again")
-    expect(form.locator("input[name=rank]")).to_have_value("4")
-    page.go_back()
-    chip(page, "Stopped")
+
+def compared(page: Page, site: Site, run: str) -> str:
+    """With and without the LoRA on one seed; the LoRA's name on the shelf."""
     used = page.locator(".train-use")
     used.locator("textarea").fill("a zq crescent")
     used.locator("input[type=range]").fill("0.5")
@@ -122,12 +114,29 @@ def test_from_an_example_set_to_a_clip_with_its_lora(site: Site, open_page: Call
     made = [clip.recipe["request"] for clip in site.studio.clips(owner=LOCAL).clips]
     assert {(each["seed"], each["prompt"]) for each in made} == {(7, "a zq crescent")}
     assert sorted(map(str, (each["loras"] for each in made))) == sorted(map(str, ([], [[shelf.name, 0.5]])))
+    return shelf.name
 
-    used.get_by_role("button", name="Use in Create").click()
+
+def used_in_create(page: Page, site: Site, lora: str) -> None:
+    page.locator(".train-use").get_by_role("button", name="Use in Create").click()
     page.wait_for_selector("#generate:visible")
     expect(page.locator("#notice")).to_contain_text("moons is used, at strength 0.5")
     expect(page.locator("#field-prompt textarea")).to_have_value("a zq crescent")
     page.locator("#generate").click()
     job = wait_state(page, "done")
     clip = next(clip for clip in site.studio.clips(owner=LOCAL).clips if clip.job_id == job)
-    assert [list(pair) for pair in clip.recipe["request"]["loras"]] == [[shelf.name, 0.5]]
+    assert [list(pair) for pair in clip.recipe["request"]["loras"]] == [[lora, 0.5]]
+
+
+def test_from_an_example_set_to_a_clip_with_its_lora(site: Site, open_page: Callable[..., Page], few: None) -> None:
+    page = open_page("/?view=train")
+    to_settings(page)
+    run = started(page, site)
+    previewed_saved_paused_resumed_stopped(page, site, run)
+    page.get_by_role("link", name="Clone").click()
+    expect(page.locator(".train-form").locator("input[name=name]")).to_have_value("moons again")
+    expect(page.locator(".train-form").locator("input[name=rank]")).to_have_value("4")
+    page.go_back()
+    chip(page, "Stopped")
+    lora = compared(page, site, run)
+    used_in_create(page, site, lora)
