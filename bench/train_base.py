@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         first.update()
     adapter = first.adapter.tensors()
     wanted = gradient(first, adapter)
-    print(f"pocket, {asked.clips} clips of {asked.frames} frames, rank {config.rank} on attention and feed-forward, after {UPDATES} updates; "
-          f"the gradient of {PASSES} passes", flush=True)
+    print(f"pocket, {asked.clips} clips of {asked.frames} frames, rank {config.rank} on attention and feed-forward, after {UPDATES} "
+          f"updates; the gradient of {PASSES} passes", flush=True)
     bits = exact(spec, config, samples, adapter, wanted)
     near = cosines(spec, config, samples, adapter, wanted)
     return 0 if bits and near else 1
