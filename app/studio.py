@@ -29,9 +29,8 @@ from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
-from app.queue.process import from_json, surely_dead, this_process
-from app.queue.supervisor import STATUS_KEY
-from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.queue.process import this_process
+from app.queue.reports import SUPERVISOR, key_of, living
 from app.refining import Refining
 from app.settings import Settings
 from app.training import Trainings
@@ -348,7 +347,7 @@ class Studio:
     def status(self) -> StudioStatus:
         counts = self.store.jobs.counts()
         process, hardware = self._worker()
-        message = self.store.recall(STATUS_KEY)
+        message = self.store.recall(key_of(SUPERVISOR, self.settings))
         recovery = self.store.recall(MESSAGE)
         return StudioStatus(
             worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
@@ -399,13 +398,9 @@ class Studio:
         return hardware
 
     def _worker(self) -> tuple[bool, Hardware | None]:
-        """(is a worker alive, the hardware it reported)."""
-        known = self.store.recall(META_KEY)
-        if known is None:
-            return False, None
-        report, at = known
-        alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
-        return alive, Hardware.from_json(report["hardware"]) if alive else None
+        """(is a worker alive, the hardware it reported); this host's own before others'."""
+        workers = living(self.store)
+        return bool(workers), workers[0].hardware if workers else None
 
     def _project(self, project_id: str | None, owner: str, now: float) -> Project:
         if project_id is None:

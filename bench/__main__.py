@@ -27,6 +27,7 @@ BENCHES = {
     "parallel_faults": "a rank killed in each phase, and one stopped: seconds until it is noticed, what is left behind, the frames",
     "parallel_prediction": "the cost model for 1 to 12 GPUs beside xDiT's published steps; a prediction",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
+    "train_base": "a LoRA's gradient with the base recomputed, offloaded, streamed (bits) and in 8 bits (cosine)",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }
 

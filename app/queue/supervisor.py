@@ -24,13 +24,13 @@ from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.lock import FileLock
 from app.queue.process import ProcessId, identify, oom_kills
-from app.queue.worker import MEMORY_EXIT, META_KEY, REPORT_SECONDS, UNUSABLE_EXIT
+from app.queue.reports import REPORT_SECONDS, SUPERVISOR, WORKER, key_of
+from app.queue.worker import MEMORY_EXIT, UNUSABLE_EXIT
 from app.settings import Settings
 from engine.errors import SprocketError
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
-STATUS_KEY = "supervisor"
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0)
 CIRCUIT_CRASHES = 5
 CIRCUIT_SECONDS = 600.0
@@ -78,7 +78,7 @@ class Supervisor:
         self._settings = settings
         self._given = store
         self._store: Store | None = store
-        self._lock = FileLock(settings.data_dir / "server.lock")
+        self._lock = FileLock(settings.server_lock)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._child: subprocess.Popen[bytes] | None = None
@@ -86,6 +86,7 @@ class Supervisor:
         self._ordered: str | None = None
         self._oom: int | None = None
         self._started_at = 0.0
+        self._status_key = key_of(SUPERVISOR, settings)
         self._deaths = 0
         self._crashes: deque[float] = deque()
         self._start_after = 0.0
@@ -193,9 +194,9 @@ class Supervisor:
 
     def _say(self, message: str | None) -> None:
         """What `status()` tells people about the worker."""
-        known = self._history.recall(STATUS_KEY)
+        known = self._history.recall(self._status_key)
         if message is not None or (known is not None and known[0] is not None):
-            self._history.remember(STATUS_KEY, message, now=time.time())
+            self._history.remember(self._status_key, message, now=time.time())
 
     def _enforce_cancel(self) -> None:
         """A job that was told to stop and does not: SIGTERM to its worker, 10 s later SIGKILL."""
@@ -211,7 +212,7 @@ class Supervisor:
 
     def _enforce_life(self) -> None:
         """A worker that has not reported for a minute, by a clock that does not run while the machine sleeps."""
-        known = self._history.recall(META_KEY)
+        known = self._history.recall(key_of(WORKER, self._settings))
         at = known[1] if known is not None else 0.0
         if at != self._seen_report[0]:
             self._seen_report = (at, time.monotonic())
@@ -244,7 +245,7 @@ class Supervisor:
         if time.monotonic() >= self._sweep_at:
             sweep_unused(self._settings, self._history, time.time())
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
-        known = self._history.recall(STATUS_KEY)
+        known = self._history.recall(self._status_key)
         if self._child is not None and not self._crashes and known is not None and known[0] is not None:
             self._say(None)
 

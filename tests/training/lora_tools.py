@@ -39,9 +39,10 @@ def random_set(count: int = 5, held_out: int = 2, *, channels: int = 4, frames: 
 
 
 def trainer(base: Path, run: Path, *, samples: HeldSet | None = None, policy: tuple[str, ...] = (), world: World | None = None,
-            stored: str = "same", **changes: Any) -> Trainer:
+            stored: str = "same", streamed: str = "", **changes: Any) -> Trainer:
     wanted = config(base, base=stored, **changes)
-    return Trainer(load_base(read_spec(base), wanted, CPU), wanted, samples or random_set(), RunDir(run), CPU, policy=policy, world=world)
+    model = load_base(read_spec(base), wanted, CPU, streamed)
+    return Trainer(model, wanted, samples or random_set(), RunDir(run), CPU, policy=policy, world=world)
 
 
 def base_of(folder: Path, kind: str = "rope") -> Path:

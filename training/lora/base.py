@@ -20,14 +20,20 @@ def precision_of(config: TrainConfig, machine: Hardware) -> str:
     return config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
 
 
-def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware) -> CogVideoX:
-    """The transformer on the device; text encoder and VAE stay in their files until a preview or an encoding needs them."""
+def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed: str = "") -> CogVideoX:
+    """The transformer on the device; text encoder and VAE stay in their files until a preview or an encoding needs them.
+
+    `streamed`: 'ram' or 'disk', where its blocks wait until they are needed; '' keeps them on the device.
+    """
     dtype = precision_of(config, machine)
     waiting = Home(dtype, "staged", "disk")
     native = (spec.native_height, spec.native_width)
-    home = Home(dtype if config.base == "same" else config.base, "resident")
-    return CogVideoX(spec, dtype=dtype, device=machine.device,
-                     placement=Placement(waiting, home, waiting, 1, "whole", "whole", native, "stock"), ways=TRAINED)
+    stored = dtype if config.base == "same" else config.base
+    home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
+    model = CogVideoX(spec, dtype=dtype, device=machine.device,
+                      placement=Placement(waiting, home, waiting, 1, "whole", "whole", native, "stock"), ways=TRAINED)
+    model.components["transformer"].ready()
+    return model
 
 
 class Velocity:
@@ -46,7 +52,8 @@ class Velocity:
         kept = model.components["transformer"].dtype
         given = (noisy if beside is None else torch.cat([noisy, beside], dim=2)).to(kept)
         offset = noisy.new_full((1,), OFFSET, dtype=kept) if model.spec.takes_offset else None
-        out: Tensor = model.transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
+        transformer = model.components["transformer"].ready()  # a streamed one rested while a preview was decoded
+        out: Tensor = transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
                                         image_rotary_emb=self._rotary(tuple(noisy.shape)), return_dict=False)[0]
         return out.float()
 
