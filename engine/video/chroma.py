@@ -34,7 +34,7 @@ def halved(pixels: np.ndarray) -> Any:
     for plane, values, high in zip(frame.planes, (planes[..., 0], colour[..., 0], colour[..., 1]), (235, 240, 240), strict=True):
         rows = np.zeros((plane.height, plane.line_size), np.uint8)
         rows[:, : plane.width] = np.rint(values).clip(16, high)
-        plane.update(rows)
+        plane.update(rows.tobytes())
     frame.colorspace, frame.color_range = 6, 1
     return frame
 
