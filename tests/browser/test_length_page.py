@@ -64,6 +64,33 @@ def paused(site: Site, job: str) -> None:
     wait_for(lambda: site.studio.job(job).state is JobState.PAUSED, "the key frames", 120)
 
 
+def test_a_model_that_is_shown_frames_takes_them_without_key_frames(site: Site, open_page: Callable[..., Page], tmp_path: Path) -> None:
+    pictures = Path(os.environ.get("SPROCKET_WALK_PICTURES", tmp_path))
+    page = open_page("/")
+    page.locator("#field-prompt textarea").fill("a fox")
+    page.get_by_role("button", name="Length and smoothness").click()
+    expect(page.locator(".timeline-off")).to_be_visible()
+    page.locator("#field-model input").click()
+    page.get_by_role("option", name="somebody/shown").click()
+    timeline = page.locator(".timeline")
+    expect(timeline).to_contain_text("Images this model is shown")
+    for place in ("First", "Last"):
+        with page.expect_file_chooser() as chooser:
+            timeline.get_by_role("button", name=f"+ {place}").click()
+        chooser.value.set_files(plain_image(tmp_path))
+        expect(timeline.get_by_role("img", name=f"{place} image of the clip")).to_be_visible()
+    expect(page.locator("#forecast")).to_contain_text("around 2 frames that somebody/shown is shown")
+    page.screenshot(path=pictures / "shown-1-form.png", full_page=True)
+    page.get_by_role("button", name="Generate", exact=True).click()
+    done = site.studio.job(wait_state(page, "done"))
+    assert [index for index, _ in done.request["given"]] == [0, 8] and done.request["fps"] is None
+    page.get_by_role("link", name="Open in gallery").click()
+    page.get_by_role("button", name="Restore settings").click()
+    expect(page.locator(".timeline .slot.filled")).to_have_count(2)
+    phone = open_page("/", phone=True)
+    assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_key_frame_is_made_anew_another_replaced_and_the_rounds_go_on(site: Site, open_page: Callable[..., Page], tmp_path: Path) -> None:
     pictures = Path(os.environ.get("SPROCKET_WALK_PICTURES", tmp_path))
     pictures.mkdir(parents=True, exist_ok=True)
@@ -168,30 +195,3 @@ def smoothed_by_the_model(site: Site, page: Page, clip: Clip, pictures: Path) ->
     expect(page.locator(".hierarchy")).to_contain_text("9 key frames at 8 fps, then 1 round to 16 fps: 17 frames")
     expect(page.locator(".facts")).to_contain_text("frames between generated")
     page.screenshot(path=pictures / "length-7-smooth.png", full_page=True)
-
-
-def test_a_model_that_is_shown_frames_takes_them_without_key_frames(site: Site, open_page: Callable[..., Page], tmp_path: Path) -> None:
-    pictures = Path(os.environ.get("SPROCKET_WALK_PICTURES", tmp_path))
-    page = open_page("/")
-    page.locator("#field-prompt textarea").fill("a fox")
-    page.get_by_role("button", name="Length and smoothness").click()
-    expect(page.locator(".timeline-off")).to_be_visible()
-    page.locator("#field-model input").click()
-    page.get_by_role("option", name="somebody/shown").click()
-    timeline = page.locator(".timeline")
-    expect(timeline).to_contain_text("Images this model is shown")
-    for place in ("First", "Last"):
-        with page.expect_file_chooser() as chooser:
-            timeline.get_by_role("button", name=f"+ {place}").click()
-        chooser.value.set_files(plain_image(tmp_path))
-        expect(timeline.get_by_role("img", name=f"{place} image of the clip")).to_be_visible()
-    expect(page.locator("#forecast")).to_contain_text("around 2 frames that somebody/shown is shown")
-    page.screenshot(path=pictures / "shown-1-form.png", full_page=True)
-    page.get_by_role("button", name="Generate", exact=True).click()
-    done = site.studio.job(wait_state(page, "done"))
-    assert [index for index, _ in done.request["given"]] == [0, 8] and done.request["fps"] is None
-    page.get_by_role("link", name="Open in gallery").click()
-    page.get_by_role("button", name="Restore settings").click()
-    expect(page.locator(".timeline .slot.filled")).to_have_count(2)
-    phone = open_page("/", phone=True)
-    assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -203,6 +203,9 @@ def _cuts(seconds: object) -> str:
 
 def _start(request: dict) -> str:
     """What the clip was made from besides words."""
+    if request.get("given") and request.get("fps") is None and request.get("key_frames") is None:
+        count = len(request["given"]) + bool(request.get("image")) if isinstance(request["given"], list) else 0
+        return f"{count} frame{'' if count == 1 else 's'} that the model was shown"
     if request.get("image"):
         return "an image, " + ("with bars" if request.get("fit") == "pad" else "filling the frame")
     if request.get("video"):
