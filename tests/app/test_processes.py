@@ -123,7 +123,7 @@ def test_a_job_that_always_crashes_its_worker_fails_and_the_next_one_runs(
 
 def test_a_worker_that_cannot_start_opens_the_circuit(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.queue.minder.BACKOFF_SECONDS", (0.0,))
-    monkeypatch.setattr("app.queue.supervisor.sys.executable", "/bin/false")
+    monkeypatch.setattr("app.queue.minder.sys.executable", "/bin/false")
     broken = Supervisor(studio.settings, studio.store)
     broken.start()
     try:
