@@ -21,6 +21,8 @@ from engine.request import REFINERS
 from engine.speed import Speed
 
 MIB = 1024**2
+TOGETHER, EACH = "together", "each"
+DEVICE_MODES = (TOGETHER, EACH)
 
 
 class Settings(BaseSettings):
@@ -82,6 +84,8 @@ class Settings(BaseSettings):
     """Further host names the page answers to, with commas between. Plain addresses, localhost and this machine's own name always do."""
     fleet_port: int = Field(default=0, ge=0, le=65535)
     """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
+    devices: str = TOGETHER
+    """'together': all GPUs for one job; 'each': one job per GPU. Until somebody has chosen on the page or by `sprocket queue devices`."""
     attention: str = "auto"
     """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
     compile: bool = False
@@ -123,6 +127,13 @@ class Settings(BaseSettings):
             return Speed(attention=value).attention
         except InvalidRequest as error:
             raise ValueError(error.message) from None
+
+    @field_validator("devices")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        if value not in DEVICE_MODES:
+            raise ValueError(f"must be one of {', '.join(DEVICE_MODES)}")
+        return value
 
     @field_validator("refiner")
     @classmethod

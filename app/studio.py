@@ -27,6 +27,7 @@ from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
+from app.queue.devices import mode_of, set_mode, wanted
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
 from app.queue.process import this_process
@@ -347,13 +348,13 @@ class Studio:
     def status(self) -> StudioStatus:
         counts = self.store.jobs.counts()
         process, hardware = self._worker()
-        message = self.store.recall(key_of(SUPERVISOR, self.settings))
+        messages = [said for said, _ in self.store.recall_all(key_of(SUPERVISOR, self.settings)).values() if said]
         recovery = self.store.recall(MESSAGE)
         return StudioStatus(
             worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
             blocked_reason=self._blocked(), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
             running=counts[JobState.RUNNING] + counts[JobState.FINALIZING] + counts[JobState.CANCELLING],
-            hardware=hardware, worker_message=message[0] if message and not process else None,
+            hardware=hardware, worker_message=messages[0] if messages and not process else None,
             recovery_message=recovery[0] if recovery else None)
 
     def _reap(self) -> int:
@@ -376,7 +377,8 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
+        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings,
+                         own_device=self._one_each())
         check_tokens(made)
         key_frames.check_inputs(self.settings, wish)
         if made.input:
@@ -385,6 +387,18 @@ class Studio:
 
     def _weighing(self, wish: GenerationRequest) -> Weighing:
         return weighing(self.store, self._planned(wish), self._hardware(wish))
+
+    def devices(self) -> str:
+        """'together': all GPUs for one job; 'each': one job per GPU."""
+        return mode_of(self.store, self.settings)
+
+    def set_devices(self, mode: str) -> str:
+        """For every host of this history; running jobs are saved and go on. Raises InvalidRequest."""
+        set_mode(self.store, mode)
+        return self.devices()
+
+    def _one_each(self) -> bool:
+        return len(wanted(self.devices(), self._engine.hardware())) > 1
 
     def hardware(self) -> Hardware:
         """What a job may use now, on the best device."""
