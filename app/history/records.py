@@ -143,7 +143,7 @@ class Clip:
     def parents(self) -> tuple[str, ...]:
         """Ids of the clips that this one was made from. What a recipe says of the second one came with a file, so it may be anything."""
         second = self.recipe.get(ALSO_FROM) if isinstance(self.recipe, dict) else None
-        return tuple(each for each in (self.made_from, second) if is_id(each))
+        return tuple(each for each in (self.made_from, second) if isinstance(each, str) and is_id(each))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,14 @@ class Filling(Interpolation):
         """All frames of the result; memory holds the one before the gap and the one after it."""
         plan = self.plan
         last: Frame | None = None
-        size = {"width": plan.width, "height": plan.height}
-        begun = iter_timed(self.path, **size, fit="crop", facts=facts, unpainted=min(done, facts.frames - 1))
+        width, height = plan.width, plan.height
+        begun = iter_timed(self.path, width=width, height=height, fit="crop", facts=facts, unpainted=min(done, facts.frames - 1))
         number = -1
         for number, (_now, _length, pixels) in enumerate(begun):
             last = Frame(number, number / plan.fps, pixels)
             yield Between(last, None, 0.0)
         start = number + 1 + plan.between
-        rest = iter_timed(self.second, **size, fit="crop", facts=self.second_facts, unpainted=max(0, done - start))
+        rest = iter_timed(self.second, width=width, height=height, fit="crop", facts=self.second_facts, unpainted=max(0, done - start))
         for number, (_now, _length, pixels) in enumerate(rest, start):
             frame = Frame(number, number / plan.fps, pixels)
             if number == start and last is not None:
