@@ -18,7 +18,7 @@ from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
-from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project, StudioStatus
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobMark, JobState, Project, StudioStatus
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
@@ -152,6 +152,10 @@ class Studio:
     def jobs(self, *, owner: str = LOCAL, active_only: bool = False, limit: int = 100) -> tuple[Job, ...]:
         """Running first, then waiting in order, then ended ones, newest first."""
         return self.store.jobs.list(owner=owner, active_only=active_only, limit=limit)
+
+    def marks(self) -> tuple[JobMark, ...]:
+        """Of everybody's jobs that run or wait: for whoever watches the studio as a whole."""
+        return self.store.jobs.marks()
 
     def job_events(self, job_id: str, *, owner: str = LOCAL) -> tuple[JobEvent, ...]:
         return self.store.jobs.events(checked_id(job_id, "job"), owner=owner)
@@ -345,11 +349,12 @@ class Studio:
         """The three words, and every way this machine could make it, each with its predicted cost. Raises as `in_words`."""
         return alternatives(*self._weighing(_wish(request)))
 
-    def status(self) -> StudioStatus:
-        counts = self.store.jobs.counts()
-        process, hardware = self._worker()
-        message = self.store.recall(STATUS_KEY)
-        recovery = self.store.recall(MESSAGE)
+    def status(self, *, owner: str | None = None) -> StudioStatus:
+        """`owner`: whose jobs count as queued and running; None: everybody's."""
+        counts = self.store.jobs.counts(owner=owner)
+        known = self.store.recall_all((META_KEY, STATUS_KEY, MESSAGE))
+        process, hardware = _worker_of(known.get(META_KEY))
+        message, recovery = known.get(STATUS_KEY), known.get(MESSAGE)
         return StudioStatus(
             worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
             blocked_reason=self._blocked(), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
@@ -400,12 +405,7 @@ class Studio:
 
     def _worker(self) -> tuple[bool, Hardware | None]:
         """(is a worker alive, the hardware it reported)."""
-        known = self.store.recall(META_KEY)
-        if known is None:
-            return False, None
-        report, at = known
-        alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
-        return alive, Hardware.from_json(report["hardware"]) if alive else None
+        return _worker_of(self.store.recall(META_KEY))
 
     def _project(self, project_id: str | None, owner: str, now: float) -> Project:
         if project_id is None:
@@ -436,3 +436,12 @@ def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
         raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
                                      "from.")
     return GenerationRequest.from_mapping(recipe["request"])
+
+
+def _worker_of(known: tuple[Any, float] | None) -> tuple[bool, Hardware | None]:
+    """What a worker's report says: (is it alive, the hardware it found)."""
+    if known is None:
+        return False, None
+    report, at = known
+    alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
+    return alive, Hardware.from_json(report["hardware"]) if alive else None
