@@ -94,6 +94,8 @@ def _data_dir(settings: Settings) -> list[Finding]:
 
 
 def _database(settings: Settings) -> Finding:
+    if settings.on_server:
+        return _server(settings)
     path: Path = settings.db_path
     if not path.exists():
         return Finding("database", None, "none yet; it is made with the first job")
@@ -105,6 +107,20 @@ def _database(settings: Settings) -> Finding:
     if answer == "ok":
         return Finding("database", True, f"{path.name}, SQLite {sqlite3.sqlite_version}")
     return Finding("database", False, f"{path} is damaged ({answer}). `sprocket history rebuild` makes it again from the clips.")
+
+
+def _server(settings: Settings) -> Finding:
+    from app.history.postgres import PostgresDatabase
+
+    try:
+        database = PostgresDatabase(settings.database.get_secret_value())
+        try:
+            database.check_clock(settings.lease_seconds / 3)
+            return Finding("database", True, f"{database.name}, PostgreSQL {database.version()}")
+        finally:
+            database.close()
+    except SprocketError as error:
+        return Finding("database", False, str(error))
 
 
 def _encoder() -> Finding:

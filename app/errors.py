@@ -35,6 +35,12 @@ class HistoryBusy(SprocketError):
     code = "history_busy"
 
 
+class HistoryUnreachable(HistoryBusy):
+    """The database server does not answer, or broke off. Trying again is right."""
+
+    code = "history_unreachable"
+
+
 class HistoryDamaged(SprocketError):
     """SQLite says the database file is malformed or is no database."""
 

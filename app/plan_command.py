@@ -139,7 +139,7 @@ def plan_command(
 
 def _clips(settings: Settings, model: str) -> tuple[Clip, ...]:
     """This machine's own clips of the model; none where there is no history, which is not made for this."""
-    if not settings.db_path.is_file():
+    if not settings.on_server and not settings.db_path.is_file():
         return ()
     try:
         store = open_store(settings, repair=False)

@@ -7,6 +7,8 @@ Reading settings creates nothing on disk; `make_folders` does.
 from __future__ import annotations
 
 import os
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from engine.request import REFINERS
 from engine.speed import Speed
 
 MIB = 1024**2
+TOGETHER, EACH = "together", "each"
+DEVICE_MODES = (TOGETHER, EACH)
 
 
 class Settings(BaseSettings):
@@ -31,6 +35,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("sprocket", appauthor=False)))
     """Everything the studio keeps: history, clips, running jobs, trash."""
+    database: SecretStr = SecretStr("")
+    """Queue and history on a PostgreSQL server, for several hosts: postgresql://user:password@host:port/name (docs/cluster.md).
+    '': the SQLite file in `data_dir`. From the environment only, because of its password; workers get it."""
     host: str = "127.0.0.1"
     """Address the page listens on. Anything but a loopback address shows the studio to the network."""
     port: int = Field(default=7860, ge=0, le=65535)
@@ -77,6 +84,8 @@ class Settings(BaseSettings):
     """Further host names the page answers to, with commas between. Plain addresses, localhost and this machine's own name always do."""
     fleet_port: int = Field(default=0, ge=0, le=65535)
     """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
+    devices: str = TOGETHER
+    """'together': all GPUs for one job; 'each': one job per GPU. Until somebody has chosen on the page or by `sprocket queue devices`."""
     attention: str = "auto"
     """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
     compile: bool = False
@@ -106,7 +115,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            shown = "that" if name == "refiner_key" else repr(str(first["input"])[:80])
+            shown = "that" if name in ("refiner_key", "database") else repr(str(first["input"])[:80])
             reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             raise InvalidRequest(name, f"is {shown}; it {reason}. It is set by SPROCKET_{name.upper()} or an "
                                        "option of the command line; without them the default holds.") from error
@@ -118,6 +127,13 @@ class Settings(BaseSettings):
             return Speed(attention=value).attention
         except InvalidRequest as error:
             raise ValueError(error.message) from None
+
+    @field_validator("devices")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        if value not in DEVICE_MODES:
+            raise ValueError(f"must be one of {', '.join(DEVICE_MODES)}")
+        return value
 
     @field_validator("refiner")
     @classmethod
@@ -137,6 +153,24 @@ class Settings(BaseSettings):
             return Path(os.path.abspath(value.expanduser()))  # noqa: PTH100  (resolve() follows links)
         except RuntimeError:
             raise ValueError("needs a home folder, and this user has none; give a full path") from None
+
+    @field_validator("database")
+    @classmethod
+    def _postgresql(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value().strip()
+        if url and not re.fullmatch(r"postgres(ql)?://[^/\s]*/[^/?\s]+(\?\S*)?", url):
+            raise ValueError("must be postgresql://user:password@host:port/name, or empty for the SQLite file in the data folder")
+        return SecretStr(re.sub(r"^postgres:", "postgresql:", url))
+
+    @property
+    def on_server(self) -> bool:
+        """True where queue and history are on a database server, which several hosts may share."""
+        return bool(self.database.get_secret_value())
+
+    @property
+    def server_lock(self) -> Path:
+        """Held by the one server of this data folder; where hosts share the folder, by the one of this host."""
+        return self.data_dir / (f"server-{socket.gethostname()}.lock" if self.on_server else "server.lock")
 
     @property
     def db_path(self) -> Path:
@@ -210,5 +244,6 @@ class Settings(BaseSettings):
 
     def to_env(self) -> dict[str, str]:
         """These settings as environment variables, for a child process. A key is emptied: no child has a use for it."""
+        shown = self.model_dump() | {"database": self.database.get_secret_value()}
         return {f"SPROCKET_{name.upper()}": "" if isinstance(value, SecretStr) else str(value)
-                for name, value in self.model_dump().items() if value is not None}
+                for name, value in shown.items() if value is not None}

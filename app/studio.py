@@ -27,11 +27,11 @@ from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
+from app.queue.devices import mode_of, set_mode, wanted
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
-from app.queue.process import from_json, surely_dead, this_process
-from app.queue.supervisor import STATUS_KEY
-from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.queue.process import this_process
+from app.queue.reports import SUPERVISOR, key_of, living
 from app.refining import Refining
 from app.settings import Settings
 from app.training import Trainings
@@ -352,14 +352,14 @@ class Studio:
     def status(self, *, owner: str | None = None) -> StudioStatus:
         """`owner`: whose jobs count as queued and running; None: everybody's."""
         counts = self.store.jobs.counts(owner=owner)
-        known = self.store.recall_all((META_KEY, STATUS_KEY, MESSAGE))
-        process, hardware = _worker_of(known.get(META_KEY))
-        message, recovery = known.get(STATUS_KEY), known.get(MESSAGE)
+        process, hardware = self._worker()
+        messages = [said for said, _ in self.store.recall_all(key_of(SUPERVISOR, self.settings)).values() if said]
+        recovery = self.store.recall(MESSAGE)
         return StudioStatus(
             worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
             blocked_reason=self._blocked(), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
             running=counts[JobState.RUNNING] + counts[JobState.FINALIZING] + counts[JobState.CANCELLING],
-            hardware=hardware, worker_message=message[0] if message and not process else None,
+            hardware=hardware, worker_message=messages[0] if messages and not process else None,
             recovery_message=recovery[0] if recovery else None)
 
     def _reap(self) -> int:
@@ -382,7 +382,8 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
+        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings,
+                         own_device=self._one_each())
         check_tokens(made)
         key_frames.check_inputs(self.settings, wish)
         if made.input:
@@ -391,6 +392,18 @@ class Studio:
 
     def _weighing(self, wish: GenerationRequest) -> Weighing:
         return weighing(self.store, self._planned(wish), self._hardware(wish))
+
+    def devices(self) -> str:
+        """'together': all GPUs for one job; 'each': one job per GPU."""
+        return mode_of(self.store, self.settings)
+
+    def set_devices(self, mode: str) -> str:
+        """For every host of this history; running jobs are saved and go on. Raises InvalidRequest."""
+        set_mode(self.store, mode)
+        return self.devices()
+
+    def _one_each(self) -> bool:
+        return len(wanted(self.devices(), self._engine.hardware())) > 1
 
     def hardware(self) -> Hardware:
         """What a job may use now, on the best device."""
@@ -404,8 +417,9 @@ class Studio:
         return hardware
 
     def _worker(self) -> tuple[bool, Hardware | None]:
-        """(is a worker alive, the hardware it reported)."""
-        return _worker_of(self.store.recall(META_KEY))
+        """(is a worker alive, the hardware it reported); this host's own before others'."""
+        workers = living(self.store)
+        return bool(workers), workers[0].hardware if workers else None
 
     def _project(self, project_id: str | None, owner: str, now: float) -> Project:
         if project_id is None:
@@ -436,12 +450,3 @@ def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
         raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
                                      "from.")
     return GenerationRequest.from_mapping(recipe["request"])
-
-
-def _worker_of(known: tuple[Any, float] | None) -> tuple[bool, Hardware | None]:
-    """What a worker's report says: (is it alive, the hardware it found)."""
-    if known is None:
-        return False, None
-    report, at = known
-    alive = not surely_dead(from_json(report["process"])) and time.time() - at < 3 * REPORT_SECONDS
-    return alive, Hardware.from_json(report["hardware"]) if alive else None

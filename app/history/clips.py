@@ -9,11 +9,12 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, selec
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import NotFound
-from app.history.database import Database
 from app.history.ids import new_id
 from app.history.records import Clip, ClipPage, ClipQuery, Project
 from app.history.rows import clip_of, project_of, search_text
 from app.history.schema import clips, projects
+from app.history.substring import holds
+from app.history.transactions import Transactions
 from engine.errors import InvalidRequest
 
 DEFAULT_PROJECT = "My videos"
@@ -23,7 +24,7 @@ MAX_NAME_CHARS = 120
 class Projects:
     """Named shelves. Every owner always has `DEFAULT_PROJECT`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         self._db = database
 
     def list(self, *, owner: str, now: float) -> tuple[Project, ...]:
@@ -102,7 +103,7 @@ class Projects:
 class Clips:
     """Finished clips. Changing one marks its sidecar as stale until `sidecar_written`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         self._db = database
 
     def page(self, query: ClipQuery, *, owner: str) -> ClipPage:
@@ -194,7 +195,7 @@ class Clips:
     def sidecar_written(self, clip: Clip) -> None:
         """The sidecar holds `clip`; unless the row has changed since."""
         def work(c: Connection) -> None:
-            row = c.execute(select(clips).where(clips.c.id == clip.id)).one_or_none()
+            row = c.execute(select(clips).where(clips.c.id == clip.id).with_for_update()).one_or_none()
             if row is not None and clip_of(row) == clip:
                 c.execute(update(clips).where(clips.c.id == clip.id).values(sidecar_stale=0))
         self._db.write(work)
@@ -253,7 +254,7 @@ def _conditions(query: ClipQuery, owner: str) -> list[ColumnElement[bool]]:
         where.append(clips.c.model == query.model)
     if query.favourites_only:
         where.append(clips.c.favourite == 1)
-    # instr, not LIKE: % and _ are just characters, and casefold() knows more letters than SQLite's lower()
+    # a substring, not LIKE: % and _ are just characters, and casefold() knows more letters than SQLite's lower()
     words = query.words.encode("utf-8", "replace").decode().replace("\0", " ").casefold().split()[:32]
-    where += [func.instr(clips.c.search, word) > 0 for word in words]
+    where += [holds(clips.c.search, word) for word in words]
     return where

@@ -51,6 +51,14 @@ class Database:
                 raise
             return self._run("BEGIN IMMEDIATE", work)
 
+    def write_rows(self, work: Callable[[Connection], T]) -> T:
+        """As `write`: a file has one writer."""
+        return self.write(work)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` on one consistent view of the file. Raises as `write` does."""
         return self._run("BEGIN", work)

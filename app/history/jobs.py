@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, case, func, insert, select, update
 
 from app.errors import NotAllowed, NotFound
-from app.history.database import Database
 from app.history.ids import new_id
 from app.history.records import Job, JobEvent, JobMark, JobState, NewJob
-from app.history.rows import act, event_of, job_of, job_row, log
+from app.history.rows import act, event_of, job_of, job_row, locked_row, log
 from app.history.schema import job_events, jobs
+from app.history.transactions import Transactions
 from app.queue.states import Action
 from engine.errors import InvalidRequest
 
@@ -25,7 +25,7 @@ AT_WORK = (JobState.RUNNING.value, JobState.FINALIZING.value, JobState.CANCELLIN
 class Jobs:
     """The jobs of one history. All times are UTC seconds."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         self._db = database
 
     def add(self, *, owner: str, project_id: str, request: Mapping[str, Any], asked: Mapping[str, Any], now: float,
@@ -85,8 +85,10 @@ class Jobs:
         """`ask_cancel` for every job of a batch that has not ended and is not being saved, in one step. Raises NotFound."""
         def work(c: Connection) -> tuple[Job, ...]:
             for job in _batch(c, batch_id, owner):
-                if not job.state.ended and job.state not in (JobState.CANCELLING, JobState.FINALIZING):
-                    act(c, job_row(c, job.id), Action.ASK_CANCEL, now, cancel_requested_at=now)
+                row = locked_row(c, job.id)
+                state = JobState(row.state)
+                if not state.ended and state not in (JobState.CANCELLING, JobState.FINALIZING):
+                    act(c, row, Action.ASK_CANCEL, now, cancel_requested_at=now)
             return _batch(c, batch_id, owner)
         return self._db.write(work)
 
@@ -138,7 +140,7 @@ class Jobs:
     def ask_cancel(self, job_id: str, *, owner: str, now: float) -> Job:
         """Waiting: cancelled. Running: its worker is told. Asking twice changes nothing. Raises NotFound, NotAllowed."""
         def work(c: Connection) -> Job:
-            row = job_row(c, job_id, owner)
+            row = locked_row(c, job_id, owner)
             if row.state not in (JobState.CANCELLING.value, JobState.CANCELLED.value):
                 act(c, row, Action.ASK_CANCEL, now, cancel_requested_at=now)
             return job_of(job_row(c, job_id))
@@ -162,7 +164,7 @@ class Jobs:
         Raises NotFound, NotAllowed where it is not held so, and what `change` raises; then nothing has changed.
         """
         def work(c: Connection) -> Job:
-            row = job_row(c, job_id, owner)
+            row = locked_row(c, job_id, owner)
             if row.state != JobState.PAUSED.value or row.error_code != code:
                 raise NotAllowed(f"This job does not wait for you: it is {row.state}.")
             act(c, row, Action.RESUME, now, request=json.dumps(change(json.loads(row.request))), error_code=None, error=None)
@@ -172,7 +174,7 @@ class Jobs:
     def _owner_act(self, job_id: str, owner: str, action: Action, now: float, *, to_end: bool = False,
                    **values: Any) -> Job:
         def work(c: Connection) -> Job:
-            row = job_row(c, job_id, owner)
+            row = locked_row(c, job_id, owner)
             if to_end:
                 values["rank"] = (c.execute(select(func.max(jobs.c.rank))).scalar() or 0.0) + 1.0
             act(c, row, action, now, **values)
@@ -185,7 +187,7 @@ class Jobs:
             raise InvalidRequest("to", f"is {to!r:.40}; use up, down, top or bottom.")
 
         def work(c: Connection) -> Job:
-            row = job_row(c, job_id, owner)
+            row = locked_row(c, job_id, owner)
             if row.state not in WAITING:
                 raise NotAllowed("Only waiting jobs can be moved.")
             rows = c.execute(select(jobs.c.id, jobs.c.rank).where(jobs.c.owner == owner, jobs.c.state.in_(WAITING))

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
-from app.history.database import Database
 from app.history.records import Clip, Job, JobState
 from app.history.rows import act, clip_of, insert_clip, job_of, job_row, leased_row, log
 from app.history.schema import clips, jobs
+from app.history.transactions import Transactions
 from app.queue.process import ProcessId, from_json, surely_dead
 from app.queue.states import Action
 from engine.events import Stage
@@ -45,7 +45,7 @@ class Limits:
 class Leases:
     """The worker's side of the jobs table."""
 
-    def __init__(self, database: Database, lease_seconds: float) -> None:
+    def __init__(self, database: Transactions, lease_seconds: float) -> None:
         self._db = database
         self.lease_seconds = lease_seconds
 
@@ -54,14 +54,11 @@ class Leases:
 
         `only`: this job and no other. Jobs reserved for another process are passed over.
         """
-        query = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value)
-        query = query.where(jobs.c.id == only) if only else query.where(jobs.c.reserved_by.is_(None))
-        query = query.order_by(_turn(), jobs.c.rank, jobs.c.id).limit(1)
-        if self._db.read(lambda c: c.execute(query).first()) is None:
+        if self._db.read(lambda c: c.execute(first_waiting(only)).first()) is None:
             return None  # without this look every idle poll would take the write lock
 
         def work(c: Connection) -> Claim | None:
-            job_id = c.execute(query).scalar()
+            job_id = c.execute(first_waiting(only, lock=True)).scalar()
             if job_id is None:
                 return None
             token = secrets.token_hex(8)
@@ -70,7 +67,7 @@ class Leases:
                 lease_until=now + self.lease_seconds, holder=who.to_json(), stage=None, step=0, eta_seconds=None,
                 started_at=row.started_at or now, error_code=None, error=None)
             return Claim(job_of(job_row(c, job_id)), token)
-        return self._db.write(work)
+        return self._db.write_rows(work)
 
     def renew(self, claim: Claim, *, now: float, **progress: Any) -> bool:
         """Extends the lease and writes progress columns. True when the owner wants the job cancelled.
@@ -84,11 +81,11 @@ class Leases:
                 values |= progress | {"status_seq": jobs.c.status_seq + 1, "progress_at": now}
             c.execute(update(jobs).where(jobs.c.id == row.id).values(**values))
             return row.state == JobState.CANCELLING.value
-        return self._db.write(work)
+        return self._db.write_rows(work)
 
     def look(self, claim: Claim) -> bool:
         """True when the owner wants the job cancelled; writes nothing. Raises LeaseLost."""
-        return self._db.read(lambda c: leased_row(c, claim.job.id, claim.token).state) == JobState.CANCELLING.value
+        return self._db.read(lambda c: leased_row(c, claim.job.id, claim.token, lock=False).state) == JobState.CANCELLING.value
 
     def note(self, claim: Claim, *, now: float, notes: tuple[str, ...], **values: Any) -> None:
         """Replaces the job's notes for people. Raises LeaseLost."""
@@ -97,7 +94,7 @@ class Leases:
     def log(self, claim: Claim, *, now: float, what: str, detail: str = "") -> None:
         def work(c: Connection) -> None:
             log(c, leased_row(c, claim.job.id, claim.token).id, now, what, detail)
-        self._db.write(work)
+        self._db.write_rows(work)
 
     def finalize(self, claim: Claim, *, now: float) -> None:
         """From here on cancelling is too late. Raises LeaseLost, NotAllowed (it is being cancelled)."""
@@ -109,7 +106,7 @@ class Leases:
             row = leased_row(c, claim.job.id, claim.token)
             insert_clip(c, clip)
             act(c, row, Action.FINISH, now, detail=clip.file, clip_id=clip.id)
-        self._db.write(work)
+        self._db.write_rows(work)
 
     def complete(self, claim: Claim, *, now: float, detail: str = "", write: Callable[[Connection], None] | None = None) -> None:
         """Ends a job whose result is no clip. `write`: rows that belong to it, in the same transaction. Raises LeaseLost."""
@@ -118,7 +115,7 @@ class Leases:
             if write is not None:
                 write(c)
             act(c, row, Action.FINISH, now, detail=detail)
-        self._db.write(work)
+        self._db.write_rows(work)
 
     def fail(self, claim: Claim, *, now: float, code: str, message: str) -> None:
         """Ends the job with a message for people. Raises LeaseLost."""
@@ -142,14 +139,14 @@ class Leases:
             row = leased_row(c, claim.job.id, claim.token)
             act(c, row, Action.RELEASE, now, detail=why, reserved_by=None, lapses=json.dumps([*json.loads(row.lapses), lapse]),
                 notes=json.dumps([*json.loads(row.notes), why]))
-        self._db.write(work)
+        self._db.write_rows(work)
 
     def confirm_cancel(self, claim: Claim, *, now: float) -> None:
         """The work has stopped. Raises LeaseLost."""
         self._act(claim, Action.CONFIRM_CANCEL, now)
 
     def _act(self, claim: Claim, action: Action, now: float, *, detail: str = "", **values: Any) -> None:
-        self._db.write(lambda c: act(c, leased_row(c, claim.job.id, claim.token), action, now, detail=detail, **values))
+        self._db.write_rows(lambda c: act(c, leased_row(c, claim.job.id, claim.token), action, now, detail=detail, **values))
 
     def first_blocked(self) -> Job | None:
         query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value).order_by(jobs.c.rank, jobs.c.id).limit(1)
@@ -161,7 +158,7 @@ class Leases:
         query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value)
 
         def work(c: Connection) -> int:
-            rows = c.execute(query).all()
+            rows = c.execute(query.with_for_update(skip_locked=True)).all()
             for row in rows:
                 act(c, row, Action.UNBLOCK, now, detail="there is room again", error_code=None, error=None)
             return len(rows)
@@ -182,14 +179,15 @@ class Leases:
         held = select(jobs).where(jobs.c.state.in_(HELD))
         reserved = select(jobs).where(jobs.c.state == JobState.QUEUED.value, jobs.c.reserved_by.is_not(None))
 
-        def find(c: Connection) -> tuple[list[Row[Any]], list[Row[Any]]]:
+        def find(c: Connection, held: Select[Any] = held, reserved: Select[Any] = reserved) -> tuple[list[Row[Any]], list[Row[Any]]]:
             return ([row for row in c.execute(held) if lost(row)],
                     [row for row in c.execute(reserved) if dead(from_json(row.reserved_by))])
         if not any(self._db.read(find)):
             return 0
 
         def work(c: Connection) -> int:
-            taken, free = find(c)
+            # A row that is locked is being written by a worker, which therefore lives.
+            taken, free = find(c, held.with_for_update(skip_locked=True), reserved.with_for_update(skip_locked=True))
             for row in taken:
                 ours = crashed is not None and from_json(row.holder or "") == crashed
                 _take_back(c, row, now, limits, cause, ours, memory and ours)
@@ -204,10 +202,11 @@ class Leases:
         False when the clip is there already, or its job was cancelled.
         """
         def work(c: Connection) -> bool:
+            row = c.execute(select(jobs).where(jobs.c.id == clip.job_id).with_for_update()).one_or_none()  # before looking: its
+            # worker may be writing the clip's row just now
             if c.execute(select(clips.c.id).where((clips.c.id == clip.id) | (clips.c.job_id == clip.job_id)
                                                   | (clips.c.file == clip.file))).first():
                 return False
-            row = c.execute(select(jobs).where(jobs.c.id == clip.job_id)).one_or_none()
             if row is not None:
                 if row.state in (JobState.CANCELLED.value, JobState.CANCELLING.value):
                     return False
@@ -243,6 +242,14 @@ class Leases:
     def clip_of_job(self, job_id: str) -> Clip | None:
         row = self._db.read(lambda c: c.execute(select(clips).where(clips.c.job_id == job_id)).one_or_none())
         return None if row is None else clip_of(row)
+
+
+def first_waiting(only: str | None = None, *, lock: bool = False) -> Select[Any]:
+    """The id of the job to be claimed next. `lock`: its row is locked, and what another worker is taking is passed over."""
+    query = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value)
+    query = query.where(jobs.c.id == only) if only else query.where(jobs.c.reserved_by.is_(None))
+    query = query.order_by(_turn(), jobs.c.rank, jobs.c.id).limit(1)
+    return query.with_for_update(skip_locked=True) if lock else query
 
 
 def progress_mark(stage: str | None, step: int) -> int:

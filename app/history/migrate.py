@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect
 
 from app.errors import SchemaTooNew
-from app.history.database import Database
 from app.history.schema import HEAD
+from app.history.transactions import Transactions
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def current(database: Database) -> str | None:
+def current(database: Transactions) -> str | None:
     """The migration the file is at; None for an empty one."""
     def work(connection: Connection) -> str | None:
         if not inspect(connection).has_table("alembic_version"):
@@ -27,7 +27,7 @@ def current(database: Database) -> str | None:
     return database.read(work)
 
 
-def migrate(database: Database, backups_dir: Path) -> None:
+def migrate(database: Transactions, backups_dir: Path) -> None:
     """Creates or updates the tables. An existing file is copied to `backups_dir` before it is changed.
 
     Raises SchemaTooNew for a file that a later version of Sprocket wrote; the file is not touched.
@@ -37,13 +37,13 @@ def migrate(database: Database, backups_dir: Path) -> None:
         return
     if at is not None:
         if at not in _known():
-            raise SchemaTooNew(f"The history {database.path} was written by a newer Sprocket (schema {at}; this one knows "
+            raise SchemaTooNew(f"The history {database.name} was written by a newer Sprocket (schema {at}; this one knows "
                                f"up to {HEAD}). Update Sprocket, or use another data directory.")
         database.backup_to(backups_dir / f"before-{HEAD}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.db")
     upgrade(database, HEAD)
 
 
-def upgrade(database: Database, revision: str) -> None:
+def upgrade(database: Transactions, revision: str) -> None:
     """All migrations up to `revision`, in one transaction."""
     from alembic import command
 

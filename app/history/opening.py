@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.errors import DataDirBusy, HistoryDamaged
+from app.history.postgres import PostgresDatabase
 from app.history.recovery import carry_jobs, restore_files
 from app.history.store import Store
 from app.lock import FileLock
@@ -26,10 +27,13 @@ def open_store(settings: Settings, *, repair: bool = True) -> Store:
     A damaged file is moved aside and never deleted; the newest backup takes its place and the clips' own files fill what
     it lacks. What happened is kept under the meta key 'recovery_message'. `repair=False` raises HistoryDamaged instead,
     and so does a damaged history that a running server has open.
+    On a database server nothing is repaired: its tables are made or migrated there.
     Raises StorageBlocked, SchemaTooNew, HistoryDamaged, HistoryBusy, OSError.
     """
     with storage_errors(settings.data_dir):
         settings.make_folders()
+        if settings.on_server:
+            return _on_server(settings)
         with FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS):
             try:
                 return _checked(settings)
@@ -66,6 +70,19 @@ def _checked(settings: Settings) -> Store:
     try:
         if path.exists():
             store.database.quick_check()
+        store.migrate(settings.backups_dir)
+        return store
+    except BaseException:
+        store.close()
+        raise
+
+
+def _on_server(settings: Settings) -> Store:
+    store = Store(settings)
+    try:
+        database = store.database
+        if isinstance(database, PostgresDatabase):
+            database.check_clock(settings.lease_seconds / 3)
         store.migrate(settings.backups_dir)
         return store
     except BaseException:
@@ -142,10 +159,13 @@ def rebuild(settings: Settings) -> int:
     """`sprocket history rebuild`: a new history from the clips' files; the old one is kept beside it. Returns clips found.
 
     Waiting jobs and their log live in the history alone, so they are carried over from the old one where it is readable.
+    On a database server its tables stay, and get what they lack: of the files, and of a SQLite history in the data folder.
     Raises DataDirBusy while a server works on this directory.
     """
     with storage_errors(settings.data_dir):
         settings.make_folders()
+        if settings.on_server:
+            return _filled_up(settings)
         with (FileLock(settings.data_dir / "server.lock"),
               FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS)):
             old = move_aside(settings, "before-rebuild") if settings.db_path.exists() else None
@@ -157,3 +177,14 @@ def rebuild(settings: Settings) -> int:
                 return restore_files(settings, store)
             finally:
                 store.close()
+
+
+def _filled_up(settings: Settings) -> int:
+    with FileLock(settings.server_lock):
+        store = _on_server(settings)
+        try:
+            if settings.db_path.exists():
+                carry_jobs(settings.db_path, store)
+            return restore_files(settings, store)
+        finally:
+            store.close()

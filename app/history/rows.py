@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from app.errors import LeaseLost, NotFound
 from app.history.records import Clip, Job, JobEvent, JobState, Project
@@ -51,15 +51,28 @@ def project_of(row: Row[Any]) -> Project:
 
 def job_row(c: Connection, job_id: str, owner: str | None = None) -> Row[Any]:
     """The row of a job. Raises NotFound, for a foreign owner as well."""
-    row = c.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return _row(c, select(jobs).where(jobs.c.id == job_id), owner)
+
+
+def _row(c: Connection, query: Select[Any], owner: str | None) -> Row[Any]:
+    row = c.execute(query).one_or_none()
     if row is None or (owner is not None and row.owner != owner):
         raise NotFound("There is no such job. It may belong to somebody else, or to another data directory.")
     return row
 
 
-def leased_row(c: Connection, job_id: str, token: str) -> Row[Any]:
-    """The row of a job, for the holder of its lease alone. Raises LeaseLost for everybody else (the fence)."""
-    row = c.execute(select(jobs).where(jobs.c.id == job_id, jobs.c.lease_token == token)).one_or_none()
+def locked_row(c: Connection, job_id: str, owner: str | None = None) -> Row[Any]:
+    """As `job_row`, for changing it: nobody else changes it before this transaction ends."""
+    return _row(c, select(jobs).where(jobs.c.id == job_id).with_for_update(), owner)
+
+
+def leased_row(c: Connection, job_id: str, token: str, *, lock: bool = True) -> Row[Any]:
+    """The row of a job, for the holder of its lease alone, locked unless it is only looked at.
+
+    Raises LeaseLost for everybody else (the fence).
+    """
+    query = select(jobs).where(jobs.c.id == job_id, jobs.c.lease_token == token)
+    row = c.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise LeaseLost("This job now belongs to another worker, or has ended.")
     return row
@@ -67,12 +80,12 @@ def leased_row(c: Connection, job_id: str, token: str) -> Row[Any]:
 
 def log(c: Connection, job_id: str, now: float, what: str, detail: str = "") -> None:
     """One line in the job's append-only log."""
-    c.execute(insert(job_events).values(job_id=job_id, at=now, what=what, detail=detail[:2000]))
+    c.execute(insert(job_events).values(job_id=job_id, at=now, what=what, detail=storable(detail)[:2000]))
 
 
 def act(c: Connection, row: Row[Any], action: Action, now: float, *, detail: str = "", to: JobState | None = None,
         **values: Any) -> JobState:
-    """Applies `action` to the job in `row` and writes `values` with it. Raises NotAllowed if the table forbids it.
+    """Applies `action` to the job in `row`, which is locked, and writes `values` with it. Raises NotAllowed if the table forbids it.
 
     `to` overrides the state after, where recovery gives up (REAP to failed). Leaving the hands of a worker clears the
     lease, so nothing the old holder still writes can pass the fence.
@@ -83,11 +96,18 @@ def act(c: Connection, row: Row[Any], action: Action, now: float, *, detail: str
         values |= {"lease_token": None, "lease_until": None, "holder": None, "eta_seconds": None}
     if state.ended:
         values |= {"finished_at": now, "reserved_by": None}
+    if values.get("error"):
+        values["error"] = storable(values["error"])
     c.execute(update(jobs).where(jobs.c.id == row.id)
               .values(state=state.value, status_seq=jobs.c.status_seq + 1, **values))
     if state.value != row.state:
         log(c, row.id, now, state.value, detail)
     return state
+
+
+def storable(text: str) -> str:
+    """What a program said, without the one character that PostgreSQL's text cannot hold."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def insert_clip(c: Connection, clip: Clip) -> None:

@@ -6,6 +6,7 @@ Times are UTC seconds; JSON columns hold text. Migrations spell their own tables
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     Float,
@@ -24,6 +25,8 @@ from app.history.records import JobState
 HEAD = "0004"
 
 metadata = MetaData()
+_LARGE = Integer().with_variant(BigInteger, "postgresql")
+"""Up to 2^63 - 1, as every integer of SQLite."""
 _STATES = ", ".join(f"'{state.value}'" for state in JobState)
 
 projects = Table(
@@ -101,10 +104,10 @@ clips = Table(
     Column("prompt", Text, nullable=False),
     Column("search", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("seed", Integer, nullable=False),
+    Column("seed", _LARGE, nullable=False),
     Column("file", Text, nullable=False),
     Column("sha256", Text, nullable=False),
-    Column("size_bytes", Integer, nullable=False),
+    Column("size_bytes", _LARGE, nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("frames", Integer, nullable=False),

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
 from app.history.clips import Clips, Projects
-from app.history.database import Database
 from app.history.jobs import Jobs
 from app.history.leases import Leases
 from app.history.migrate import migrate
 from app.history.schema import meta
+from app.history.transactions import open_database
 from app.settings import Settings
-from app.storage import drop_ballast
 
 
 class Store:
     """Owns the connections to one history. Open it with `app.history.opening.open_store`."""
 
     def __init__(self, settings: Settings) -> None:
-        self.database = Database(settings.db_path, make_room=lambda: drop_ballast(settings))
+        self.database = open_database(settings)
         self.jobs = Jobs(self.database)
         self.leases = Leases(self.database, settings.lease_seconds)
         self.clips = Clips(self.database)
@@ -41,11 +39,13 @@ class Store:
 
     def recall(self, key: str) -> tuple[Any, float] | None:
         """(value, when it was stored), or None."""
-        return self.recall_all((key,)).get(key)
+        row = self.database.read(lambda c: c.execute(select(meta).where(meta.c.key == key)).one_or_none())
+        return None if row is None else (json.loads(row.value), row.at)
 
-    def recall_all(self, keys: Sequence[str]) -> dict[str, tuple[Any, float]]:
-        """`recall` of several in one look, of those that are there."""
-        rows = self.database.read(lambda c: c.execute(select(meta).where(meta.c.key.in_(keys))).all())
+    def recall_all(self, beginning: str) -> dict[str, tuple[Any, float]]:
+        """Key -> (value, when it was stored) of every key with this beginning."""
+        query = select(meta).where(meta.c.key.startswith(beginning, autoescape=True)).order_by(meta.c.key)
+        rows = self.database.read(lambda c: c.execute(query).all())
         return {row.key: (json.loads(row.value), row.at) for row in rows}
 
     def forget(self, key: str) -> None:

@@ -23,9 +23,10 @@ class Usage:
 
 def usage_of(store: Store, owner: str) -> Usage:
     """What `owner` has now."""
-    count = select(jobs.c.state.in_(AT_WORK), func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(AT_WORK + WAITING))
+    at_work = jobs.c.state.in_(AT_WORK).label("at_work")
+    count = select(at_work, func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(AT_WORK + WAITING))
     size = select(func.coalesce(func.sum(clips.c.size_bytes), 0)).where(clips.c.owner == owner, clips.c.missing == 0)
-    rows, held = store.database.read(lambda c: (c.execute(count.group_by(jobs.c.state.in_(AT_WORK))).all(), c.execute(size).scalar_one()))
+    rows, held = store.database.read(lambda c: (c.execute(count.group_by("at_work")).all(), c.execute(size).scalar_one()))
     by_work = {bool(row[0]): int(row[1]) for row in rows}
     return Usage(by_work.get(False, 0), by_work.get(True, 0), int(held))
 

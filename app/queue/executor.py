@@ -66,6 +66,10 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
             what = str(error)
             log.info("held: %s", what)
             _stored(place, lambda: place.store.leases.hold(claim, now=time.time(), code=AwaitingReview.code, reason=what))
+        except HistoryBusy as error:  # between two of its writes; what it saved of its work counts for the next attempt
+            why = str(error)
+            log.warning("handed back, because the history does not answer: %s", why)
+            _stored(place, lambda: place.store.leases.release(claim, now=time.time(), why=why))
         except SprocketError as error:
             _failed(place, claim, error.code, str(error))
         except KeyboardInterrupt:

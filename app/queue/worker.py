@@ -1,6 +1,6 @@
 """The worker process: claims one job after the other and does it. It may die at any moment.
 
-    python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID]
+    python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID] [--device cuda:N]
 
 SIGTERM: claims nothing more, saves the running job's state, hands it back, ends within `Settings.stop_seconds`.
 """
@@ -16,12 +16,11 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from app import storage
-from app.errors import HistoryDamaged, SchemaTooNew
+from app.errors import HistoryDamaged, HistoryUnreachable, SchemaTooNew
 from app.history.leases import Limits
 from app.history.opening import open_store
 from app.history.records import Job
@@ -30,13 +29,12 @@ from app.logs import set_up_logs
 from app.queue.door import Engine, open_engine
 from app.queue.executor import Workplace, perform, planned
 from app.queue.process import ProcessId, orphaned, this_process, volunteer_for_oom_killer
+from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
 from app.settings import Settings
 from engine.errors import SprocketError
 from engine.lifeline import die_with_parent
 
 log = logging.getLogger(__name__)
-META_KEY = "worker"
-REPORT_SECONDS = 10.0
 CHORES_SECONDS = 2.0
 UNUSABLE_EXIT = 3
 """Exit code when starting again cannot help: the history is damaged, or of a newer version."""
@@ -50,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--parent", type=int, help="end when this process does")
+    parser.add_argument("--device", default="", help="the one GPU that this process sees, as its report names it")
     parser.add_argument("--only", metavar="JOB", help="run this waiting job and end")
     options = parser.parse_args(arguments)
     set_up_logs()
@@ -63,15 +62,29 @@ def main(arguments: list[str] | None = None) -> int:
     stopping = threading.Event()
     _stop_on_signals(stopping, settings.stop_seconds)
     try:
-        store = open_store(settings, repair=False)  # the page may have it open
+        store = _opened(settings, stopping, options.parent)
     except (SchemaTooNew, HistoryDamaged) as error:
         log.error("%s", error)
         return UNUSABLE_EXIT
+    if store is None:
+        return 0
     try:
-        out_of_memory = work(settings, store, open_engine(settings.engine), stopping, parent=options.parent, only=options.only)
+        out_of_memory = work(settings, store, open_engine(settings.engine), stopping, parent=options.parent, only=options.only,
+                             device=options.device)
     finally:
         store.close()
     return MEMORY_EXIT if out_of_memory else 0
+
+
+def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -> Store | None:
+    """The history, once its server answers; None when this process should end before that. Never repairs: the page may have it open."""
+    while not stopping.is_set() and not (parent is not None and orphaned(parent)):
+        try:
+            return open_store(settings, repair=False)
+        except HistoryUnreachable as error:
+            log.warning("%s", error)
+            stopping.wait(CHORES_SECONDS)
+    return None
 
 
 def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
@@ -86,15 +99,15 @@ def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
 
 
 def work(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, *, parent: int | None = None,
-         only: str | None = None) -> bool:
+         only: str | None = None, device: str = "") -> bool:
     """Runs jobs until `stopping` is set, the parent is gone or memory ran out; True for the latter.
 
-    `only`: this one job, if it waits.
+    `only`: this one job, if it waits. `device`: the one GPU this process has, beside workers with the others.
     """
     if only is not None:
         return _work_once(settings, store, engine, stopping, only)
     who = this_process()
-    place = Workplace(settings, store, engine, engine.open_models(), stopping)
+    place = Workplace(settings, store, engine, engine.open_models(), stopping, device=device)
     threading.Thread(target=_warm_up, args=(engine,), name="warm-up", daemon=True).start()
     reporter = threading.Thread(target=_report, args=(place, who), name="report", daemon=True)
     reporter.start()
@@ -121,7 +134,7 @@ def work(settings: Settings, store: Store, engine: Engine, stopping: threading.E
         reporter.join(timeout=1.0)
         place.models.close()
         with contextlib.suppress(SprocketError):
-            store.forget(META_KEY)
+            store.forget(key_of(WORKER, settings, device))
     return place.out_of_memory.is_set()
 
 
@@ -163,8 +176,7 @@ def _report(place: Workplace, who: ProcessId) -> None:
     """Tells the history, every few seconds, that this worker lives and what hardware it has."""
     while True:
         try:
-            place.store.remember(META_KEY, {"process": who.to_json(), "hardware": asdict(place.engine.hardware())},
-                                 now=time.time())
+            write_report(place.store, key_of(WORKER, place.settings, place.device), who, place.engine.hardware())
         except SprocketError as error:
             log.warning("the worker's report was not written: %s", error)
         if place.stopping.wait(REPORT_SECONDS):

@@ -35,6 +35,7 @@ ROLES: Mapping[str, Role | None] = {
     "set_favourite": MAKER, "trash": MAKER, "untrash": MAKER, "move_clip": MAKER, "clip_request": VIEWER,
     "request_from_file": MAKER, "missing_loras": ADMIN, "projects": VIEWER, "create_project": MAKER, "rename_project": MAKER,
     "models": VIEWER, "spec": VIEWER, "forecast": VIEWER, "in_words": VIEWER, "alternatives": VIEWER, "status": VIEWER, "hardware": VIEWER,
+    "devices": VIEWER, "set_devices": ADMIN,
     "dismiss_recovery_message": ADMIN, "close": NEVER,
 }
 """Use-case -> least role; NEVER: not from a page."""

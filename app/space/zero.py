@@ -12,7 +12,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from app.history.leases import Limits
@@ -22,7 +21,7 @@ from app.history.store import Store
 from app.queue.door import Engine, open_engine
 from app.queue.executor import perform
 from app.queue.process import this_process
-from app.queue.worker import META_KEY, REPORT_SECONDS
+from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
 from app.queue.workplace import Workplace
 from app.settings import Settings
 from app.space.segments import LONGEST_SECONDS, next_segment
@@ -141,8 +140,7 @@ class Zero:
         store: Store = self._studio.store
         engine = open_engine(self._studio.settings.engine)
         while True:
-            hardware = asdict(engine.hardware())
-            store.remember(META_KEY, {"process": this_process().to_json(), "hardware": hardware}, now=time.time())
+            write_report(store, key_of(WORKER, self._studio.settings), this_process(), engine.hardware())
             if self._stop.wait(REPORT_SECONDS):
                 return
 

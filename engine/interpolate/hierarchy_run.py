@@ -261,7 +261,8 @@ class HierarchyRun:
 
         plan, job = self.plan, self.job
         yield StageStarted(Stage.DECODE)
-        with ClipWriter(job.part, width=plan.width, height=plan.height, fps=plan.fps, frames=plan.frames, recipe=job.recipe) as writer:
+        with ClipWriter(job.part, width=plan.width, height=plan.height, fps=plan.fps, frames=plan.frames, recipe=job.recipe,
+                        faithful=bool(self.given or self.made.video)) as writer:
             for begin in range(0, plan.frames, CHUNK):
                 with job.stage(Stage.DECODE):
                     frames = [self.known(index) for index in range(begin, min(begin + CHUNK, plan.frames))]

@@ -61,7 +61,8 @@ class CogVideoX:
         self.components: dict[str, Component] = {}
         with ExitStack() as loaded:  # a part that cannot be loaded leaves none of the others behind
             for part, home in placement.homes.items():
-                self.components[part] = Component(KINDS[part], spec.path / part, part, home, dtype, self.device)
+                self.components[part] = Component(KINDS[part], spec.path / part, part, home, dtype, self.device,
+                                                   trained=ways.untouched)
                 loaded.callback(self.components[part].close)
             loaded.pop_all()
         self.text_encoder, self.transformer, self.vae = (self.components[part].module for part in KINDS)

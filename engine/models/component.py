@@ -19,6 +19,7 @@ from engine.errors import CannotFit
 from engine.memory.placement import NUMBER_BYTES, Home
 from engine.memory.weights import WAITING_BLOCKS
 from engine.models.eight_bit import narrow
+from engine.models.fresh_blocks import FreshBlocks
 from engine.models.loading import Weight, WeightFiles, in_blocks, skeleton, tables_of, weights_of
 from engine.models.streaming import BlockStream, FromFiles, FromMemory, Source, pack
 
@@ -31,8 +32,10 @@ BLOCKS = {"text_encoder": "encoder.block", "transformer": "transformer_blocks"}
 class Component:
     """Owns the weights of one component. `module` has numbers from `ready()` to `rest()`; `close()` lets everything go."""
 
-    def __init__(self, kind: Any, folder: Path, part: str, home: Home, compute: str, device: torch.device) -> None:
+    def __init__(self, kind: Any, folder: Path, part: str, home: Home, compute: str, device: torch.device, *,
+                 trained: bool = False) -> None:
         """Load `part` of the class `kind` from `folder`. Arithmetic is in `compute`, but for a home in FP16, which works in that.
+        `trained`: gradients are taken through it, so streamed blocks come into memory of their own.
 
         Raises `ModelInvalid` for missing, misshapen or non-finite weights, `CannotFit` for products in FP8 on a GPU without them.
         """
@@ -44,7 +47,8 @@ class Component:
         self.module = skeleton(kind, folder)
         if home.precision not in NUMBER_BYTES:
             narrow(self.module, home.precision)
-        self.stream: BlockStream | None = None
+        self.stream: BlockStream | FreshBlocks | None = None
+        self._passing = FreshBlocks if trained else BlockStream
         self._ready = False
         self._files = WeightFiles(folder)
         try:
@@ -85,7 +89,7 @@ class Component:
         if not self._ready:
             self._gather(self.device)
             if self._source is not None:
-                self.stream = BlockStream(self._blocks, self._packings, self._source, self.device)
+                self.stream = self._passing(self._blocks, self._packings, self._source, self.device)
             self._ready = True
         return self.module
 

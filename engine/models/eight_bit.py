@@ -50,6 +50,9 @@ class EightBitLinear(nn.Linear):
         return self._widened(input)
 
     def _widened(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and input.requires_grad:
+            out: Tensor = _Widened.apply(input, self.codes, self.scale, self.bias)
+            return out
         return F.linear(input, self.codes.to(input.dtype).mul_(self.scale[:, None]), self.bias)
 
     def _product(self, tokens: Tensor) -> Tensor:
@@ -63,6 +66,22 @@ class EightBitLinear(nn.Linear):
         else:
             out = torch._scaled_mm(codes, self.codes.t(), scale_a=scale[:, None], scale_b=self.scale.float()[None], out_dtype=tokens.dtype)
         return out if self.bias is None else out.add_(self.bias)
+
+
+class _Widened(torch.autograd.Function):
+    """The product with a widened weight, which is widened again for the gradient of the input: kept wide from the forward pass on,
+    as autograd would, the weights of a whole model would be there in full. The same bits."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(codes, scale)
+        return F.linear(input, codes.to(input.dtype).mul_(scale[:, None]), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        codes, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient @ codes.to(gradient.dtype).mul_(scale[:, None]), None, None, None
 
 
 def narrow(module: nn.Module, precision: str) -> None:

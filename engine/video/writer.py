@@ -20,6 +20,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from engine.errors import OutputRejected
+from engine.video.chroma import halved
 from engine.video.health import FrameHealth
 from engine.video.probe import probe
 from engine.video.publish import storage_errors
@@ -30,8 +31,9 @@ from engine.video.still import poster
 
 # crf 17: visually lossless. veryfast: at this crf as near to the frames as 'medium' (bench/video_io.py prints both), in a
 # third of the time. mbtree off: with it, libx264's AVX-512 code gives another file on each run (seen with PyAV 18.1 on small
-# frames), and the same request shall give the same pixels.
-ENCODER = {"crf": "17", "preset": "veryfast", "mbtree": "0"}
+# frames), and the same request shall give the same pixels. chromaloc 1: a colour sample lies in the middle of its four pixels,
+# where swscale takes it from; untagged, readers that obey the standard look for it half a pixel to the left (0.8 dB).
+ENCODER = {"crf": "17", "preset": "veryfast", "mbtree": "0", "x264-params": "chromaloc=1"}
 WAITING_CHUNKS = 2
 """How many chunks may wait for the encoder; then `write` waits, and memory stays bounded."""
 # The matrix of BT.601: players that ignore the tags assume it for small clips, so all agree on the colours.
@@ -41,12 +43,14 @@ BT601, BT709, LIMITED = 6, 1, 1
 class ClipWriter:
     """Writes one file under a temporary name; owns it until `finish`. A context manager: leaving early removes it."""
 
-    def __init__(self, part: Path, *, width: int, height: int, fps: float, frames: int, recipe: Mapping[str, Any]) -> None:
-        """Raises `StorageBlocked` if nothing can be written there. `frames`: how many will come."""
+    def __init__(self, part: Path, *, width: int, height: int, fps: float, frames: int, recipe: Mapping[str, Any],
+                 faithful: bool = False) -> None:
+        """Raises `StorageBlocked` if nothing can be written there. `frames`: how many will come. `faithful`: some of them were given
+        and shall come back as they were, for more time and bytes (`engine.video.chroma`)."""
         self.part, self.frames, self.size, self.fps = part, frames, (width, height), fps
         self.poster: bytes = b""
         self._recipe, self._signer = recipe, credentials()
-        self._encoder = _Encoder(part, width, height, fps, recipe)
+        self._encoder = _Encoder(part, width, height, fps, recipe, faithful)
         self._health = FrameHealth()
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(WAITING_CHUNKS)
         self._failure: BaseException | None = None
@@ -132,7 +136,7 @@ class ClipWriter:
 class _Encoder:
     """One mp4 file being written, frame by frame."""
 
-    def __init__(self, part: Path, width: int, height: int, fps: float, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, part: Path, width: int, height: int, fps: float, recipe: Mapping[str, Any], faithful: bool) -> None:
         with storage_errors(part.parent):
             part.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(part.absolute()), "w", format="mp4",
@@ -144,12 +148,14 @@ class _Encoder:
         context = stream.codec_context
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = BT601, BT709, BT709, LIMITED
         self._stream = stream
-        self._reformatter = VideoReformatter()  # one for all frames: it keeps its tables
+        self._reformatter = None if faithful else VideoReformatter()  # one for all frames: it keeps its tables
 
     def add(self, pixels: np.ndarray) -> None:
         """`pixels`: uint8 (height, width, 3)."""
-        picture = _borrowed(pixels)
-        picture = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace=BT601, dst_color_range=LIMITED)
+        if self._reformatter is None:
+            picture = halved(pixels)
+        else:
+            picture = self._reformatter.reformat(_borrowed(pixels), format="yuv420p", dst_colorspace=BT601, dst_color_range=LIMITED)
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:

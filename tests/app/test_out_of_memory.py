@@ -17,8 +17,10 @@ from app.cli import main
 from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.queue.executor import Workplace, perform
+from app.queue.minder import judge
 from app.queue.process import this_process
-from app.queue.supervisor import STATUS_KEY, Supervisor, judge
+from app.queue.reports import SUPERVISOR
+from app.queue.supervisor import Supervisor
 from app.queue.worker import MEMORY_EXIT
 from app.settings import Settings
 from app.studio import Studio
@@ -87,7 +89,7 @@ def test_every_phase_by_real_workers(studio: Studio, supervisor: Supervisor) -> 
         assert (clip.width, clip.height, clip.frames) == (256, 256, 17)
     pids = {json.loads(studio.store.recall("worker")[0]["process"])["pid"]}  # type: ignore[index]
     assert pids == {supervisor.worker_pid}
-    assert (studio.store.recall(STATUS_KEY) or (None,))[0] is None  # no crash, and no waiting
+    assert (studio.store.recall(SUPERVISOR) or (None,))[0] is None  # no crash, and no waiting
     assert not list(studio.settings.data_dir.rglob("*.part"))
 
 

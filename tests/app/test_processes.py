@@ -19,7 +19,8 @@ from app.errors import DataDirBusy
 from app.history.records import JobState
 from app.queue.executor import Workplace, perform
 from app.queue.process import this_process
-from app.queue.supervisor import STATUS_KEY, Supervisor
+from app.queue.reports import SUPERVISOR
+from app.queue.supervisor import Supervisor
 from app.queue.worker import chores
 from app.settings import Settings
 from app.studio import Studio, open_studio
@@ -108,7 +109,7 @@ def test_a_frozen_worker_is_fenced_out(studio: Studio, settings: Settings, monke
 
 def test_a_job_that_always_crashes_its_worker_fails_and_the_next_one_runs(
         studio: Studio, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.queue.supervisor.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("app.queue.minder.BACKOFF_SECONDS", (0.0,))
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0")
     monkeypatch.setenv("FAKE_DIE", str(int(signal.SIGSEGV)))
     job = studio.submit({"prompt": "poison"})
@@ -117,12 +118,12 @@ def test_a_job_that_always_crashes_its_worker_fails_and_the_next_one_runs(
     failed = studio.job(job.id)
     assert (failed.error_code, failed.attempt) == ("crash", 3) and "SIGSEGV" in str(failed.error)
     assert "Segmentation fault" in studio.log_text(job.id)
-    assert studio.store.recall(STATUS_KEY) is None or studio.store.recall(STATUS_KEY)[0] is None  # type: ignore[index]
+    assert studio.store.recall(SUPERVISOR) is None or studio.store.recall(SUPERVISOR)[0] is None  # type: ignore[index]
 
 
 def test_a_worker_that_cannot_start_opens_the_circuit(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.queue.supervisor.BACKOFF_SECONDS", (0.0,))
-    monkeypatch.setattr("app.queue.supervisor.sys.executable", "/bin/false")
+    monkeypatch.setattr("app.queue.minder.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("app.queue.minder.sys.executable", "/bin/false")
     broken = Supervisor(studio.settings, studio.store)
     broken.start()
     try:

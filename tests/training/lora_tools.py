@@ -34,14 +34,16 @@ def random_set(count: int = 5, held_out: int = 2, *, channels: int = 4, frames: 
         first = tuple(torch.randn(channels, 1, 8, 12, generator=draw) for _ in range(2))
         split = "held-out" if number >= count else "train"
         entries.append(HeldSample(f"{seed:032x}{number:032x}", split, (4 * long - 3, 64, 96), f"clip {number}", (mean, std.abs()),
-                                  (first[0], first[1].abs()), torch.randn(16, 32, generator=draw)))
+                                  (first[0], first[1].abs()), torch.randn(16, 32, generator=draw),
+                                  torch.randint(0, 256, (64, 96, 3), generator=draw, dtype=torch.uint8)))
     return HeldSet(tuple(entries), torch.randn(16, 32, generator=draw))
 
 
 def trainer(base: Path, run: Path, *, samples: HeldSet | None = None, policy: tuple[str, ...] = (), world: World | None = None,
-            stored: str = "same", **changes: Any) -> Trainer:
+            stored: str = "same", streamed: str = "", **changes: Any) -> Trainer:
     wanted = config(base, base=stored, **changes)
-    return Trainer(load_base(read_spec(base), wanted, CPU), wanted, samples or random_set(), RunDir(run), CPU, policy=policy, world=world)
+    model = load_base(read_spec(base), wanted, CPU, streamed)
+    return Trainer(model, wanted, samples or random_set(), RunDir(run), CPU, policy=policy, world=world)
 
 
 def base_of(folder: Path, kind: str = "rope") -> Path:

@@ -52,8 +52,15 @@ def test_less_memory_means_recomputing_then_offloading_then_a_refusal_that_helps
     assert sizes == sorted(sizes, reverse=True)
     tight = replace(CPU, free_bytes=int(sizes[1] * 1.02 / 0.92))
     assert "recompute" in choose_memory(spec, config, tight).policy
+    streams = cost(spec, config, CPU, ("offload",) * spec.layers, streamed="disk")
+    assert streams.bytes < sizes[2]
+    least = choose_memory(spec, config, replace(CPU, free_bytes=int(streams.bytes * 1.005 / 0.92)))
+    assert (least.streamed, set(least.policy)) == ("disk", {"offload"}) and "their files" in least.words
+    assert choose_memory(spec, replace(config, streaming="ram"), CPU).streamed == "ram"
     tighter = replace(CPU, free_bytes=int(sizes[2] * 1.005 / 0.92))
     assert "offload" in choose_memory(spec, config, tighter).policy
+    with pytest.raises(CannotFit, match="streaming auto"):
+        choose_memory(spec, replace(config, streaming="no"), replace(CPU, free_bytes=int(streams.bytes * 1.005 / 0.92)))
     with pytest.raises(CannotFit, match="base int8"):
         choose_memory(spec, config, replace(CPU, free_bytes=10**6))
     slow = cost(spec, config, CPU, ("recompute",) * spec.layers)

@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_plain_peft_and_diffusers_loop(tmp_path: Path
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 
     base = base_of(tmp_path, kind)
-    ours = trainer(base, tmp_path / "run", batch=2, accumulate=1, caption_dropout=0.0, image_dropout=0.0)
+    ours = trainer(base, tmp_path / "run", batch=2, accumulate=1, caption_dropout=0.0, image_dropout=0.0, image_noise=False)
     chosen = [ours.samples.train[index] for index in ours.order.at(0)]
     batch = ours.batches.visit(chosen, first_visit(0, 2))
     ours.backward(chosen, 0, len(chosen))
@@ -110,6 +110,43 @@ def test_recomputing_and_offloading_give_the_same_bits(tiny_base: Path, tmp_path
         other = trainer(tiny_base, tmp_path / str(number), policy=policy, dropout=0.2)
         run_all(other, 3)
         assert other.adapter.digest() == kept.adapter.digest()
+
+
+@pytest.mark.parametrize("stored", ["same", "int8"])
+@pytest.mark.parametrize("source", ["ram", "disk"])
+def test_a_streamed_base_gives_the_same_bits(tiny_base: Path, tmp_path: Path, source: str, stored: str) -> None:
+    kept = trainer(tiny_base, tmp_path / "kept", dropout=0.2, stored=stored)
+    run_all(kept, 2)
+    one = trainer(tiny_base, tmp_path / "run", policy=("offload", "recompute", "recompute"), dropout=0.2, stored=stored, streamed=source)
+    run_all(one, 1)
+    one.model.at_work("vae")  # a preview sends the transformer away
+    run_all(one, 1)
+    assert one.adapter.digest() == kept.adapter.digest() and one.look() == kept.look()
+    stream = one.model.components["transformer"].stream
+    assert stream is not None and stream.moved > 0
+    weight = one.model.transformer.transformer_blocks[1].ff.net[2].weight if stored == "same" else \
+        one.model.transformer.transformer_blocks[1].ff.net[2].codes
+    assert weight.untyped_storage().nbytes() <= 4  # between two steps no block is on the device
+    one.model.close()
+
+
+def test_a_weight_in_eight_bits_is_not_kept_wide_for_the_gradient() -> None:
+    from engine.models.eight_bit import EightBitLinear, in_eight_bits
+
+    torch.manual_seed(0)
+    layer = EightBitLinear(torch.nn.Linear(24, 16, device="meta"), torch.int8)
+    layer.bias = torch.nn.Parameter(torch.randn(16), requires_grad=False)
+    codes, scale = in_eight_bits(torch.randn(16, 24), torch.int8, torch.float32)
+    layer.codes, layer.scale = (torch.nn.Parameter(value, requires_grad=False) for value in (codes, scale))
+    given, kept = torch.randn(5, 24, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.dtype), tensor)[1], lambda tensor: tensor):
+        out = layer(given)
+    out.square().sum().backward()
+    assert kept.count(torch.int8) == 1 and out.dtype == torch.float32
+    plain = given.detach().clone().requires_grad_(True)
+    again = torch.nn.functional.linear(plain, codes.float() * scale[:, None], layer.bias)
+    again.square().sum().backward()
+    assert torch.equal(out, again) and torch.equal(given.grad, plain.grad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stored", ["int8", "fp8"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from engine.hardware import Hardware
 from engine.memory.placement import Home, Placement
 from engine.models.accelerate import TRAINED
+from engine.models.band_encode import encode_picture_banded
 from engine.models.cogvideox import OFFSET, CogVideoX
+from engine.models.vae_encode import encode_picture
 from engine.spec import ModelSpec
+from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TrainConfig
 
 
@@ -20,14 +24,32 @@ def precision_of(config: TrainConfig, machine: Hardware) -> str:
     return config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
 
 
-def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware) -> CogVideoX:
-    """The transformer on the device; text encoder and VAE stay in their files until a preview or an encoding needs them."""
+def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed: str = "") -> CogVideoX:
+    """The transformer on the device; text encoder and VAE stay in their files until a preview or an encoding needs them.
+
+    `streamed`: 'ram' or 'disk', where its blocks wait until they are needed; '' keeps them on the device.
+    """
     dtype = precision_of(config, machine)
     waiting = Home(dtype, "staged", "disk")
     native = (spec.native_height, spec.native_width)
-    home = Home(dtype if config.base == "same" else config.base, "resident")
-    return CogVideoX(spec, dtype=dtype, device=machine.device,
-                     placement=Placement(waiting, home, waiting, 1, "whole", "whole", native, "stock"), ways=TRAINED)
+    stored = dtype if config.base == "same" else config.base
+    pictures = spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
+    home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
+    placement = Placement(waiting, home, Home(dtype, "resident") if pictures else waiting, 1, "whole", "whole", native, "stock")
+    model = CogVideoX(spec, dtype=dtype, device=machine.device, placement=placement, ways=TRAINED)
+    model.components["transformer"].ready()
+    return model
+
+
+def first_frames(model: CogVideoX) -> Callable[[Tensor], Tensor]:
+    """What encodes a first frame as Create does: moments (2 channels, 1, h, w) of (3, height, width) in -1..1."""
+    @torch.no_grad()
+    def encode(picture: Tensor) -> Tensor:
+        large = picture.shape[1] * picture.shape[2] > WHOLE_PIXELS  # as the first frames of a set are encoded
+        moments: Tensor = (encode_picture_banded if large else encode_picture)(model.components["vae"].ready(), picture)
+        return moments[0]
+
+    return encode
 
 
 class Velocity:
@@ -46,7 +68,8 @@ class Velocity:
         kept = model.components["transformer"].dtype
         given = (noisy if beside is None else torch.cat([noisy, beside], dim=2)).to(kept)
         offset = noisy.new_full((1,), OFFSET, dtype=kept) if model.spec.takes_offset else None
-        out: Tensor = model.transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
+        transformer = model.components["transformer"].ready()  # a streamed one rested while a preview was decoded
+        out: Tensor = transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
                                         image_rotary_emb=self._rotary(tuple(noisy.shape)), return_dict=False)[0]
         return out.float()
 

@@ -33,6 +33,7 @@ TARGETS = {
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BASES = ("same", "int8", "fp8")
 MEMORY = ("auto", "keep", "recompute", "offload")
+STREAMING = ("auto", "no", "ram", "disk")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_RANK = 1024
 MAX_STEPS = 1_000_000
@@ -94,6 +95,9 @@ class TrainConfig:
     """Share of visits with the encoding of "" for a caption, which is what Create's guidance compares with."""
     image_dropout: float = 0.05
     """Image to video: share of visits without the first frame."""
+    image_noise: bool = True
+    """Image to video: fresh noise on the first frame's pixels at every visit, exp(N(-3, 0.5)) strong, as CogVideoX's own image models
+    were trained, so that the frames after it do not copy every grain of it. It keeps the VAE loaded, for one frame a visit."""
     stratified: bool = True
     """Times are spread evenly over every 8 visits or one step, whichever is more; each is uniform all the same."""
     min_snr: float = 0.0
@@ -105,6 +109,9 @@ class TrainConfig:
     """How the frozen base's matrices are stored: 'same' as the arithmetic, 'int8', 'fp8'."""
     memory: str = "auto"
     """What is kept of a block for its gradient: 'keep' all, 'recompute' it from its input, 'offload' that input too; 'auto' by budget."""
+    streaming: str = "auto"
+    """Whether the base's blocks wait in 'ram' or on the 'disk' until they are needed, or 'no': 'auto' where the budget wants it. The bits
+    are the same."""
     budget: int = 0
     """Bytes of the device's memory; 0: all that is free."""
     device: str = ""
@@ -157,7 +164,7 @@ class TrainConfig:
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 WORDS = {"int": "whole number", "float": "number", "bool": "yes or no"}
 HARMLESS = ("keep", "save_steps", "save_seconds", "preview_steps", "preview_prompts", "preview_seed", "preview_frames", "preview_sampling",
-            "trackers", "max_bad_steps", "eval_steps", "name", "budget")
+            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming")
 """May be otherwise when a run goes on: the weights come out the same."""
 
 
@@ -230,7 +237,7 @@ def _of_kind(name: str, value: Any) -> Any:
 
 def _check_words(config: TrainConfig) -> None:
     for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
-                        ("memory", MEMORY), ("device", ("", "cpu", "cuda"))):
+                        ("memory", MEMORY), ("streaming", STREAMING), ("device", ("", "cpu", "cuda"))):
         value = getattr(config, name)
         if value not in known:
             raise InvalidRequest(name, f"is {str(value)[:40]!r}. Use one of {', '.join(filter(None, known))}.", suggestion=known[0])
@@ -277,5 +284,11 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.warmup > max(config.steps, DEFAULT_WARMUP):
         raise InvalidRequest("warmup", f"is {config.warmup} steps of {config.steps}; the full learning rate would never be reached.",
                              suggestion=config.steps // 10)
+    if config.streaming in ("ram", "disk") and config.memory == "keep":
+        raise InvalidRequest("streaming", f"is {config.streaming}, and memory keep would keep every block's weights on the device. Use "
+                                          "memory recompute or auto.", suggestion="auto")
+    if config.dora and config.streaming in ("ram", "disk"):
+        raise InvalidRequest("dora", f"needs the base's own numbers at once, and streaming is {config.streaming}. Use streaming no, or no "
+                                     "dora.")
     if config.dora and config.base != "same":
         raise InvalidRequest("dora", "needs the base's own numbers, and a base in 8 bits has none. Use base same, or no dora.")

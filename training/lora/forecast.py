@@ -9,16 +9,18 @@ there in float32 too. Recomputed: the two streams a block starts from, one map; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import CannotFit
 from engine.hardware import Hardware
 from engine.lora import model_layers
+from engine.memory.encoder import encode_frames_bytes
 from engine.memory.peak import CONTEXT_BYTES
-from engine.memory.placement import NUMBER_BYTES, Home
+from engine.memory.placement import NUMBER_BYTES, Home, everywhere
 from engine.memory.shapes import Shape, latent_frames, tokens
-from engine.memory.weights import layout, working_bytes
+from engine.memory.weights import WAITING_BLOCKS, layout, working_bytes
 from engine.spec import ModelSpec
+from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TrainConfig
 
 Size = tuple[int, int, int]
@@ -43,12 +45,16 @@ class Choice:
     """Where they go: weights, lora, blocks, work."""
     flops: float
     """Of one update."""
+    streamed: str = ""
+    """Where the base's blocks wait: 'ram', 'disk', or '' for on the device."""
 
     @property
     def words(self) -> str:
         counts = {word: self.policy.count(word) for word in ("keep", "recompute", "offload") if word in self.policy}
         said = {"keep": "kept whole", "recompute": "recomputed", "offload": "recomputed from the computer's memory"}
-        return ", ".join(f"{count} blocks {said[word]}" for word, count in counts.items())
+        words = ", ".join(f"{count} blocks {said[word]}" for word, count in counts.items())
+        where = {"ram": "the computer's memory", "disk": "their files"}.get(self.streamed)
+        return f"{words}; the base's blocks come from {where} as they are needed" if where else words
 
 
 def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None) -> Choice:
@@ -59,21 +65,36 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
     limit = int(min(machine.free_bytes, config.budget or machine.free_bytes) * SHARE)
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
     tried = []
-    for policy in _policies(spec.layers, wanted):
-        choice = cost(spec, config, machine, policy, bucket)
+    for policy, streamed in _ways(spec, config, machine, wanted):
+        choice = cost(spec, config, machine, policy, bucket, streamed)
         if choice.bytes <= limit:
             return choice
         tried.append(choice)
     least = min(tried, key=lambda one: one.bytes)
     ways = [word for word, useful in (("base int8", config.base == "same"), ("memory auto", config.memory not in ("auto", "offload")),
+                                      ("streaming auto", config.streaming == "no" and not config.dora),
                                       ("a smaller batch", config.batch > 1), ("fewer frames or smaller clips", True),
                                       ("optimizer adamw8bit", config.optimizer in ("adam", "adamw", "prodigy"))) if useful]
     raise CannotFit(f"training {spec.name} like this needs {least.bytes / 2**30:.1f} GiB, and {limit / 2**30:.1f} GiB can be used. "
                     f"What helps: {', '.join(ways)}.")
 
 
-def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None) -> Choice:
-    """Memory and arithmetic of one update with `policy`."""
+def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
+    """(policy, where the base's blocks wait) from the fastest to the smallest. A streamed block cannot be kept whole: its weights would
+    be kept with it."""
+    source = {"auto": "ram" if machine.device.startswith("cuda") else "disk", "no": ""}.get(config.streaming, config.streaming)
+    if config.streaming == "auto" and (config.dora or spec.layers <= WAITING_BLOCKS or words == ("keep",)):
+        source = ""
+    resident = [] if config.streaming in ("ram", "disk") else [(policy, "") for policy in _policies(spec.layers, words)]
+    if not source:
+        return resident
+    again = [word for word in words if word != "keep"] or ["recompute"]
+    return resident + [(policy, source) for policy in _policies(spec.layers, again) if "keep" not in policy]
+
+
+def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None,
+         streamed: str = "") -> Choice:
+    """Memory and arithmetic of one update with `policy`, the base's blocks `streamed` from 'ram' or 'disk' or on the device ('')."""
     frames, height, width = bucket or (spec.native_frames, spec.native_height, spec.native_width)
     dtype = config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
     number = NUMBER_BYTES[dtype]
@@ -86,15 +107,29 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
     trained = lora_numbers(spec, config)
     sampled, _ = latent_frames(spec, frames)
     latents = 4 * 8 * config.batch * sampled * spec.latent_channels * (height // spec.spatial_scale) * (width // spec.spatial_scale)
-    home = Home(dtype if config.base == "same" else config.base, "resident")
+    stored = dtype if config.base == "same" else config.base
+    home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
     parts = {"weights": working_bytes(layout(spec, "transformer"), home, dtype),
              "lora": int(trained * 4 * (LORA_NUMBERS[config.optimizer] + (1 if config.ema else 0))),
              "blocks": int(kept), "work": int(at_work + 6 * one_map + latents)
              + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}
+    parts |= first_frame_bytes(spec, config, (frames, height, width), dtype, parts["blocks"] + parts["work"])
     again = sum(word != "keep" for word in policy) / max(1, len(policy))
     forward = config.batch * spec.layers * (24.0 * count * spec.width**2 + 4.0 * count**2 * spec.width)
     # Backward: the base's gradients to its inputs (as much as forward), LoRA's own are small; attention's backward is 2.5 times forward.
-    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again))
+    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again), streamed)
+
+
+def first_frame_bytes(spec: ModelSpec, config: TrainConfig, size: Size, dtype: str, free: int) -> dict[str, int]:
+    """What putting noise on first frames takes: the VAE's weights, and what encoding a frame needs beyond the `free` bytes of a step, which
+    begins after it."""
+    if spec.modes[0] != "i2v" or not config.image_noise or config.image_dropout >= 1:
+        return {}
+    frames, height, width = size
+    way = everywhere(dtype, "resident", (height, width), tiled=False)
+    way = replace(way, decode="banded" if height * width > WHOLE_PIXELS else "whole")
+    encode = encode_frames_bytes(spec, Shape(frames, height, width, False, 1), dtype, way)
+    return {"vae": working_bytes(layout(spec, "vae"), way.vae, dtype) + max(0, encode - free)}
 
 
 def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:
@@ -117,6 +152,12 @@ def _policies(layers: int, words: Sequence[str]) -> list[tuple[str, ...]]:
     """From the fastest to the smallest: all kept, some recomputed, all recomputed, some of their inputs away, all."""
     if len(words) == 1:
         return [(words[0],) * layers]
-    rungs = sorted({0, *(round(layers * eighth / 8) for eighth in range(1, 9))})
+    if "keep" not in words:
+        return [("recompute",) * layers, *(("offload",) * rung + ("recompute",) * (layers - rung) for rung in _rungs(layers)[1:])]
+    rungs = _rungs(layers)
     made = [("recompute",) * rung + ("keep",) * (layers - rung) for rung in rungs]
     return made + [("offload",) * rung + ("recompute",) * (layers - rung) for rung in rungs[1:]]
+
+
+def _rungs(layers: int) -> list[int]:
+    return sorted({0, *(round(layers * eighth / 8) for eighth in range(1, 9))})

@@ -88,7 +88,7 @@ class Session:
         threads = int(facts.get("threads") or config.threads or self.machine.cores)
         deterministic(threads)
         choice = choose_memory(spec, config, self.machine)
-        model = load_base(spec, config, self.machine)
+        model = load_base(spec, config, self.machine, choice.streamed)
         samples = self._samples(model)
         if facts.get("data", samples.digest) != samples.digest:
             raise InvalidRequest("dataset", "is not what this run began with: clips or captions were changed. Begin a new run with it; "

@@ -30,15 +30,16 @@ def smoothing(place: Workplace, job: Job, request: InterpolateRequest, facts: Vi
     origin = origin_of(facts)
     spec = place.engine.spec(origin.model, place.settings.models_dir)
     plan = smoothed_here(request, facts, spec, place.engine.hardware(), recent_clips(place.store, origin.model), place.settings,
-                         read_lapses(job.lapses))
+                         read_lapses(job.lapses), own_device=bool(place.device))
     return Smoothing(job, request, plan, facts.fps)
 
 
 def smoothed_here(request: InterpolateRequest, facts: VideoFacts, spec: ModelSpec, hardware: Hardware, clips: tuple[Clip, ...],
-                  settings: Settings, lapses: tuple[Lapse, ...] = ()) -> Plan:
+                  settings: Settings, lapses: tuple[Lapse, ...] = (), own_device: bool = False) -> Plan:
     """The plan for this machine. Raises as `plan_smoothed`."""
     return plan_smoothed(request, facts, origin_of(facts), spec,
-                         lambda wish, model: plan_here(wish, model, hardware, clips, settings, lapses=lapses), hardware.device)
+                         lambda wish, model: plan_here(wish, model, hardware, clips, settings, lapses=lapses,
+                                                         own_device=own_device), hardware.device)
 
 
 @dataclass

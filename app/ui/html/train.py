@@ -8,7 +8,19 @@ from typing import Any
 from app.training import PRESETS, Forecast, RunCard
 from app.ui.html.common import ago, button, duration, empty, esc, left, link, short, size
 from app.ui.html.curves import curve_svg, mean, smoothed, spark_svg
-from training.lora.config import BASES, FIELDS, MEMORY, OPTIMIZERS, PRECISIONS, SCHEDULES, TARGETS, TRACKERS, TrainConfig, explained
+from training.lora.config import (
+    BASES,
+    FIELDS,
+    MEMORY,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    STREAMING,
+    TARGETS,
+    TRACKERS,
+    TrainConfig,
+    explained,
+)
 
 STATE_WORDS = {"waiting": "Waiting", "preparing": "Preparing", "running": "Training", "saving": "Saving", "previewing": "Making previews",
                "done": "Done", "paused": "Paused", "stopped": "Stopped", "failed": "Failed", "blocked": "Disk full",
@@ -19,15 +31,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Learning": ("steps", "batch", "accumulate", "learning_rate", "schedule", "warmup", "cycles", "power", "max_grad_norm", "ema"),
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
-    "Captions, times and randomness": ("caption_dropout", "image_dropout", "stratified", "min_snr", "seed"),
-    "Memory and device": ("precision", "base", "memory", "device", "threads"),
+    "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
+    "Memory and device": ("precision", "base", "memory", "streaming", "device", "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
                             "eval_clips",
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
 }
 HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "several, separated by ;"}
 CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "base": BASES,
-                                          "memory": MEMORY, "targets": tuple(TARGETS), "device": ("", "cuda", "cpu")}
+                                          "memory": MEMORY, "streaming": STREAMING, "targets": tuple(TARGETS),
+                                          "device": ("", "cuda", "cpu")}
 
 
 def runs_html(cards: Sequence[RunCard], curves: Mapping[str, Sequence[float]], said: str = "") -> str:

@@ -6,6 +6,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+LARGE = sa.Integer().with_variant(sa.BigInteger, "postgresql")
 STATES = "'queued', 'running', 'finalizing', 'done', 'failed', 'cancelling', 'cancelled', 'blocked', 'paused'"
 
 
@@ -89,10 +90,10 @@ def _clips() -> None:
         sa.Column("prompt", sa.Text, nullable=False),
         sa.Column("search", sa.Text, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
-        sa.Column("seed", sa.Integer, nullable=False),
+        sa.Column("seed", LARGE, nullable=False),
         sa.Column("file", sa.Text, nullable=False),
         sa.Column("sha256", sa.Text, nullable=False),
-        sa.Column("size_bytes", sa.Integer, nullable=False),
+        sa.Column("size_bytes", LARGE, nullable=False),
         sa.Column("width", sa.Integer, nullable=False),
         sa.Column("height", sa.Integer, nullable=False),
         sa.Column("frames", sa.Integer, nullable=False),
