@@ -154,7 +154,6 @@ class Studio:
         return self.store.jobs.list(owner=owner, active_only=active_only, limit=limit)
 
     def marks(self) -> tuple[JobMark, ...]:
-        """Of everybody's jobs that run or wait: for whoever watches the studio as a whole."""
         return self.store.jobs.marks()
 
     def job_events(self, job_id: str, *, owner: str = LOCAL) -> tuple[JobEvent, ...]:
@@ -162,8 +161,7 @@ class Studio:
 
     def current_job(self, *, owner: str = LOCAL) -> Job | None:
         """What a page that has just been opened should show: the running job, else the first waiting one."""
-        active = self.store.jobs.list(owner=owner, active_only=True, limit=1)
-        return active[0] if active else None
+        return next(iter(self.store.jobs.list(owner=owner, active_only=True, limit=1)), None)
 
     def cancel(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """Raises NotFound, NotAllowed (it has ended or is being saved). Cancelling twice is fine."""
