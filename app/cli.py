@@ -44,13 +44,13 @@ from app.cli_lora import lora_app
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
+from app.cli_queue import queue_app
 from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
 from app.cli_train import train_app
 from app.cli_users import users_app
-from app.history.records import Clip, ClipQuery, Job, JobState
+from app.history.records import Clip, ClipQuery, JobState
 from app.plan_command import parse_bytes, plan_command
-from app.queue.kinds import job_title
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
 from engine.events import Event, RanksRestarted, Resumed, StageStarted, StepDone
@@ -59,7 +59,6 @@ from engine.video.publish import storage_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Make videos with open video-diffusion models, on your own machine.")
-queue_app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, what waits.")
 history_app = typer.Typer(no_args_is_help=True, help="Clips: list, show, restore, rebuild.")
 app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
@@ -288,20 +287,6 @@ def serve(
     serve_from_settings(_settings(data_dir, host=host, port=port), public=public, share=share)
 
 
-@queue_app.command("list")
-def queue_list(
-    ended: Annotated[bool, typer.Option("--all", help="Also jobs that have ended.")] = False,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Jobs that run and wait, in order."""
-    with _studio(data_dir) as studio:
-        rows = [_job_row(job) for job in studio.jobs(active_only=not ended)]
-    _print_list("jobs", rows, as_json,
-                lambda r: f"{r['id']}  {r['state']:<10}  {r['step']}/{r['steps']}  {r['title'][:60]}",
-                empty="Nothing runs or waits.")
-
-
 @history_app.command("list")
 def history_list(
     words: Annotated[str, typer.Option(help="Words of the prompt or the name.")] = "",
@@ -392,10 +377,6 @@ def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 app.command("interpolate")(interpolate_command(_check_out, _copy, _Progress))
-
-
-def _job_row(job: Job) -> dict[str, Any]:
-    return dataclasses.asdict(job) | {"state": job.state.value, "title": job_title(job)}
 
 
 def _clip_row(studio: Studio, clip: Clip) -> dict[str, Any]:

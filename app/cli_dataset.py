@@ -49,6 +49,7 @@ def dataset_import(
     fit: Annotated[str, typer.Option(help="crop or pad clips of another shape.")] = "crop",
     skip_start: Annotated[int, typer.Option("--skip-start", "--skip-frames-start", help="Frames passed over at the start of each.")] = 0,
     skip_end: Annotated[int, typer.Option("--skip-end", "--skip-frames-end", help="Frames passed over at the end of each.")] = 0,
+    long: Annotated[str, typer.Option(help="Clips longer than the model's: cut into pieces, or only the first frames.")] = "pieces",
     held_out: Annotated[float, typer.Option(help="Share kept from training, 0 to 0.5.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Which clips those are.")] = 0,
     data_dir: DataDir = None,
@@ -56,7 +57,7 @@ def dataset_import(
 ) -> None:
     """Take a set of clips in. Its files stay where and as they are; what cannot be used is listed with the reason."""
     def settled(dataset: Dataset) -> Dataset:
-        changed = edits.with_reading(edits.with_prefix(dataset, id_token), fit, skip_start, skip_end)
+        changed = edits.with_reading(edits.with_prefix(dataset, id_token), fit, skip_start, skip_end, long)
         return edits.with_split(changed, held_out, seed)
 
     wanted = Import(checked_source(source), name, Wish(caption_column, video_column, root, picture_fps), revision)
@@ -240,6 +241,7 @@ def _report_lines(dataset: Dataset, report: Report, rules: Rules) -> list[str]:
              f"on, at {rules.fps:g} frames a second."]
     lines += [f"{words}" for _, words in report.messages]
     lines += [f"bucket {row.bucket!s:<18} {row.train:>4} train {row.held_out:>3} held out   {row.seconds:.2f} s"
+              + (f", pieces of {row.clips} clips" if row.train + row.held_out > row.clips else "")
               + (f", {row.cut} longer ones lose their end" if row.cut else "") for row in report.rows]
     for clip in dataset.clips:
         lines += [f"{clip.id}  {clip.origin}: {each.text}" for each in report.problems.get(clip.id, ())]

@@ -23,6 +23,9 @@ from engine.request import GenerationRequest
 from engine.spec import ModelSpec
 from engine.speed import Speed
 
+ONE_EACH = ("One job per GPU: it is made on one, not divided by {parallel}, with the same frames. `sprocket queue devices together` lets "
+            "GPUs share a clip.")
+
 
 def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
     """What the request may use: the device it asks for, else the best one."""
@@ -30,15 +33,22 @@ def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
 
 
 def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, clips: Sequence[Clip], settings: Settings, *,
-              policy: Policy | None = None, lapses: Sequence[Lapse] = (), speed: Speed | None = None) -> Plan:
+              policy: Policy | None = None, lapses: Sequence[Lapse] = (), speed: Speed | None = None,
+              own_device: bool = False) -> Plan:
     """The plan, its memory corrected by `clips` of this model (`Clips.recent`). `speed`: instead of the installation's.
+
+    `own_device`: every device makes a clip of its own (`app.queue.devices`), so `parallel` is passed over, and a note says so.
 
     Raises as `plan_with_loras`.
     """
     known = corrections_of(clips, request.model, hardware.device)
     policy = replace(policy or Policy(), corrections=known)
-    return plan_with_loras(request, spec, hardware, settings.loras_dir,
+    passed_over = request.parallel if own_device else None
+    if passed_over:
+        request = replace(request, parallel=None)
+    made = plan_with_loras(request, spec, hardware, settings.loras_dir,
                            lambda machine: plan(request, spec, machine, policy, speed or settings.speed, lapses=lapses))
+    return replace(made, notes=(*made.notes, ONE_EACH.format(parallel=passed_over))) if passed_over else made
 
 
 def corrections_of(clips: Sequence[Clip], model: str, device: str) -> tuple[Correction, ...]:

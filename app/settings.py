@@ -21,6 +21,9 @@ from engine.request import REFINERS
 from engine.speed import Speed
 
 MIB = 1024**2
+TOGETHER, EACH = "together", "each"
+DEVICE_MODES = (TOGETHER, EACH)
+HERE, RAY = "here", "ray"
 
 
 class Settings(BaseSettings):
@@ -44,6 +47,10 @@ class Settings(BaseSettings):
     """Folder with downloaded and further checkpoints in diffusers layout, one folder each; `models` in `data_dir` unless said."""
     download_patience_seconds: float = Field(default=600.0, ge=0.0)
     """A download that gets no byte for so long, however often it asks again, is given up. What has come stays."""
+    executor: str = HERE
+    """'here': this computer's own workers do the jobs; 'ray': a Ray cluster does (docs/cluster.md, extra `cluster`)."""
+    ray_address: str = ""
+    """Of the cluster: host:port, 'auto', or ray://host:port. '': a Ray of its own on this computer."""
     engine: str = "app.queue.door:SprocketEngine"
     """`module:callable` that makes the engine's door (`app.queue.door.Engine`). Tests put a fake one here."""
     checkpoint_seconds: float = Field(default=30.0, ge=0.0)
@@ -82,6 +89,8 @@ class Settings(BaseSettings):
     """Further host names the page answers to, with commas between. Plain addresses, localhost and this machine's own name always do."""
     fleet_port: int = Field(default=0, ge=0, le=65535)
     """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
+    devices: str = TOGETHER
+    """'together': all GPUs for one job; 'each': one job per GPU. Until somebody has chosen on the page or by `sprocket queue devices`."""
     attention: str = "auto"
     """Attention kernel of the transformer, see `engine.speed`: 'auto' takes the fastest exact one this machine has."""
     compile: bool = False
@@ -123,6 +132,20 @@ class Settings(BaseSettings):
             return Speed(attention=value).attention
         except InvalidRequest as error:
             raise ValueError(error.message) from None
+
+    @field_validator("devices")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        if value not in DEVICE_MODES:
+            raise ValueError(f"must be one of {', '.join(DEVICE_MODES)}")
+        return value
+
+    @field_validator("executor")
+    @classmethod
+    def _known_executor(cls, value: str) -> str:
+        if value not in (HERE, RAY):
+            raise ValueError(f"must be {HERE} or {RAY}")
+        return value
 
     @field_validator("refiner")
     @classmethod

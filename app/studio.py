@@ -18,7 +18,7 @@ from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
-from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project, StudioStatus
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobMark, JobState, Project, StudioStatus
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
@@ -27,6 +27,7 @@ from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
+from app.queue.devices import mode_of, set_mode, wanted
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
 from app.queue.process import this_process
@@ -152,13 +153,15 @@ class Studio:
         """Running first, then waiting in order, then ended ones, newest first."""
         return self.store.jobs.list(owner=owner, active_only=active_only, limit=limit)
 
+    def marks(self) -> tuple[JobMark, ...]:
+        return self.store.jobs.marks()
+
     def job_events(self, job_id: str, *, owner: str = LOCAL) -> tuple[JobEvent, ...]:
         return self.store.jobs.events(checked_id(job_id, "job"), owner=owner)
 
     def current_job(self, *, owner: str = LOCAL) -> Job | None:
         """What a page that has just been opened should show: the running job, else the first waiting one."""
-        active = self.store.jobs.list(owner=owner, active_only=True, limit=1)
-        return active[0] if active else None
+        return next(iter(self.store.jobs.list(owner=owner, active_only=True, limit=1)), None)
 
     def cancel(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """Raises NotFound, NotAllowed (it has ended or is being saved). Cancelling twice is fine."""
@@ -344,16 +347,17 @@ class Studio:
         """The three words, and every way this machine could make it, each with its predicted cost. Raises as `in_words`."""
         return alternatives(*self._weighing(_wish(request)))
 
-    def status(self) -> StudioStatus:
-        counts = self.store.jobs.counts()
+    def status(self, *, owner: str | None = None) -> StudioStatus:
+        """`owner`: whose jobs count as queued and running; None: everybody's."""
+        counts = self.store.jobs.counts(owner=owner)
         process, hardware = self._worker()
-        message = self.store.recall(key_of(SUPERVISOR, self.settings))
+        messages = [said for said, _ in self.store.recall_all(key_of(SUPERVISOR, self.settings)).values() if said]
         recovery = self.store.recall(MESSAGE)
         return StudioStatus(
             worker_alive=process, disk_free_bytes=storage.free_bytes(self.settings),
             blocked_reason=self._blocked(), queued=counts[JobState.QUEUED] + counts[JobState.BLOCKED],
             running=counts[JobState.RUNNING] + counts[JobState.FINALIZING] + counts[JobState.CANCELLING],
-            hardware=hardware, worker_message=message[0] if message and not process else None,
+            hardware=hardware, worker_message=messages[0] if messages and not process else None,
             recovery_message=recovery[0] if recovery else None)
 
     def _reap(self) -> int:
@@ -376,7 +380,8 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings)
+        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings,
+                         own_device=self._one_each())
         check_tokens(made)
         key_frames.check_inputs(self.settings, wish)
         if made.input:
@@ -385,6 +390,18 @@ class Studio:
 
     def _weighing(self, wish: GenerationRequest) -> Weighing:
         return weighing(self.store, self._planned(wish), self._hardware(wish))
+
+    def devices(self) -> str:
+        """'together': all GPUs for one job; 'each': one job per GPU."""
+        return mode_of(self.store, self.settings)
+
+    def set_devices(self, mode: str) -> str:
+        """For every host of this history; running jobs are saved and go on. Raises InvalidRequest."""
+        set_mode(self.store, mode)
+        return self.devices()
+
+    def _one_each(self) -> bool:
+        return len(wanted(self.devices(), self._engine.hardware())) > 1
 
     def hardware(self) -> Hardware:
         """What a job may use now, on the best device."""

@@ -28,6 +28,7 @@ BENCHES = {
     "parallel_prediction": "the cost model for 1 to 12 GPUs beside xDiT's published steps; a prediction",
     "chaos": "kill -9 at random moments: jobs lost, published twice, broken files",
     "train_base": "a LoRA's gradient with the base recomputed, offloaded, streamed (bits) and in 8 bits (cosine)",
+    "train_memory": "a LoRA of rank 64 on CogVideoX-5B at 49 x 480 x 720: plans from 80 to 8 GiB, live bytes counted on the meta device",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }
 

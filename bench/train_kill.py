@@ -38,7 +38,7 @@ def small_set(channels: int, tokens: int, width: int) -> HeldSet:
         mean, std, text = torch.randn(channels, 2, 4, 6, generator=draw), torch.rand(channels, 2, 4, 6, generator=draw), \
             torch.randn(tokens, width, generator=draw)
         entries.append(HeldSample(f"{number:064x}", "held-out" if number == 5 else "train", (5, 32, 48), "", (mean, std),
-                                  (mean[:, :1], std[:, :1]), text))
+                                  (mean[:, :1], std[:, :1]), text, torch.zeros(32, 48, 3, dtype=torch.uint8)))
     return HeldSet(tuple(entries), torch.randn(tokens, width, generator=draw))
 
 

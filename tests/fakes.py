@@ -23,7 +23,7 @@ from PIL import Image
 
 from engine import errors
 from engine.events import CheckpointSaved, ClipWritten, Event, Preview, Resumed, Stage, StageStarted, StepDone
-from engine.hardware import Hardware
+from engine.hardware import Gpu, Hardware
 from engine.plan import Plan
 from engine.spec import ModelSpec
 from engine.video.publish import storage_errors, write_atomic
@@ -63,7 +63,15 @@ class FakeEngine:
         return SPEC
 
     def hardware(self, device: str | None = None) -> Hardware:
-        return MACHINE
+        """FAKE_GPUS=N: so many, of which a process sees those of CUDA_VISIBLE_DEVICES."""
+        count = int(os.environ.get("FAKE_GPUS", "0"))
+        seen = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if one]
+        if not count or not seen or device == "cpu":
+            return MACHINE
+        gpus = tuple(Gpu(device=f"cuda:{at}", name="fake GPU", total_bytes=48 * 10**9, free_bytes=(40 - 9 * int(one)) * 10**9,
+                         load=7 * int(one)) for at, one in enumerate(seen))
+        return Hardware(device="cuda:0", name="fake GPU", total_bytes=48 * 10**9, free_bytes=gpus[0].free_bytes, cores=2, bf16=True,
+                        ram_bytes=6 * 10**9, capability=(8, 9), gpus=gpus)
 
     def open_models(self) -> FakeModels:
         return FakeModels()
@@ -88,7 +96,8 @@ class FakeEngine:
         yield StepDone(Stage.ENCODE, 1, 1, None)
         _run_out(plan, workspace, "image")
         yield StageStarted(Stage.SAMPLE)
-        mark = hashlib.sha256(json.dumps(plan.request().to_json(), sort_keys=True).encode()).hexdigest()
+        asked = plan.request().to_json() | {"parallel": None}  # a saved state is of the clip, not of the devices
+        mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         done = _saved_step(workspace, mark)
         if done:
             yield Resumed(done, plan.steps)

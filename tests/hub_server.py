@@ -99,6 +99,7 @@ class Asked:
 class LocalHub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
+        """By name; a dataset's begins with 'datasets/'."""
         self.faults = Faults()
         self.asked: list[Asked] = []
         self.down = False
@@ -172,10 +173,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._drop()
             return
         path = unquote(urlsplit(self.path).path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        path = path.replace("/api/datasets/", "/api/models/datasets/")
+        api = re.fullmatch(r"/api/models/((?:datasets/)?[^/]+/[^/]+)(?:/revision/([^/]+))?", path)
+        tree = re.fullmatch(r"/api/models/((?:datasets/)?[^/]+/[^/]+)/tree/([^/]+)", path)
+        file = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if api:
             self._model(api[1], api[2])
+        elif tree:
+            self._tree(tree[1], tree[2])
         elif file:
             self._resolve(file[1], file[2], file[3])
         elif path.startswith("/cdn/") and path[5:] in self.hub.blobs:
@@ -205,6 +210,15 @@ class _Handler(BaseHTTPRequestHandler):
         repo = None if self._fails(f"api:{name}") else self._repo(name, revision)
         if repo is not None:
             self._send(200, json.dumps(repo.listing(name)).encode(), {"Content-Type": "application/json"})
+
+    def _tree(self, name: str, revision: str) -> None:
+        self.hub.asked.append(Asked(self.command, f"tree:{name}", None, self.headers.get("Authorization")))
+        repo = None if self._fails(f"tree:{name}") else self._repo(name, revision)
+        if repo is not None:
+            entries = [{"type": "file", "path": each["rfilename"], "size": each["size"], "oid": each["blobId"]}
+                       | ({"lfs": each["lfs"] | {"oid": each["lfs"]["sha256"]}} if "lfs" in each else {})
+                       for each in repo.listing(name)["siblings"]]
+            self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = None if self._fails(path) else self._repo(name, revision)

@@ -87,6 +87,16 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class JobMark:
+    """What tells whether a page that shows a job has to draw it again."""
+
+    id: str
+    owner: str
+    status_seq: int
+    preview_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job that is not there yet."""
 

@@ -21,8 +21,8 @@ from app.history.recovery import recover
 from app.history.store import Store
 from app.queue.door import Engine
 from app.queue.executor import Workplace, perform
+from app.queue.minder import ROOT
 from app.queue.process import this_process
-from app.queue.supervisor import ROOT
 from app.settings import Settings
 from engine.errors import StorageBlocked
 from engine.events import Event, Stage, StageStarted, StepDone

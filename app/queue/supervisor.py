@@ -1,78 +1,38 @@
-"""Keeps one worker process alive for one data directory, and makes it obey when it does not by itself.
+"""Keeps the workers of one data directory alive: one for all devices, or one for each (`app.queue.devices`).
 
-A thread of the web process. The worker is a child with its own memory: what crashes it leaves the page standing.
+A thread of the web process. A worker is a child with its own memory: what crashes it leaves the page standing.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 
 from app import storage
-from app.history.leases import Limits
+from app.errors import HistoryBusy
 from app.history.opening import back_up, open_store
 from app.history.recovery import recover, write_stale_sidecars
 from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.lock import FileLock
-from app.queue.process import ProcessId, identify, oom_kills
-from app.queue.reports import REPORT_SECONDS, SUPERVISOR, WORKER, key_of
-from app.queue.worker import MEMORY_EXIT, UNUSABLE_EXIT
-from app.settings import Settings
-from engine.errors import SprocketError
+from app.queue.devices import mode_of, wanted
+from app.queue.door import open_engine
+from app.queue.minder import Minder
+from app.settings import RAY, TOGETHER, Settings
+from engine.errors import InvalidRequest, SprocketError
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[2]
-BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0)
-CIRCUIT_CRASHES = 5
-CIRCUIT_SECONDS = 600.0
 TICK_SECONDS = 0.25
+MODE_SECONDS = 2.0
+"""How often it is looked up whether the devices work together."""
 HOUSEKEEPING_SECONDS = 60.0
 SWEEP_SECONDS = 3600.0
-KILL_AFTER_TERM_SECONDS = 10.0
-KILLED = -9
-"""Exit code of a process that SIGKILL ended (the name is not known on Windows)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """How a worker ended."""
-
-    crashed: bool
-    """By its own doing (a signal it caused, an exit code, its memory); False: something outside killed it."""
-    cause: str
-    """For people: 'it ran out of memory'."""
-    memory: bool = False
-    """For want of memory, so that its job should go on with less."""
-
-
-def judge(returncode: int, ordered: str | None, oom_before: int | None, oom_after: int | None) -> Death:
-    """What a worker's end means. `ordered`: why this supervisor itself ended it, if it did."""
-    if ordered is not None:
-        return Death(True, ordered)
-    if returncode == KILLED:
-        if oom_before is not None and oom_after is not None and oom_after > oom_before:
-            return Death(True, "the machine ran out of memory", memory=True)
-        return Death(False, "its process was killed from outside")
-    if returncode == 0:
-        return Death(False, "its process was asked to end")
-    if returncode == MEMORY_EXIT:
-        return Death(False, "its memory ran out; the job goes on with less in a new process")
-    if returncode < 0:
-        return Death(True, f"its process crashed ({signal.Signals(-returncode).name})")
-    return Death(True, f"its process ended with code {returncode}")
 
 
 class Supervisor:
-    """Owns the lock of the data directory and the worker. `start()`, then `close()`; both may be called once."""
+    """Owns the lock of the data directory and the workers. `start()`, then `close()`; both may be called once."""
 
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self._settings = settings
@@ -81,24 +41,21 @@ class Supervisor:
         self._lock = FileLock(settings.server_lock)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-        self._child: subprocess.Popen[bytes] | None = None
-        self._child_id: ProcessId | None = None
-        self._ordered: str | None = None
-        self._oom: int | None = None
-        self._started_at = 0.0
-        self._status_key = key_of(SUPERVISOR, settings)
-        self._deaths = 0
-        self._crashes: deque[float] = deque()
-        self._start_after = 0.0
-        self._seen_report: tuple[float, float] = (0.0, 0.0)
+        self._minders: dict[str, Minder] = {}
+        self._mode = TOGETHER
+        self._wanted: tuple[str, ...] = ("",)
+        self._mode_at = 0.0
         self._sweep_at = time.monotonic() + SWEEP_SECONDS  # recovery has done it just now
 
     def start(self) -> None:
-        """Recovers what an earlier end left behind, then starts the worker.
+        """Recovers what an earlier end left behind, then starts the workers.
 
-        Raises DataDirBusy when another server works on this directory, and what `open_store` raises. A full disk is no
-        reason not to start: the page can say so.
+        Raises InvalidRequest (executor), DataDirBusy when another server works on this directory, and what `open_store` raises.
+        A full disk is no reason not to start: the page can say so.
         """
+        if self._settings.executor == RAY and importlib.util.find_spec("ray") is None:
+            raise InvalidRequest("executor", "is 'ray', and the package ray is not installed. "
+                                             "`pip install 'sprocket-studio[cluster]'` has it.")
         if self._store is None:
             self._store = open_store(self._settings)  # before the lock, which a repair takes for itself
         try:
@@ -114,7 +71,7 @@ class Supervisor:
             raise
 
     def close(self) -> None:
-        """Stops the worker in order (it saves its state and hands its job back), then by force."""
+        """Stops the workers in order (each saves its state and hands its job back), then by force."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -123,9 +80,14 @@ class Supervisor:
         self._lock.close()
 
     @property
+    def worker_pids(self) -> dict[str, int]:
+        """Of the living workers, by device; '' for the one that has all."""
+        return {device: pid for device, minder in list(self._minders.items()) if (pid := minder.pid) is not None}
+
+    @property
     def worker_pid(self) -> int | None:
-        child = self._child
-        return child.pid if child is not None and child.poll() is None else None
+        """Of the one that has all devices."""
+        return self.worker_pids.get("")
 
     def _run(self) -> None:
         housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS / 6
@@ -135,108 +97,40 @@ class Supervisor:
                 if time.monotonic() >= housekeeping_at:
                     self._keep_house()
                     housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
-            except Exception:  # whatever goes wrong here, the worker must stay watched
+            except HistoryBusy as error:
+                log.warning("%s", error)
+                self._end.wait(1.0)
+            except Exception:  # whatever goes wrong here, the workers must stay watched
                 log.exception("the supervisor met an error")
                 self._end.wait(1.0)
             self._end.wait(TICK_SECONDS)
-        self._stop_child()
+        for minder in self._minders.values():
+            minder.retire()
+        for minder in self._minders.values():
+            minder.stop()
 
     def _tick(self) -> None:
-        child = self._child
-        if child is None:
-            if time.monotonic() >= self._start_after:
-                self._start_child()
-            return
-        if child.poll() is not None:
-            self._bury(child.returncode)
-            return
-        self._enforce_cancel()
-        self._enforce_life()
+        """The workers there should be, started once all that there should not be have handed their jobs back."""
+        if time.monotonic() >= self._mode_at:
+            self._look_at_mode()
+        for device in [device for device, minder in self._minders.items() if device not in self._wanted]:
+            self._minders[device].retire()
+            if self._minders[device].pid is None:
+                self._minders.pop(device).tick()  # buried
+        if all(device in self._wanted for device in self._minders):
+            for device in self._wanted:
+                self._minders.setdefault(device, Minder(self._settings, self._history, device))
+        for minder in list(self._minders.values()):
+            minder.tick()
 
-    def _start_child(self) -> None:
-        command = [sys.executable, "-m", "app.queue.worker", "--data-dir", str(self._settings.data_dir),
-                   "--parent", str(os.getpid())]
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self._ordered = None
-        self._oom = oom_kills()
-        self._started_at = time.time()
-        self._seen_report = (0.0, time.monotonic())
-        # The kernel ties the child to the thread that starts it; this thread lives as long as the supervisor.
-        self._child = subprocess.Popen(command, env=os.environ | self._settings.to_env() | {"PYTHONPATH": path},
-                                       stdin=subprocess.DEVNULL)
-        self._child_id = identify(self._child.pid)
-
-    def _bury(self, returncode: int) -> None:
-        """Gives the dead worker's job back and decides when the next one starts."""
-        store, child = self._history, self._child_id
-        self._child = None
-        death = judge(returncode, self._ordered, self._oom, oom_kills())
-        log.warning("the worker ended: %s", death.cause)
-        store.leases.reap(now=time.time(), limits=Limits(self._settings.max_crashes, self._settings.max_kills),
-                          crashed=child if death.crashed else None, cause=death.cause, memory=death.memory)
-        now = time.monotonic()
-        if not death.crashed and store.leases.last_progress() >= self._started_at:
-            self._deaths = 0  # it was doing its work; whoever killed it will have had a reason
-        delay = BACKOFF_SECONDS[min(self._deaths, len(BACKOFF_SECONDS) - 1)]
-        self._deaths += 1
-        if death.crashed:
-            self._crashes.append(now)
-        while self._crashes and now - self._crashes[0] > CIRCUIT_SECONDS:
-            self._crashes.popleft()
-        if returncode == UNUSABLE_EXIT or len(self._crashes) >= CIRCUIT_CRASHES:
-            delay = CIRCUIT_SECONDS
-            self._crashes.clear()
-            self._say(f"The worker crashed {CIRCUIT_CRASHES} times in ten minutes; last time {death.cause}. Jobs wait. It is "
-                      "started again in ten minutes, or when you restart Sprocket. `sprocket doctor` may know more.")
-        elif not self._crashes:
-            self._say(None)
-        self._start_after = now + (0.0 if returncode == MEMORY_EXIT else delay)
-
-    def _say(self, message: str | None) -> None:
-        """What `status()` tells people about the worker."""
-        known = self._history.recall(self._status_key)
-        if message is not None or (known is not None and known[0] is not None):
-            self._history.remember(self._status_key, message, now=time.time())
-
-    def _enforce_cancel(self) -> None:
-        """A job that was told to stop and does not: SIGTERM to its worker, 10 s later SIGKILL."""
-        for _job, holder, asked in self._history.leases.cancelling():
-            if self._child is None or holder != self._child_id:
-                continue
-            late = time.time() - asked - self._settings.cancel_grace_seconds
-            if late > KILL_AFTER_TERM_SECONDS:
-                self._kill("it did not stop when told to")
-            elif late > 0 and self._ordered is None:
-                self._ordered = "it did not stop when told to"
-                self._child.terminate()
-
-    def _enforce_life(self) -> None:
-        """A worker that has not reported for a minute, by a clock that does not run while the machine sleeps."""
-        known = self._history.recall(key_of(WORKER, self._settings))
-        at = known[1] if known is not None else 0.0
-        if at != self._seen_report[0]:
-            self._seen_report = (at, time.monotonic())
-        silent = time.monotonic() - self._seen_report[1]
-        if silent > max(2 * self._settings.lease_seconds, 6 * REPORT_SECONDS) and storage.problem(self._settings) is None:
-            self._kill(f"it has not been heard of for {silent:.0f} s")
-
-    def _kill(self, why: str) -> None:
-        if self._child is not None:
-            self._ordered = why
-            self._child.kill()
-
-    def _stop_child(self) -> None:
-        child = self._child
-        if child is None:
-            return
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(self._settings.stop_seconds)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self._child = None
+    def _look_at_mode(self) -> None:
+        mode = mode_of(self._history, self._settings)
+        if mode != self._mode:
+            there = self._settings.executor == RAY  # where every job gets devices of its own
+            self._wanted = ("",) if there else wanted(mode, open_engine(self._settings.engine).hardware())
+            self._mode = mode
+            log.warning("devices work %s: %d worker%s", mode, len(self._wanted), "" if len(self._wanted) == 1 else "s")
+        self._mode_at = time.monotonic() + MODE_SECONDS
 
     def _keep_house(self) -> None:
         storage.keep_ballast(self._settings)
@@ -245,9 +139,8 @@ class Supervisor:
         if time.monotonic() >= self._sweep_at:
             sweep_unused(self._settings, self._history, time.time())
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
-        known = self._history.recall(self._status_key)
-        if self._child is not None and not self._crashes and known is not None and known[0] is not None:
-            self._say(None)
+        for minder in self._minders.values():
+            minder.calm()
 
     @property
     def _history(self) -> Store:

@@ -1,6 +1,6 @@
 """The worker process: claims one job after the other and does it. It may die at any moment.
 
-    python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID]
+    python -m app.queue.worker [--data-dir DIR] [--engine module:callable] [--parent PID] [--device cuda:N]
 
 SIGTERM: claims nothing more, saves the running job's state, hands it back, ends within `Settings.stop_seconds`.
 """
@@ -44,12 +44,31 @@ MEMORY_EXIT = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m app.queue.worker", description="Runs the queue of one data directory.")
+    options = options_of(arguments, "python -m app.queue.worker", "Runs the queue of one data directory.")
+    opened = set_up(options)
+    if isinstance(opened, int):
+        return opened
+    settings, store, stopping, engine = opened
+    try:
+        out_of_memory = work(settings, store, engine, stopping, parent=options.parent, only=options.only, device=options.device)
+    finally:
+        store.close()
+    return MEMORY_EXIT if out_of_memory else 0
+
+
+def options_of(arguments: list[str] | None, name: str, what: str) -> argparse.Namespace:
+    """The command line of a process that works on one queue."""
+    parser = argparse.ArgumentParser(prog=name, description=what)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--parent", type=int, help="end when this process does")
+    parser.add_argument("--device", default="", help="the one GPU that this process sees, as its report names it")
     parser.add_argument("--only", metavar="JOB", help="run this waiting job and end")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def set_up(options: argparse.Namespace) -> tuple[Settings, Store, threading.Event, Engine] | int:
+    """Logs, signals, settings, the history (close it); or the exit code, where there is nothing to be done."""
     set_up_logs()
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below
     faulthandler.enable()
@@ -59,19 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = {"data_dir": options.data_dir, "engine": options.engine}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     stopping = threading.Event()
-    _stop_on_signals(stopping, settings.stop_seconds)
+    stop_on_signals(stopping, settings.stop_seconds)
     try:
         store = _opened(settings, stopping, options.parent)
     except (SchemaTooNew, HistoryDamaged) as error:
         log.error("%s", error)
         return UNUSABLE_EXIT
-    if store is None:
-        return 0
-    try:
-        out_of_memory = work(settings, store, open_engine(settings.engine), stopping, parent=options.parent, only=options.only)
-    finally:
-        store.close()
-    return MEMORY_EXIT if out_of_memory else 0
+    return 0 if store is None else (settings, store, stopping, open_engine(settings.engine))
 
 
 def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -> Store | None:
@@ -85,7 +98,8 @@ def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -
     return None
 
 
-def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
+def stop_on_signals(stopping: threading.Event, seconds: float) -> None:
+    """SIGTERM sets `stopping`, and ends this process by force so many `seconds` later; SIGINT is nothing to it."""
     def stop(number: int, frame: Any) -> None:
         stopping.set()
         if hasattr(signal, "setitimer"):  # the kernel ends a worker that does not come to its end
@@ -97,15 +111,15 @@ def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
 
 
 def work(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, *, parent: int | None = None,
-         only: str | None = None) -> bool:
+         only: str | None = None, device: str = "") -> bool:
     """Runs jobs until `stopping` is set, the parent is gone or memory ran out; True for the latter.
 
-    `only`: this one job, if it waits.
+    `only`: this one job, if it waits. `device`: the one GPU this process has, beside workers with the others.
     """
     if only is not None:
         return _work_once(settings, store, engine, stopping, only)
     who = this_process()
-    place = Workplace(settings, store, engine, engine.open_models(), stopping)
+    place = Workplace(settings, store, engine, engine.open_models(), stopping, device=device)
     threading.Thread(target=_warm_up, args=(engine,), name="warm-up", daemon=True).start()
     reporter = threading.Thread(target=_report, args=(place, who), name="report", daemon=True)
     reporter.start()
@@ -132,7 +146,7 @@ def work(settings: Settings, store: Store, engine: Engine, stopping: threading.E
         reporter.join(timeout=1.0)
         place.models.close()
         with contextlib.suppress(SprocketError):
-            store.forget(key_of(WORKER, settings))
+            store.forget(key_of(WORKER, settings, device))
     return place.out_of_memory.is_set()
 
 
@@ -174,7 +188,7 @@ def _report(place: Workplace, who: ProcessId) -> None:
     """Tells the history, every few seconds, that this worker lives and what hardware it has."""
     while True:
         try:
-            write_report(place.store, key_of(WORKER, place.settings), who, place.engine.hardware())
+            write_report(place.store, key_of(WORKER, place.settings, place.device), who, place.engine.hardware())
         except SprocketError as error:
             log.warning("the worker's report was not written: %s", error)
         if place.stopping.wait(REPORT_SECONDS):

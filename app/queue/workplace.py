@@ -27,6 +27,8 @@ class Workplace:
     """What `engine.open_models()` returned: weights stay loaded from job to job."""
     stopping: threading.Event
     """Set when this process should hand its job back and end."""
+    device: str = ""
+    """The one GPU ('cuda:N') of this process, beside others with theirs; '': whatever there is."""
     out_of_memory: threading.Event = field(default_factory=threading.Event)
     """Set when memory ran out here: jobs go on in another process."""
 

@@ -28,6 +28,7 @@ from app.queue.kinds import job_title
 from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
 from app.ui.refine_api import refine_endpoint
+from app.ui.sessions import LeanBlocks
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
@@ -86,7 +87,7 @@ def _identifier(name: str, value: Any) -> str:
     return value
 
 
-class Pages(gr.Blocks):
+class Pages(LeanBlocks):
     """Gradio's blocks, but a call with fewer values than parameters is one that leaves the last ones out.
 
     Gradio refuses it with an error it does not show: the caller of `POST /gradio_api/call/submit` with `{"data": ["a ball"]}` saw

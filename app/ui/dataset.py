@@ -173,7 +173,8 @@ def dataset_use(click: Click) -> Changes:
 def dataset_reading(click: Click) -> Changes:
     """Fit, skipping and the split, which stand in one form."""
     def edit(now: Dataset) -> Dataset:
-        read = edits.with_reading(now, click.text("fit") or None, int(_number(click, "skip_start", 0)), int(_number(click, "skip_end", 0)))
+        read = edits.with_reading(now, click.text("fit") or None, int(_number(click, "skip_start", 0)), int(_number(click, "skip_end", 0)),
+                                  click.text("long") or None)
         return edits.with_split(read, _number(click, "held_out", 0.0) / 100, int(_number(click, "seed", 0)))
 
     return _changed(click, edit)

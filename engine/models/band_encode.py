@@ -29,6 +29,13 @@ def encode_banded(vae: Any, frames: np.ndarray, *, limit: int = BAND_BYTES, room
         yield end, encode_part(vae, part, bands)
 
 
+def encode_picture_banded(vae: Any, picture: Tensor, *, limit: int = BAND_BYTES, room: Room = host_room) -> Tensor:
+    """As `vae_encode.encode_picture`."""
+    bands = Bands(limit=limit, room=room)
+    bands.last = True
+    return encode_part(vae, picture[None, :, None].to(vae.device, vae.dtype), bands)
+
+
 def encode_part(vae: Any, part: Tensor, bands: Bands) -> Tensor:
     """Moments (1, 2 x channels, latent frames, height, width) of the next pixels (1, 3, frames, height, width)."""
     encoder = vae.encoder

@@ -35,6 +35,12 @@ def encode_chunks(vae: Any, frames: np.ndarray, tile: tuple[int, int]) -> Iterat
         yield end, moments
 
 
+def encode_picture(vae: Any, picture: Tensor) -> Tensor:
+    """Moments (1, 2 x channels, 1, height, width) of one `picture` (3, height, width) in -1..1, which need not be whole 8-bit levels."""
+    part = picture[None, :, None].to(vae.device, vae.dtype)
+    return _encode_part(vae, part, None)[0]
+
+
 def drawn(moments: list[Tensor], generator: torch.Generator) -> Tensor:
     """Latents (1, channels, latent frames, height, width), unscaled: drawn from what `encode_chunks` gave, all of it."""
     return DiagonalGaussianDistribution(torch.cat(moments, dim=2)).sample(generator)

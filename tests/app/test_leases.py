@@ -13,8 +13,8 @@ from app.errors import LeaseLost
 from app.history.leases import Claim, Limits, progress_mark
 from app.history.records import Job, JobState
 from app.queue.heartbeat import Heartbeat
+from app.queue.minder import judge
 from app.queue.process import ProcessId, from_json, surely_dead, this_process
-from app.queue.supervisor import judge
 from app.studio import Studio
 from engine.errors import StorageBlocked
 

@@ -17,9 +17,10 @@ from app.cli import main
 from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.queue.executor import Workplace, perform
+from app.queue.minder import judge
 from app.queue.process import this_process
 from app.queue.reports import SUPERVISOR
-from app.queue.supervisor import Supervisor, judge
+from app.queue.supervisor import Supervisor
 from app.queue.worker import MEMORY_EXIT
 from app.settings import Settings
 from app.studio import Studio

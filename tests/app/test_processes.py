@@ -109,7 +109,7 @@ def test_a_frozen_worker_is_fenced_out(studio: Studio, settings: Settings, monke
 
 def test_a_job_that_always_crashes_its_worker_fails_and_the_next_one_runs(
         studio: Studio, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.queue.supervisor.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("app.queue.minder.BACKOFF_SECONDS", (0.0,))
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0")
     monkeypatch.setenv("FAKE_DIE", str(int(signal.SIGSEGV)))
     job = studio.submit({"prompt": "poison"})
@@ -122,8 +122,8 @@ def test_a_job_that_always_crashes_its_worker_fails_and_the_next_one_runs(
 
 
 def test_a_worker_that_cannot_start_opens_the_circuit(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.queue.supervisor.BACKOFF_SECONDS", (0.0,))
-    monkeypatch.setattr("app.queue.supervisor.sys.executable", "/bin/false")
+    monkeypatch.setattr("app.queue.minder.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("app.queue.minder.sys.executable", "/bin/false")
     broken = Supervisor(studio.settings, studio.store)
     broken.start()
     try:

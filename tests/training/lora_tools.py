@@ -34,7 +34,8 @@ def random_set(count: int = 5, held_out: int = 2, *, channels: int = 4, frames: 
         first = tuple(torch.randn(channels, 1, 8, 12, generator=draw) for _ in range(2))
         split = "held-out" if number >= count else "train"
         entries.append(HeldSample(f"{seed:032x}{number:032x}", split, (4 * long - 3, 64, 96), f"clip {number}", (mean, std.abs()),
-                                  (first[0], first[1].abs()), torch.randn(16, 32, generator=draw)))
+                                  (first[0], first[1].abs()), torch.randn(16, 32, generator=draw),
+                                  torch.randint(0, 256, (64, 96, 3), generator=draw, dtype=torch.uint8)))
     return HeldSet(tuple(entries), torch.randn(16, 32, generator=draw))
 
 

@@ -148,6 +148,25 @@ def test_changed_files_are_not_trained_on(four: Dataset, tmp_path: Path, spec: M
     assert "was changed after it was taken in" in left["0.mp4"] and "is not where it was" in left["1.mp4"]
 
 
+def test_pieces_of_a_long_clip_hold_what_is_shown_there(tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    pictures = [np.full((64, 96, 3), 7 * step, np.uint8) for step in range(26)]
+    write_video(tmp_path / "long.mp4", pictures, fps=8)
+    answer = take(Found(tmp_path / "long.mp4", "a ramp", "long.mp4"), tmp_path)
+    assert isinstance(answer, Taken)
+    one = Dataset(id="0" * 12, owner="local", name="one", source="", layout="", created_at=0.0, changed_at=0.0, clips=(answer.clip,),
+                  held_out=0)
+    cached = build(one, tmp_path, spec, rules).cached
+    assert [entry.bucket.frames for entry in cached.entries] == [9] * 3 and len({entry.key for entry in cached.entries}) == 3
+    whole = clip_frames(answer.clip, tmp_path / "long.mp4", frames=26, width=96, height=64, fps=spec.fps, fit="crop", span=(0.0, None))
+    model = CogVideoX(spec, dtype="fp32", device="cpu")
+    for entry, start in zip(cached.entries, (0, 8, 17), strict=True):
+        moments = torch.cat([part for _, part in model.encode_frames(whole[start:start + 9], (64, 96))], dim=2)[0]
+        assert torch.equal(entry.latents()[0], moments[:4])
+    model.close()
+    first = build(replace(one, long="first"), tmp_path, spec, rules)
+    assert [entry.key for entry in first.cached.entries] == [cached.entries[0].key] and first.clips == 0
+
+
 def test_nothing_to_train_on_and_a_wish_to_stop(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
     for clips in ((), four.clips[3:], tuple(replace(clip, caption="") for clip in four.clips)):
         with pytest.raises(InvalidRequest) as error:

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.errors import InvalidRequest
 from tests.engine.media_files import counting, numbers, write_video
 from training.data import edits, example
-from training.data.buckets import Bucket, Rules, bucket_of, frames_at, place, table
+from training.data.buckets import Bucket, Rules, bucket_of, frames_at, pieces_of, place, table
 from training.data.checks import twins_of
 from training.data.frames import clip_frames
 from training.data.records import Clip, Dataset, Rejection, read_json, unique, write_json
@@ -125,13 +125,25 @@ def fake(number: int, seconds: float = 4.0, **more: object) -> Clip:
 
 def test_buckets_say_where_everything_lands() -> None:
     clips = (fake(1, 10.0), fake(2, 2.5), fake(3, 1.0), fake(4, 4.0, width=90, height=160), fake(5, 4.0, used=False))
-    placed, left = place(dataset(*clips), RULES)
+    placed, left = place(dataset(*clips, long="first"), RULES)
     assert [(each.clip.origin, each.bucket) for each in placed] == [("1", Bucket(25, 128, 192)), ("2", Bucket(17, 128, 192)),
                                                                     ("4", Bucket(25, 192, 128))]
     assert [each.clip.origin for each in left] == ["3"] and "8 frames at 8 a second; the shortest bucket has 9" in left[0].reason
     rows = table(placed, {clips[0].id: "held-out"}, 8.0)
     assert [(row.bucket.frames, row.train, row.held_out, row.cut) for row in rows] == [(17, 1, 0, 1), (25, 0, 1, 1), (25, 1, 0, 1)]
     assert bucket_of(8, 192, 128, RULES) is None and place(dataset(fake(1), skip_start=90), RULES)[1][0].reason.endswith("or skip less.")
+
+
+def test_a_long_clip_is_cut_into_pieces_from_its_first_frame_to_its_last() -> None:
+    assert [pieces_of(frames, 49) for frames in (49, 60, 73, 74, 97, 98, 147)] == [(0,), (0,), (0,), (0, 25), (0, 48), (0, 49), (0, 49, 98)]
+    clips = (fake(1, 10.0), fake(2, 2.5), fake(3, 4.0))
+    placed, _ = place(dataset(*clips), RULES)
+    assert [(each.clip.origin, each.start, each.frames, each.bucket.frames) for each in placed] == [
+        ("1", 0, 80, 25), ("1", 28, 52, 25), ("1", 55, 25, 25), ("2", 0, 20, 17), ("3", 0, 32, 25)]
+    rows = table(placed, {clips[0].id: "held-out"}, 8.0)
+    assert [(row.bucket.frames, row.train, row.held_out, row.clips, row.cut) for row in rows] == [(25, 1, 3, 2, 1), (17, 1, 0, 1, 1)]
+    with pytest.raises(InvalidRequest, match="cut into 'pieces'"):
+        edits.with_reading(dataset(*clips), long="loop")
 
 
 def test_the_split_is_a_function_of_hashes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_the_trainers_prediction_is_creates(tmp_path: Path, kind: str) -> None:
                        ways=Ways(KERNELS[0], False, False))
     pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 96, 3), np.uint8)
     held = encode_set(create, [Clip(pixels, "a fox")] * 2)
-    ours = trainer(base, tmp_path / "run", samples=held, batch=1, accumulate=1, caption_dropout=0.0, image_dropout=0.0)
+    ours = trainer(base, tmp_path / "run", samples=held, batch=1, accumulate=1, caption_dropout=0.0, image_dropout=0.0, image_noise=False)
     batch = ours.batches.visit([ours.samples.train[0]], 0)
 
     text = create.encode("a fox", None)
@@ -50,3 +51,28 @@ def test_the_trainers_prediction_is_creates(tmp_path: Path, kind: str) -> None:
     again = create.scheduler("ddim", 4).scheduler.add_noise(clean[None], noise[None], batch.times)  # type: ignore[attr-defined]
     torch.testing.assert_close(batch.noisy, again, rtol=1e-5, atol=1e-5)
     create.close()
+
+
+@pytest.mark.parametrize("kind", ["i2v-rope", "i2v-1.5"])
+def test_a_first_frame_has_fresh_noise_at_every_visit(tmp_path: Path, kind: str) -> None:
+    """Drawn by the number of the visit, of the published strength, and encoded as Create encodes a picture."""
+    ours = trainer(base_of(tmp_path, kind), tmp_path / "run", image_dropout=0.0)
+    sample, batches = ours.samples.train[0], ours.batches
+    clean = sample.picture().permute(2, 0, 1).float() / 255 * 2 - 1
+    strengths = torch.stack([(batches.noised_picture(sample, visit) - clean).std().log() for visit in range(200)])
+    assert abs(float(strengths.mean()) + 3) < 0.15 and abs(float(strengths.std()) - 0.5) < 0.1
+    shape = tuple(batches.visit([sample], 0).noisy.shape[1:])
+    shown = [batches.beside(sample, shape, visit) for visit in (0, 1, 0)]
+    assert torch.equal(shown[0], shown[2]) and not torch.equal(shown[0], shown[1])
+    assert torch.count_nonzero(shown[0][1:]) == 0 and torch.count_nonzero(shown[0][0])
+
+    pixels = sample.picture().numpy()
+    moments = torch.cat([part for _, part in ours.model.encode_frames(pixels[None], pixels.shape[:2])], dim=2)[0]
+    assert batches.encode is not None
+    torch.testing.assert_close(batches.encode(clean), moments, rtol=0, atol=1e-6)
+    dropped = trainer(base_of(tmp_path, kind), tmp_path / "none", image_dropout=1.0)
+    assert torch.count_nonzero(dropped.batches.beside(sample, shape, 0)) == 0
+    assert dropped.model.components["vae"].home.residency == "staged"  # not kept loaded for nothing
+    clear = trainer(base_of(tmp_path, kind), tmp_path / "clear", image_noise=False)
+    assert clear.look() == ours.look()  # held-out clips start from the frame itself, as Create does
+    assert math.isfinite(ours.update().loss)

@@ -1,7 +1,8 @@
 """Which clip lands in which (frames, height, width). Pure arithmetic over a model's rules.
 
-Frames go by time: a clip of 3.2 s has 25 frames at 8 a second, however many its file has. Of a long clip the first frames are taken;
-a short one goes to the longest bucket that it fills, and is never stretched by repeating frames.
+Frames go by time: a clip of 3.2 s has 25 frames at 8 a second, however many its file has. A long clip is cut into pieces of the longest
+bucket (`pieces_of`), or only its first frames are taken; a short one goes to the longest bucket that it fills, and is never stretched by
+repeating frames.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from training.data.records import Clip, Dataset
 
 LEAST_SHOW = 0.25
 """As in `engine.media.clip`: a last frame that is on display for less than this part of its time does not count."""
+WHOLE_PIXELS = 384 * 384
+"""Larger frames are encoded in bands: the same numbers in a third of the memory."""
 SHAPES = ("native", "aspect")
 ASPECTS = (1.0, 4 / 3, 3 / 4)
 """Width to height of the further sizes that 'aspect' offers, beside the model's own and the same turned by 90 degrees."""
@@ -35,12 +38,14 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A clip and where it lands."""
+    """A clip, or a piece of one, and where it lands."""
 
     clip: Clip
     bucket: Bucket
     frames: int
-    """How many it would have at the model's rate; more than the bucket's are cut off at the end."""
+    """How many there are from its start on, at the model's rate; more than the bucket's are cut off at the end."""
+    start: int = 0
+    """Of a piece: frames of the clip before it, at the model's rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,18 @@ def bucket_of(frames: int, width: int, height: int, rules: Rules) -> Bucket | No
     return Bucket(length, high, wide)
 
 
+def pieces_of(frames: int, length: int) -> tuple[int, ...]:
+    """Where the pieces of `length` frames begin that a clip of `frames` frames is cut into.
+
+    As many as come nearest to its length, spread evenly from its first frame to its last: neighbours share frames, or leave some out, but
+    never half a piece. One piece is the clip's beginning.
+    """
+    count = max(1, (2 * frames + length) // (2 * length))
+    if count == 1 or frames <= length:
+        return (0,)
+    return tuple(round(index * (frames - length) / (count - 1)) for index in range(count))
+
+
 def place(dataset: Dataset, rules: Rules, clips: Iterable[Clip] | None = None) -> tuple[tuple[Placed, ...], tuple[Left, ...]]:
     """Where every clip in use lands, and those that land nowhere with the reason."""
     placed, left = [], []
@@ -140,7 +157,8 @@ def place(dataset: Dataset, rules: Rules, clips: Iterable[Clip] | None = None) -
         if bucket is None:
             left.append(Left(clip, too_short(frames, seconds, rules, dataset)))
         else:
-            placed.append(Placed(clip, bucket, frames))
+            starts = pieces_of(frames, bucket.frames) if dataset.long == "pieces" and bucket.frames == rules.lengths[0] else (0,)
+            placed += [Placed(clip, bucket, frames - start, start) for start in starts]
     return tuple(placed), tuple(left)
 
 
@@ -162,6 +180,8 @@ class Row:
     """Of a clip in this bucket."""
     cut: int
     """Clips of it that are longer than the bucket, and lose their end."""
+    clips: int = 0
+    """Clips of it, where `train` and `held_out` count pieces."""
 
 
 def table(placed: Sequence[Placed], splits: dict[str, str], fps: float) -> tuple[Row, ...]:
@@ -170,5 +190,7 @@ def table(placed: Sequence[Placed], splits: dict[str, str], fps: float) -> tuple
     for bucket in sorted({each.bucket for each in placed}):
         inside = [each for each in placed if each.bucket == bucket]
         held = sum(splits.get(each.clip.id) == "held-out" for each in inside)
-        rows.append(Row(bucket, len(inside) - held, held, bucket.frames / fps, sum(each.frames > bucket.frames for each in inside)))
+        last = {each.clip.id: each.frames for each in inside}  # what is left at the last piece of each
+        cut = sum(frames > bucket.frames for frames in last.values())
+        rows.append(Row(bucket, len(inside) - held, held, bucket.frames / fps, cut, len(last)))
     return tuple(sorted(rows, key=lambda row: (-row.train - row.held_out, row.bucket)))

@@ -1,6 +1,6 @@
 """Everything a trainer reads of a dataset, encoded once and kept by what it was made from.
 
-    folder/cache/latents/<key>.safetensors   moments (2C, F', h, w) of the clip and of its first frame alone
+    folder/cache/latents/<key>.safetensors   moments (2C, F', h, w) of the clip and of its first frame alone, and that frame
     folder/cache/texts/<key>.safetensors     encoding (tokens, width) of one caption, and of ""
     folder/cache/sets/<digest>.json          which of them make one set: what a run trains on, whatever is edited later
 
@@ -25,11 +25,13 @@ from engine.video.publish import write_atomic
 from training.data.buckets import Bucket, Left, Placed, Rules, bucket_of, too_short
 from training.data.checks import BAD, check
 from training.data.files import source_path, unchanged
-from training.data.records import Clip, Dataset
+from training.data.records import Dataset
 from training.data.store import Damaged, read_tensors, sound, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from engine.media.clip import Span
 
 
 class Encoding(Protocol):
@@ -40,7 +42,7 @@ class Encoding(Protocol):
     def moments(self, frames: Any) -> Tensor: ...
 
 
-VERSION = 1
+VERSION = 2
 """Goes up when the same clip would be encoded otherwise."""
 Progress = Callable[[str, int, int], None]
 """(what: 'captions' or 'clips', how many are done, of how many)."""
@@ -72,6 +74,10 @@ class Entry:
     def first_frame(self) -> tuple[Tensor, Tensor]:
         """The same of the first frame encoded alone, float32 (channels, 1, height, width): what image to video starts from."""
         return posterior(read_tensors(latents_file(self.folder, self.latents_key))["first"])
+
+    def picture(self) -> Tensor:
+        """The first frame as it was encoded, uint8 (height, width, 3)."""
+        return read_tensors(latents_file(self.folder, self.latents_key))["picture"]
 
     def text(self) -> Tensor:
         """(max_text_tokens, text_width) in the dtype it was encoded in."""
@@ -234,19 +240,20 @@ class _Work:
 
     def _clip(self, encoders: Encoding, placed: Placed) -> tuple[Placed, str]:
         """Encoded unless it is there. A clip that gives fewer frames than its length promised goes to a shorter bucket."""
-        key = self._latents_key(placed.clip, placed.bucket)
+        key = self._latents_key(placed)
         short = self.cache / "latents" / f"{key}.frames"  # how many there were when it was read
         if short.is_file() and short.read_text().isdigit():
             placed = self._shorter(placed, int(short.read_text()))
-            key = self._latents_key(placed.clip, placed.bucket)
+            key = self._latents_key(placed)
         if not self._wanted(latents_file(self.cache, key), f"the latents of {placed.clip.origin}"):
             return placed, key
         frames = self._frames(placed)
         if len(frames) < placed.bucket.frames:
             write_atomic(short, str(len(frames)).encode())
             placed = self._shorter(placed, len(frames))
-            key, frames = self._latents_key(placed.clip, placed.bucket), frames[:placed.bucket.frames]
-        write_tensors(latents_file(self.cache, key), {"moments": encoders.moments(frames), "first": encoders.moments(frames[:1])})
+            key, frames = self._latents_key(placed), frames[:placed.bucket.frames]
+        write_tensors(latents_file(self.cache, key), {"moments": encoders.moments(frames), "first": encoders.moments(frames[:1]),
+                                                      "picture": _tensor(frames[0])})
         self.clips += 1
         return placed, key
 
@@ -262,7 +269,7 @@ class _Work:
             raise InvalidRequest("video", f"{path.name} is not where it was ({error.strerror}). Put it back, or import the set "
                                           "again.") from error
         return clip_frames(clip, path, frames=bucket.frames, width=bucket.width, height=bucket.height, fps=self.rules.fps,
-                           fit=self.dataset.fit, span=self.dataset.span(clip))
+                           fit=self.dataset.fit, span=self._span(placed))
 
     def _shorter(self, placed: Placed, frames: int) -> Placed:
         bucket = bucket_of(frames, placed.clip.width, placed.clip.height, self.rules)
@@ -270,8 +277,14 @@ class _Work:
             raise InvalidRequest("video", too_short(frames, frames / self.rules.fps, self.rules, self.dataset))
         return replace(placed, bucket=bucket, frames=frames)
 
-    def _latents_key(self, clip: Clip, bucket: Bucket) -> str:
-        begin, end = self.dataset.span(clip)
+    def _span(self, placed: Placed) -> Span:
+        """The part of the file that a clip, or a piece of one, is read from."""
+        begin, end = self.dataset.span(placed.clip)
+        return (begin + placed.start / self.rules.fps, end)
+
+    def _latents_key(self, placed: Placed) -> str:
+        clip, bucket = placed.clip, placed.bucket
+        begin, end = self._span(placed)
         rate = clip.fps if clip.kind == "frames" else 0.0
         return _key("latents", clip.sha256, begin, end, rate, bucket.frames, bucket.height, bucket.width, self.rules.fps,
                     self.dataset.fit, self.vae_print, self.dtype)
@@ -287,6 +300,12 @@ class _Work:
         if self.stopped():
             raise Cancelled(f"Stopped with {done} of {of} {what} encoded. What is done stays.")
         self.progress(what, done, of)
+
+
+def _tensor(pixels: Any) -> Tensor:
+    import torch
+
+    return torch.from_numpy(pixels.copy())
 
 
 def _key(*parts: object) -> str:

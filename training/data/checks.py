@@ -51,7 +51,8 @@ class Report:
     @property
     def trainable(self) -> int:
         """Clips that would be trained on."""
-        return sum(self.splits.get(each.clip.id) == "train" and not self.stopped(each.clip.id) for each in self.placed)
+        found = {each.clip.id for each in self.placed}
+        return sum(self.splits.get(clip) == "train" and not self.stopped(clip) for clip in found)
 
     def stopped(self, clip_id: str) -> bool:
         """Whether something keeps the clip from being used."""
@@ -118,14 +119,15 @@ def twins_of(clips: tuple[Clip, ...]) -> dict[str, Clip]:
 
 
 def _of_set(dataset: Dataset, usable: tuple[Placed, ...], splits: dict[str, str]) -> list[tuple[str, str]]:
-    train = sum(splits[each.clip.id] == "train" for each in usable)
+    ids = {each.clip.id for each in usable}
+    train = sum(splits[clip] == "train" for clip in ids)
     count: Callable[[int], str] = lambda number: f"{number} clip{'' if number == 1 else 's'}"  # noqa: E731
     if not dataset.clips:
         return [(BAD, "The set is empty: nothing in it could be used. The list of what was refused says why.")]
     if train == 0:
         return [(BAD, f"None of its {count(len(dataset.clips))} can be trained on as they are.")]
     said = []
-    whole = len(usable)
+    whole = len(ids)
     if train == 1:
         said.append((BAD, "One clip only: a model learns it by heart and nothing else. Add more, or split a long one into scenes."))
     elif whole < FEW:

@@ -9,6 +9,7 @@ from engine.errors import InvalidRequest
 from training.data.records import MAX_PREFIX_CHARS, Clip, Dataset, Rejection, checked_caption, checked_name, one_line
 
 MAX_SKIP = 1000
+LONG = ("pieces", "first")
 
 
 def with_caption(dataset: Dataset, clip_id: str, caption: str, said_by: str = "hand") -> Dataset:
@@ -49,8 +50,9 @@ def with_split(dataset: Dataset, held_out: float | None = None, seed: int | None
     return replace(dataset, held_out=float(share), seed=int(number))
 
 
-def with_reading(dataset: Dataset, fit: str | None = None, skip_start: int | None = None, skip_end: int | None = None) -> Dataset:
-    """How clips are read. Raises InvalidRequest (field 'fit', 'skip_start', 'skip_end')."""
+def with_reading(dataset: Dataset, fit: str | None = None, skip_start: int | None = None, skip_end: int | None = None,
+                 long: str | None = None) -> Dataset:
+    """How clips are read. Raises InvalidRequest (field 'fit', 'skip_start', 'skip_end', 'long')."""
     fit = dataset.fit if fit is None else fit
     if fit not in ("crop", "pad"):
         raise InvalidRequest("fit", f"is {fit[:20]!r}; it can be 'crop' (fill the frame) or 'pad' (all of the picture, with black bars).",
@@ -60,7 +62,11 @@ def with_reading(dataset: Dataset, fit: str | None = None, skip_start: int | Non
     for field, value in (("skip_start", start), ("skip_end", end)):
         if not 0 <= value <= MAX_SKIP:
             raise InvalidRequest(field, f"is {value}; 0 to {MAX_SKIP:,} pictures can be passed over.", suggestion=0)
-    return replace(dataset, fit=fit, skip_start=start, skip_end=end)
+    long = dataset.long if long is None else long
+    if long not in LONG:
+        raise InvalidRequest("long", f"is {long[:20]!r}; clips longer than the model's can be cut into 'pieces', or only their 'first' "
+                                     "frames taken.", suggestion="pieces")
+    return replace(dataset, fit=fit, skip_start=start, skip_end=end, long=long)
 
 
 def with_use(dataset: Dataset, clip_ids: Iterable[str], used: bool) -> Dataset:

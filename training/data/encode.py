@@ -14,9 +14,7 @@ from engine.models import band_encode, text_encode, vae_encode
 from engine.models.cogvideox import KINDS, CogVideoX
 from engine.models.component import DTYPES, Component
 from engine.spec import ModelSpec
-
-WHOLE_PIXELS = 384 * 384
-"""Larger frames are encoded in bands: the same numbers in a third of the memory."""
+from training.data.buckets import WHOLE_PIXELS
 
 
 class LoadedEncoders:

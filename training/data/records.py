@@ -135,6 +135,8 @@ class Dataset:
     skip_start: int = 0
     """Pictures of each clip passed over at its beginning, counted at the file's own rate."""
     skip_end: int = 0
+    long: str = "pieces"
+    """Clips longer than the longest bucket: cut into 'pieces' of its length, or only the 'first' frames taken."""
     notes: tuple[str, ...] = ()
     """What a person should know about how it was taken in."""
     schema: int = field(default=SCHEMA)

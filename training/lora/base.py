@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from engine.hardware import Hardware
 from engine.memory.placement import Home, Placement
 from engine.models.accelerate import TRAINED
+from engine.models.band_encode import encode_picture_banded
 from engine.models.cogvideox import OFFSET, CogVideoX
+from engine.models.vae_encode import encode_picture
 from engine.spec import ModelSpec
+from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TrainConfig
 
 
@@ -29,11 +33,23 @@ def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed:
     waiting = Home(dtype, "staged", "disk")
     native = (spec.native_height, spec.native_width)
     stored = dtype if config.base == "same" else config.base
+    pictures = spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
     home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
-    model = CogVideoX(spec, dtype=dtype, device=machine.device,
-                      placement=Placement(waiting, home, waiting, 1, "whole", "whole", native, "stock"), ways=TRAINED)
+    placement = Placement(waiting, home, Home(dtype, "resident") if pictures else waiting, 1, "whole", "whole", native, "stock")
+    model = CogVideoX(spec, dtype=dtype, device=machine.device, placement=placement, ways=TRAINED)
     model.components["transformer"].ready()
     return model
+
+
+def first_frames(model: CogVideoX) -> Callable[[Tensor], Tensor]:
+    """What encodes a first frame as Create does: moments (2 channels, 1, h, w) of (3, height, width) in -1..1."""
+    @torch.no_grad()
+    def encode(picture: Tensor) -> Tensor:
+        large = picture.shape[1] * picture.shape[2] > WHOLE_PIXELS  # as the first frames of a set are encoded
+        moments: Tensor = (encode_picture_banded if large else encode_picture)(model.components["vae"].ready(), picture)
+        return moments[0]
+
+    return encode
 
 
 class Velocity:

@@ -95,6 +95,9 @@ class TrainConfig:
     """Share of visits with the encoding of "" for a caption, which is what Create's guidance compares with."""
     image_dropout: float = 0.05
     """Image to video: share of visits without the first frame."""
+    image_noise: bool = True
+    """Image to video: fresh noise on the first frame's pixels at every visit, exp(N(-3, 0.5)) strong, as CogVideoX's own image models
+    were trained, so that the frames after it do not copy every grain of it. It keeps the VAE loaded, for one frame a visit."""
     stratified: bool = True
     """Times are spread evenly over every 8 visits or one step, whichever is more; each is uniform all the same."""
     min_snr: float = 0.0

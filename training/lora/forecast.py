@@ -9,16 +9,18 @@ there in float32 too. Recomputed: the two streams a block starts from, one map; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import CannotFit
 from engine.hardware import Hardware
 from engine.lora import model_layers
+from engine.memory.encoder import encode_frames_bytes
 from engine.memory.peak import CONTEXT_BYTES
-from engine.memory.placement import NUMBER_BYTES, Home
+from engine.memory.placement import NUMBER_BYTES, Home, everywhere
 from engine.memory.shapes import Shape, latent_frames, tokens
 from engine.memory.weights import WAITING_BLOCKS, layout, working_bytes
 from engine.spec import ModelSpec
+from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TrainConfig
 
 Size = tuple[int, int, int]
@@ -111,10 +113,23 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
              "lora": int(trained * 4 * (LORA_NUMBERS[config.optimizer] + (1 if config.ema else 0))),
              "blocks": int(kept), "work": int(at_work + 6 * one_map + latents)
              + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}
+    parts |= first_frame_bytes(spec, config, (frames, height, width), dtype, parts["blocks"] + parts["work"])
     again = sum(word != "keep" for word in policy) / max(1, len(policy))
     forward = config.batch * spec.layers * (24.0 * count * spec.width**2 + 4.0 * count**2 * spec.width)
     # Backward: the base's gradients to its inputs (as much as forward), LoRA's own are small; attention's backward is 2.5 times forward.
     return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again), streamed)
+
+
+def first_frame_bytes(spec: ModelSpec, config: TrainConfig, size: Size, dtype: str, free: int) -> dict[str, int]:
+    """What putting noise on first frames takes: the VAE's weights, and what encoding a frame needs beyond the `free` bytes of a step, which
+    begins after it."""
+    if spec.modes[0] != "i2v" or not config.image_noise or config.image_dropout >= 1:
+        return {}
+    frames, height, width = size
+    way = everywhere(dtype, "resident", (height, width), tiled=False)
+    way = replace(way, decode="banded" if height * width > WHOLE_PIXELS else "whole")
+    encode = encode_frames_bytes(spec, Shape(frames, height, width, False, 1), dtype, way)
+    return {"vae": working_bytes(layout(spec, "vae"), way.vae, dtype) + max(0, encode - free)}
 
 
 def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:

@@ -22,7 +22,7 @@ from engine.models.cogvideox import CogVideoX
 from engine.spec import ModelSpec
 from training.lora import checkpoint, evaluate
 from training.lora.adapter import Adapter
-from training.lora.base import Velocity
+from training.lora.base import Velocity, first_frames
 from training.lora.config import TrainConfig
 from training.lora.memory import use_policy
 from training.lora.objective import Batches, Noise, squared_error
@@ -76,7 +76,7 @@ class Trainer:
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)
         self.noise = Noise(self.spec.path)
-        self.batches = Batches(self.spec, config, self.noise, samples.empty_text(), model.device)
+        self.batches = Batches(self.spec, config, self.noise, samples.empty_text(), model.device, first_frames(model))
         self.order = Order(tuple(sample.bucket for sample in samples.train), config.batch, config.seed)
         self.dropouts = [module for name, module in model.transformer.named_modules()
                          if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]

@@ -11,6 +11,7 @@ Salimans & Ho, https://arxiv.org/abs/2202.00512, appendix D.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from training.lora.config import TrainConfig
 from training.lora.order import time_at
 from training.lora.samples import Sample
 from training.lora.streams import normal, uniform
+
+IMAGE_NOISE = (-3.0, 0.5)
+"""Mean and standard deviation of the logarithm of the noise's strength, in a picture of -1..1."""
 
 
 class Noise:
@@ -66,7 +70,10 @@ class Batch:
 class Batches:
     """Passes as a pure function of their position."""
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, noise: Noise, empty: Tensor, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, config: TrainConfig, noise: Noise, empty: Tensor, device: torch.device,
+                 encode: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`encode`: moments (2 channels, 1, h, w) of a picture (3, height, width) in -1..1; needed where `image_noise` puts noise on it."""
+        self.encode = encode
         self.spec, self.config, self.noise, self.device = spec, config, noise, device
         self.empty = empty
         self.pictures = spec.modes[0] == "i2v"
@@ -86,15 +93,14 @@ class Batches:
             dropped = uniform(seed, "caption", visit) < config.caption_dropout
             texts.append(self.empty if dropped else sample.text())
             if self.pictures:
-                image = self.image(sample, tuple(latents.shape), "image-posterior", visit)
-                beside.append(torch.zeros_like(image) if uniform(seed, "image", visit) < config.image_dropout else image)
+                beside.append(self.beside(sample, tuple(latents.shape), visit))
         return self._made(clean, noise, times, texts, beside, self.padding(samples[0].latents()[0].shape[1]))
 
     def fixed(self, sample: Sample, number: int, time: int) -> Batch:
         """A held-out sample with noise that is the same for ever."""
         latents = self.drawn(sample.latents(), "held-out", number, 0)
         noise = normal(tuple(latents.shape), 0, "held-out", number, 1, time)
-        beside = [self.image(sample, tuple(latents.shape), "held-out", number, 2)] if self.pictures else []
+        beside = [self.image(sample.first_frame(), tuple(latents.shape), "held-out", number, 2)] if self.pictures else []
         return self._made([latents], [noise], [time], [sample.text()], beside, self.padding(sample.latents()[0].shape[1]))
 
     def drawn(self, moments: tuple[Tensor, Tensor], stream: str, *position: int) -> Tensor:
@@ -105,9 +111,26 @@ class Batches:
         latents = latents.permute(1, 0, 2, 3)
         return torch.cat([latents[:1]] * self.padding(len(latents)) + [latents])
 
-    def image(self, sample: Sample, shape: tuple[int, ...], stream: str, *position: int) -> Tensor:
-        """What stands beside the noise, of `shape` (F, C, h, w), scaled as Create scales it."""
-        mean, std = sample.first_frame()
+    def beside(self, sample: Sample, shape: tuple[int, ...], visit: int) -> Tensor:
+        """What stands beside the noise of a visit: the first frame with its noise, or nothing where it is dropped."""
+        seed = self.config.seed
+        if uniform(seed, "image", visit) < self.config.image_dropout:
+            return torch.zeros(shape)
+        if not self.config.image_noise or self.encode is None:
+            return self.image(sample.first_frame(), shape, "image-posterior", visit)
+        mean, spread = self.encode(self.noised_picture(sample, visit)).float().cpu().chunk(2, dim=0)
+        return self.image((mean, (0.5 * spread.clamp(-30.0, 20.0)).exp()), shape, "image-posterior", visit)
+
+    def noised_picture(self, sample: Sample, visit: int) -> Tensor:
+        """(3, height, width) in -1..1, with fresh noise of a fresh strength (CogVideoX's own training: sat/diffusion_video.py)."""
+        seed = self.config.seed
+        picture = sample.picture().permute(2, 0, 1).float() / 255 * 2 - 1
+        strength = torch.exp(IMAGE_NOISE[0] + IMAGE_NOISE[1] * normal((1,), seed, "image-noise", visit))
+        return picture + strength * normal(tuple(picture.shape), seed, "image-pixels", visit)
+
+    def image(self, moments: tuple[Tensor, Tensor], shape: tuple[int, ...], stream: str, *position: int) -> Tensor:
+        """What stands beside the noise, of `shape` (F, C, h, w), scaled as Create scales it. `moments`: (mean, std) of the first frame."""
+        mean, std = moments
         seed = 0 if stream == "held-out" else self.config.seed
         drawn = mean + std * normal(tuple(mean.shape), seed, stream, *position)
         return beside_noise(drawn[None], self.spec, (1, *shape))[0]

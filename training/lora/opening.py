@@ -52,7 +52,7 @@ def save_set(path: Path, made: HeldSet) -> None:
     tensors, rows = {"empty": made.empty.contiguous()}, []
     for number, entry in enumerate(made.entries):
         for name, value in (("mean", entry.moments[0]), ("std", entry.moments[1]), ("first_mean", entry.first[0]),
-                            ("first_std", entry.first[1]), ("text", entry.words)):
+                            ("first_std", entry.first[1]), ("text", entry.words), ("picture", entry.shown)):
             tensors[f"{number}.{name}"] = value.contiguous().clone()
         rows.append([entry.key, entry.split, list(entry.bucket), entry.caption])
     write_atomic(path, save(tensors, metadata={"entries": json.dumps(rows)}))
@@ -64,6 +64,6 @@ def load_set(path: Path) -> HeldSet:
         rows = json.loads(file.metadata()["entries"])
     tensors = load_file(path)
     entries = tuple(HeldSample(key, split, tuple(bucket), caption, (tensors[f"{n}.mean"], tensors[f"{n}.std"]),
-                               (tensors[f"{n}.first_mean"], tensors[f"{n}.first_std"]), tensors[f"{n}.text"])
+                               (tensors[f"{n}.first_mean"], tensors[f"{n}.first_std"]), tensors[f"{n}.text"], tensors[f"{n}.picture"])
                     for n, (key, split, bucket, caption) in enumerate(rows))
     return HeldSet(entries, tensors["empty"])

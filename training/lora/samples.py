@@ -41,6 +41,9 @@ class Sample(Protocol):
     def first_frame(self) -> tuple[Tensor, Tensor]:
         """The same of the first frame alone, (channels, 1, height, width)."""
 
+    def picture(self) -> Tensor:
+        """The first frame itself, uint8 (height, width, 3)."""
+
     def text(self) -> Tensor:
         """(tokens, width)."""
 
@@ -73,6 +76,10 @@ class HeldSample:
     moments: tuple[Tensor, Tensor]
     first: tuple[Tensor, Tensor]
     words: Tensor
+    shown: Tensor
+
+    def picture(self) -> Tensor:
+        return self.shown
 
     def latents(self) -> tuple[Tensor, Tensor]:
         return self.moments
@@ -134,7 +141,7 @@ def encode_set(model: CogVideoX, clips: Sequence[Clip], tell: Callable[[int, int
                             for frames in (clip.frames, clip.frames[:1]))
         key = hashlib.sha256(clip.frames.tobytes() + clip.caption.encode() + model.spec.fingerprint.encode()).hexdigest()
         entries.append(HeldSample(key, clip.split, (len(clip.frames), height, width), clip.caption, posterior(whole), posterior(first),
-                                  words[clip.caption]))
+                                  words[clip.caption], torch.from_numpy(clip.frames[0].copy())))
         tell(number + 1, len(clips))
     return HeldSet(tuple(entries), model.encode("", None)[0].clone())
 

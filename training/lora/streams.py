@@ -12,7 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-STREAMS = ("order", "time", "strata", "posterior", "noise", "caption", "image", "image-posterior", "dropout", "init", "held-out")
+STREAMS = ("order", "time", "strata", "posterior", "noise", "caption", "image", "image-posterior", "image-noise", "image-pixels",
+           "dropout", "init", "held-out")
 
 
 def seed_of(seed: int, stream: str, *position: int) -> int:

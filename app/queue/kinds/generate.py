@@ -33,7 +33,7 @@ class Generate(ClipKind):
         request = GenerationRequest.from_mapping(job.request)
         spec = place.engine.spec(request.model, place.settings.models_dir)
         plan = plan_here(request, spec, hardware_for(place.engine, request), recent_clips(place.store, request.model), place.settings,
-                         lapses=read_lapses(job.lapses))
+                         lapses=read_lapses(job.lapses), own_device=bool(place.device))
         return Generation(place, job, plan)
 
 

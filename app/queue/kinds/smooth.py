@@ -39,14 +39,14 @@ def smoothing(place: Workplace, job: Job, request: InterpolateRequest, facts: Vi
     origin = origin_of(facts)
     spec = place.engine.spec(origin.model, place.settings.models_dir)
     plan = smoothed_here(request, facts, second, spec, place.engine.hardware(), recent_clips(place.store, origin.model), place.settings,
-                         read_lapses(job.lapses))
+                         read_lapses(job.lapses), own_device=bool(place.device))
     return Smoothing(job, request, plan, facts.fps)
 
 
 def smoothed_here(request: InterpolateRequest, facts: VideoFacts, second: VideoFacts | None, spec: ModelSpec, hardware: Hardware,
-                  clips: tuple[Clip, ...], settings: Settings, lapses: tuple[Lapse, ...] = ()) -> Plan:
+                  clips: tuple[Clip, ...], settings: Settings, lapses: tuple[Lapse, ...] = (), own_device: bool = False) -> Plan:
     """The plan for this machine. Raises as `plan_smoothed`, or as `plan_filled` where there are two videos."""
-    plan_one = lambda wish, model: plan_here(wish, model, hardware, clips, settings, lapses=lapses)  # noqa: E731
+    plan_one = lambda wish, model: plan_here(wish, model, hardware, clips, settings, lapses=lapses, own_device=own_device)  # noqa: E731
     if second is not None:
         return plan_filled(request, facts, second, origin_of(facts), spec, plan_one, hardware.device)
     return plan_smoothed(request, facts, origin_of(facts), spec, plan_one, hardware.device)

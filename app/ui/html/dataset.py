@@ -180,6 +180,8 @@ def _buckets(view: SetView) -> str:
         f"<td>{row.held_out}</td></tr>" for row in report.rows)
     cut = sum(row.cut for row in report.rows)
     longer = f'<p class="quiet">Of {_many(cut, "longer clip")} the first frames are taken.</p>' if cut else ""
+    pieces, whole = sum(row.train + row.held_out for row in report.rows), sum(row.clips for row in report.rows)
+    longer += f'<p class="quiet">Long clips are cut: {pieces} pieces of {_many(whole, "clip")}.</p>' if pieces > whole else ""
     heads = "".join(f"<th>{word}</th>" for word in ("Frames", "Size", "Lasts", "Train", "Held out"))
     body = (f'<table class="buckets"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{longer}' if rows
             else '<p class="quiet">No clip can be trained on as it is.</p>')
@@ -196,6 +198,7 @@ def _reading(view: SetView) -> str:
     shapes = "".join(_option(each, SHAPE_WORDS[each], at.shapes or "native") for each in SHAPES)
     hidden = f'<input type="hidden" name="view" value="train"><input type="hidden" name="set" value="{dataset.id}">'
     fits = _option("crop", "Fill the frame, cut what hangs over", dataset.fit) + _option("pad", "Show all, with black bars", dataset.fit)
+    longs = _option("pieces", "Cut into pieces", dataset.long) + _option("first", "Take the first frames", dataset.long)
     number = ('<label>{0}<input name="{1}" type="number" min="{2}" max="{3}" step="{4}" value="{5}" inputmode="numeric"></label>').format
     return (
         f'<section class="set-box"><h2>How clips are read</h2><form class="filters" data-act="search">{hidden}'
@@ -203,7 +206,8 @@ def _reading(view: SetView) -> str:
         f'</form>'
         f'<form class="filters set-reading" data-act="dataset_reading" data-set="{dataset.id}"><label>Another shape<select name="fit">'
         f'{fits}'
-        f'</select></label>{number("Skip at start", "skip_start", 0, 1000, 1, dataset.skip_start)}'
+        f'</select></label><label>Longer clips<select name="long">{longs}</select></label>'
+        f'{number("Skip at start", "skip_start", 0, 1000, 1, dataset.skip_start)}'
         f'{number("Skip at end", "skip_end", 0, 1000, 1, dataset.skip_end)}'
         f'{number("Held out, %", "held_out", 0, 50, 1, round(100 * dataset.held_out))}{number("Seed", "seed", 0, 999999, 1, dataset.seed)}'
         '<button class="btn small" type="submit">Apply</button></form><p class="quiet">Skipped frames count at each file’s own rate. '

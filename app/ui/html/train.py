@@ -31,7 +31,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Learning": ("steps", "batch", "accumulate", "learning_rate", "schedule", "warmup", "cycles", "power", "max_grad_norm", "ema"),
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
-    "Captions, times and randomness": ("caption_dropout", "image_dropout", "stratified", "min_snr", "seed"),
+    "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
     "Memory and device": ("precision", "base", "memory", "streaming", "device", "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
                             "eval_clips",
