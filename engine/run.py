@@ -177,6 +177,7 @@ class Job:
         # Noise is drawn on the processor whatever the device, so a seed means the same clip everywhere.
         generator = torch.Generator("cpu").manual_seed(plan.seed)
         stepper = model.scheduler(plan.scheduler, plan.steps, run=plan.sampled_steps, eta=plan.eta)
+        beside: torch.Tensor | None
         if plan.spec.shown:
             assert frames is not None
             beside = yield from self.show(model, frames, generator)
