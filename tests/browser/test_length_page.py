@@ -86,7 +86,8 @@ def test_a_model_that_is_shown_frames_takes_them_without_key_frames(site: Site, 
     expect(page.locator("#forecast")).to_contain_text("around 2 frames that somebody/shown is shown")
     page.screenshot(path=pictures / "shown-1-form.png", full_page=True)
     page.get_by_role("button", name="Generate", exact=True).click()
-    done = site.studio.job(wait_state(page, "done"))
+    page.wait_for_selector("#stage .stage[data-state='done']", timeout=120_000)
+    done = site.studio.jobs()[0]
     assert [index for index, _ in done.request["given"]] == [0, 8] and done.request["fps"] is None
     page.get_by_role("link", name="Open in gallery").click()
     page.get_by_role("button", name="Restore settings").click()

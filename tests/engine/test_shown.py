@@ -90,22 +90,18 @@ def test_a_note_that_the_weights_deny_is_refused(tmp_path: Path, note: str, said
 
 
 def test_the_clip_follows_the_frames_it_is_shown(folders: dict[str, Path], models: ModelCache, tmp_path: Path) -> None:
-    one, two, three = pictures(tmp_path / "in", 3)
-    for name in ("ends", "masked", "1.5"):
-        clips = [made(planned(folders[name], frames=9, given=((0, one), (8, last))), tmp_path / f"{name}{last[:4]}", models,
-                      tmp_path / "in") for last in (two, three)]
-        assert not np.array_equal(*clips)
-    for index in (3, 4):  # a mask takes any
-        assert made(planned(folders["masked"], frames=9, given=((index, one),)), tmp_path / str(index), models, tmp_path / "in").any()
-    assert made(planned(folders["masked"], frames=9), tmp_path / "words", models, tmp_path / "in").any()
-
-
-def test_an_image_is_the_first_frame(folders: dict[str, Path], models: ModelCache, tmp_path: Path) -> None:
     one, two = pictures(tmp_path / "in", 2)
-    ways = ({"given": ((0, one), (8, two))}, {"image": one, "given": ((8, two),)})
-    clips = [made(planned(folders["ends"], frames=9, **way), tmp_path / str(number), models, tmp_path / "in")
-             for number, way in enumerate(ways)]
-    assert np.array_equal(*clips)
+
+    def clip(name: str, **fields: Any) -> np.ndarray:
+        home = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
+        return made(planned(folders[name], frames=9, **fields), home, models, tmp_path / "in")
+
+    ends = clip("ends", given=((0, one), (8, two)))
+    assert not np.array_equal(ends, clip("ends", given=((0, one), (8, one))))
+    assert np.array_equal(ends, clip("ends", image=one, given=((8, two),)))  # an image is the first frame
+    masked = [clip("masked"), clip("masked", given=((3, one),)), clip("masked", given=((4, one),))]  # a mask takes any, or none
+    assert not np.array_equal(masked[0], masked[1])
+    assert clip("1.5", given=((0, one), (8, two))).any()
 
 
 def test_a_plan_and_a_stopped_run_come_out_the_same(folders: dict[str, Path], models: ModelCache, tmp_path: Path) -> None:
