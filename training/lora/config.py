@@ -30,6 +30,7 @@ TARGETS = {
     "attention+ff": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"),
     "all": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear", "norm2.linear"),
 }
+METHODS = ("lora", "full")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BASES = ("same", "int8", "fp8")
 MEMORY = ("auto", "keep", "recompute", "offload")
@@ -52,6 +53,8 @@ class TrainConfig:
     """Name or folder of the set of clips; 'pocket-world' is the embedded model's own world."""
     name: str
     """What the LoRA is called; its file is <name>.safetensors."""
+    method: str = "lora"
+    """'lora': a small change beside the frozen base, one file; 'full': every weight of the transformer, a model of its own."""
     rank: int = 32
     alpha: float | None = None
     """None: the rank, so that files are right even for programs that ignore alpha."""
@@ -236,7 +239,7 @@ def _of_kind(name: str, value: Any) -> Any:
 
 
 def _check_words(config: TrainConfig) -> None:
-    for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
+    for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
                         ("memory", MEMORY), ("streaming", STREAMING), ("device", ("", "cpu", "cuda"))):
         value = getattr(config, name)
         if value not in known:
@@ -284,6 +287,8 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.warmup > max(config.steps, DEFAULT_WARMUP):
         raise InvalidRequest("warmup", f"is {config.warmup} steps of {config.steps}; the full learning rate would never be reached.",
                              suggestion=config.steps // 10)
+    if config.method == "full":
+        _check_full(config)
     if config.streaming in ("ram", "disk") and config.memory == "keep":
         raise InvalidRequest("streaming", f"is {config.streaming}, and memory keep would keep every block's weights on the device. Use "
                                           "memory recompute or auto.", suggestion="auto")
@@ -292,3 +297,17 @@ def _check_numbers(config: TrainConfig) -> None:
                                      "dora.")
     if config.dora and config.base != "same":
         raise InvalidRequest("dora", "needs the base's own numbers, and a base in 8 bits has none. Use base same, or no dora.")
+
+
+def _check_full(config: TrainConfig) -> None:
+    """Raises `InvalidRequest` for what is only there beside a frozen base."""
+    for name, none in (("base", "same"), ("dropout", 0.0), ("dora", False), ("rslora", False)):
+        if getattr(config, name) != none:
+            raise InvalidRequest(name, f"is {getattr(config, name)!r}, which is a matter of a LoRA and its frozen base; method full "
+                                       "changes every weight. Leave it out, or use method lora.", suggestion=none)
+    if config.streaming in ("ram", "disk"):
+        raise InvalidRequest("streaming", f"is {config.streaming}; weights that are trained cannot wait elsewhere. Use streaming no, or "
+                                          "method lora.", suggestion="no")
+    if config.precision == "fp16":
+        raise InvalidRequest("precision", "is fp16, in which gradients of a whole model overflow. Use bf16 or fp32 with method full.",
+                             suggestion="bf16")

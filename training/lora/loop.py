@@ -24,6 +24,7 @@ from training.lora import checkpoint, evaluate
 from training.lora.adapter import Adapter
 from training.lora.base import Velocity, first_frames
 from training.lora.config import TrainConfig
+from training.lora.full import FullWeights
 from training.lora.memory import use_policy
 from training.lora.objective import Batches, Noise, squared_error
 from training.lora.optimizers import make_optimizer, restore, set_rate, state_of
@@ -32,6 +33,7 @@ from training.lora.rundir import RunDir
 from training.lora.samples import Sample, SampleSet
 from training.lora.schedules import factor
 from training.lora.streams import seed_of
+from training.lora.trained import Trained
 
 FP16_SCALE = 2.0**10
 """The loss is so much larger while fp16 carries it back: a power of two, so nothing is rounded."""
@@ -71,7 +73,8 @@ class Trainer:
             raise InvalidRequest("accumulate", f"is {config.accumulate}, which {self.world.size} processes cannot share evenly; it counts "
                                                "the passes of a step over all of them.", suggestion=self.world.size)
         self.spec: ModelSpec = model.spec
-        self.adapter = Adapter(model.transformer, config)
+        self.adapter: Trained = (FullWeights(model.transformer, config, self.spec.path) if config.method == "full"
+                                 else Adapter(model.transformer, config))
         use_policy(model.transformer, policy or ("keep",) * self.spec.layers)
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)

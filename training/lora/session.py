@@ -26,6 +26,7 @@ from training.lora.base import load_base, precision_of
 from training.lora.card import card
 from training.lora.config import TrainConfig
 from training.lora.forecast import choose_memory
+from training.lora.full import save_model
 from training.lora.loop import Stepped, Trainer, World, deterministic
 from training.lora.preview import preview
 from training.lora.rundir import RunDir, RunState
@@ -96,7 +97,8 @@ class Session:
         trainer = Trainer(model, config, samples, self.run, self.machine, policy=choice.policy, world=self.world)
         self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
                               "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
-                              "dtype": precision_of(config, self.machine), "layers": len(trainer.adapter.parameters) // 2,
+                              "dtype": precision_of(config, self.machine),
+                              "layers": len(trainer.adapter.parameters) // (1 if config.method == "full" else 2),
                               "processes": self.world.size,
                               "parameters": sum(p.numel() for p in trainer.adapter.parameters.values())}
         wrong = trainer.resume()
@@ -220,6 +222,19 @@ class Session:
         self.trackers.close()
 
     def export(self, trainer: Trainer) -> Path:
+        """What was trained, as others read it, in the run's folder."""
+        return self.export_model(trainer) if self.config.method == "full" else self.export_lora(trainer)
+
+    def export_model(self, trainer: Trainer) -> Path:
+        """A model folder in diffusers layout."""
+        config, path = self.config, self.run.model_folder(self.config.name)
+        facts = {"base": base_name(self.spec), "base_fingerprint": self.spec.fingerprint, "step": trainer.step, "held_out": self.means,
+                 "dataset": trainer.samples.digest, "config": config.to_json() | {"model": base_name(self.spec)}}
+        save_model(self.spec.path, trainer.adapter.final(), path, facts)
+        self.run.tell("exported", step=trainer.step, file=path.name)
+        return path
+
+    def export_lora(self, trainer: Trainer) -> Path:
         """<name>.safetensors and README.md in the run's `lora` folder."""
         config, final = self.config, trainer.adapter.final()
         layers = export.of_adapter(final, config.effective_alpha, rslora=config.rslora)

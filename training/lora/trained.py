@@ -1,0 +1,82 @@
+"""What every kind of training does with its weights: hand them out, take them back, average them, show the average."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.lora.config import TrainConfig
+
+
+class Trained:
+    """The trained weights of one run, in a fixed order, always float32."""
+
+    def __init__(self, transformer: Any, config: TrainConfig, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        self.transformer, self.config = transformer, config
+        self.parameters: dict[str, torch.nn.Parameter] = dict(parameters)
+        self.average: dict[str, Tensor] | None = None
+
+    def begin_average(self) -> None:
+        """Where the settings want a running average, it begins with the weights as they are."""
+        if self.config.ema:
+            self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of the trained weights on the processor."""
+        return {name: parameter.detach().cpu().clone().contiguous() for name, parameter in self.parameters.items()}
+
+    def final(self) -> dict[str, Tensor]:
+        """What is exported: the running average where there is one."""
+        return self.tensors() if self.average is None else {name: value.cpu().clone() for name, value in self.average.items()}
+
+    def load(self, tensors: Mapping[str, Tensor], average: Mapping[str, Tensor] | None) -> None:
+        """Raises KeyError or RuntimeError for other names or shapes."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
+                if self.average is not None:
+                    self.average[name].copy_((average or tensors)[name])
+
+    def update_average(self, step: int) -> None:
+        """After update number `step`; a young average forgets faster."""
+        if self.average is None:
+            return
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                self.average[name].lerp_(parameter, 1 - decay)
+
+    def digest(self) -> str:
+        """64 hex digits over every bit of the trained weights."""
+        return digest_of(self.tensors())
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Inside, the transformer works with what would be exported."""
+        if self.average is None:
+            yield
+            return
+        trained = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        try:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(self.average[name])
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(trained[name])
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """64 hex digits over names and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
