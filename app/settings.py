@@ -23,6 +23,7 @@ from engine.speed import Speed
 MIB = 1024**2
 TOGETHER, EACH = "together", "each"
 DEVICE_MODES = (TOGETHER, EACH)
+HERE, RAY = "here", "ray"
 
 
 class Settings(BaseSettings):
@@ -46,6 +47,10 @@ class Settings(BaseSettings):
     """Folder with downloaded and further checkpoints in diffusers layout, one folder each; `models` in `data_dir` unless said."""
     download_patience_seconds: float = Field(default=600.0, ge=0.0)
     """A download that gets no byte for so long, however often it asks again, is given up. What has come stays."""
+    executor: str = HERE
+    """'here': this computer's own workers do the jobs; 'ray': a Ray cluster does (docs/cluster.md, extra `cluster`)."""
+    ray_address: str = ""
+    """Of the cluster: host:port, 'auto', or ray://host:port. '': a Ray of its own on this computer."""
     engine: str = "app.queue.door:SprocketEngine"
     """`module:callable` that makes the engine's door (`app.queue.door.Engine`). Tests put a fake one here."""
     checkpoint_seconds: float = Field(default=30.0, ge=0.0)
@@ -133,6 +138,13 @@ class Settings(BaseSettings):
     def _known_mode(cls, value: str) -> str:
         if value not in DEVICE_MODES:
             raise ValueError(f"must be one of {', '.join(DEVICE_MODES)}")
+        return value
+
+    @field_validator("executor")
+    @classmethod
+    def _known_executor(cls, value: str) -> str:
+        if value not in (HERE, RAY):
+            raise ValueError(f"must be {HERE} or {RAY}")
         return value
 
     @field_validator("refiner")

@@ -18,7 +18,7 @@ from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.leases import Limits
 from app.history.opening import MESSAGE, open_store
-from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project, StudioStatus
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobMark, JobState, Project, StudioStatus
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import write_projects
 from app.history.store import Store
@@ -154,13 +154,15 @@ class Studio:
         """Running first, then waiting in order, then ended ones, newest first."""
         return self.store.jobs.list(owner=owner, active_only=active_only, limit=limit)
 
+    def marks(self) -> tuple[JobMark, ...]:
+        return self.store.jobs.marks()
+
     def job_events(self, job_id: str, *, owner: str = LOCAL) -> tuple[JobEvent, ...]:
         return self.store.jobs.events(checked_id(job_id, "job"), owner=owner)
 
     def current_job(self, *, owner: str = LOCAL) -> Job | None:
         """What a page that has just been opened should show: the running job, else the first waiting one."""
-        active = self.store.jobs.list(owner=owner, active_only=True, limit=1)
-        return active[0] if active else None
+        return next(iter(self.store.jobs.list(owner=owner, active_only=True, limit=1)), None)
 
     def cancel(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """Raises NotFound, NotAllowed (it has ended or is being saved). Cancelling twice is fine."""
@@ -346,8 +348,9 @@ class Studio:
         """The three words, and every way this machine could make it, each with its predicted cost. Raises as `in_words`."""
         return alternatives(*self._weighing(_wish(request)))
 
-    def status(self) -> StudioStatus:
-        counts = self.store.jobs.counts()
+    def status(self, *, owner: str | None = None) -> StudioStatus:
+        """`owner`: whose jobs count as queued and running; None: everybody's."""
+        counts = self.store.jobs.counts(owner=owner)
         process, hardware = self._worker()
         messages = [said for said, _ in self.store.recall_all(key_of(SUPERVISOR, self.settings)).values() if said]
         recovery = self.store.recall(MESSAGE)

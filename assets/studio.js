@@ -27,6 +27,38 @@
   let moving = false;  // a form was sent whose answer is at another address
   const typed = new Map();
 
+  // A redraw costs the server far more than the question whether there is anything to redraw. Asked less often while nothing moves.
+  const QUIET_VIEWS = ["create", "queue", "gallery"];  // what the others show is not all in the history
+  const PULSE_MS = 500, SLOWEST_MS = 2000;
+  let drawn = null;  // what the pulse said before the last redraw
+  let still = 0;     // answers in a row that said the same
+  let resting = 0;   // until then, by performance.now()
+  let asking = false;
+
+  async function pulse() {
+    if (busy || !trigger || waiting.length || asking || performance.now() < resting) return;
+    if (QUIET_VIEWS.includes(viewOf(location.search)) && !document.querySelector('#refine [data-state="running"]')) {
+      asking = true;
+      try {
+        const answer = await fetch("/pulse");
+        const mark = answer.ok ? (await answer.json()).mark : null;
+        const same = mark !== null && mark === drawn;
+        still = same ? still + 1 : 0;
+        resting = performance.now() + (same ? Math.min(SLOWEST_MS, still * 100) - PULSE_MS / 2 : 0);
+        if (same) return;
+        if (busy || waiting.length) return;  // the click's answer is newer; the next tick asks again
+        drawn = mark;
+      } catch {
+        drawn = null;  // the redraw finds out what is wrong
+      } finally {
+        asking = false;
+      }
+    }
+    if (busy || waiting.length) return;
+    begin("poll");
+    trigger("tick");
+  }
+
   function send(act, data = {}) {
     const last = waiting.at(-1);
     if (act === "go" && last && last.act === "go") waiting.pop();
@@ -52,9 +84,13 @@
     patience = setTimeout(answered, PATIENCE_MS, what);
   }
 
-  function answered(what) {
+  function answered(what, well = false) {
     if (busy !== what) return;
     clearTimeout(patience);
+    if (what !== "poll" || !well) {  // what a click has begun is looked at soon, and once for sure
+      drawn = null;
+      resting = still = 0;
+    }
     if (what === "opening") setTimeout(opened);  // the form is filled by then
     else free();
   }
@@ -394,11 +430,7 @@
     // One clip or a frame rate: the images it passes through appear or go.
     length() { send("length"); },
     // The timer has ticked. Who waits comes first.
-    poll() {
-      if (busy || !trigger || waiting.length) return;
-      begin("poll");
-      trigger("tick");
-    },
+    poll() { pulse(); },
     // After each redraw of the header or the screen: address and title say the same as the page.
     sync(element) {
       const place = element.querySelector("[data-address]");

@@ -4,7 +4,8 @@ middle   held-out clips of the exact world, every second or fourth frame given: 
          flow and plain blending, motion by motion; and how far the subject's centre is off (generate / flow)
 long     97 frames by hierarchy and by a sliding window (each next clip from the last frame before it) at equal sampling cost: how
          far the subject is from the best fit of the motion's own law over the whole action, and whether that motion is read
-given    given frames before and after encoding, and how near a file with half the colour samples can come to them at all
+given    given frames before and after encoding
+colour   how near a file with a quarter of the colour samples comes to frames of the world, written as usual and as with given frames
 memory   highest memory for 49 and for 385 frames, each in a process of its own, one denoising step a block
 """
 
@@ -42,14 +43,14 @@ from engine.request import GenerationRequest
 from engine.run import run
 from engine.spec import read_spec
 from engine.video.chroma import halved
-from engine.video.writer import BT601, LIMITED
+from engine.video.writer import BT601, LIMITED, ClipWriter
 from training.pocket import world
 from training.pocket.captions import caption
 
 SEED = 2027
 CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=True)
 EXACT, BILINEAR, POINT = 8192 | 16384 | 262144, 2, 16
-PARTS = ("middle", "long", "given", "memory")
+PARTS = ("middle", "long", "given", "colour", "memory")
 
 
 def planned(model: str = "pocket", **fields: Any) -> Plan:
@@ -234,7 +235,6 @@ def given(models: ModelCache, folder: Path) -> None:
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     scene = next(scenes_of("left to right", 1))
-    _subsampled()
     video = world.render(scene, 25).video
     known = {}
     for index in (0, 12, 24):
@@ -249,10 +249,10 @@ def given(models: ModelCache, folder: Path) -> None:
         print(f"frame {index:>3}   in the file {psnr(after[index], video[index]):.1f} dB (before encoding it is the given picture itself)")
 
 
-def _subsampled() -> None:
-    """What a quarter of the colour samples costs these pictures before any codec, by who enlarges the colour again."""
-    print("\n4:2:0 alone, no codec: dB over the frame, as most programs halve colour and as clips with given frames do, read by a player "
-          "that enlarges colour linearly / that repeats it; and of the brightness alone")
+def colour(folder: Path) -> None:
+    """What a quarter of the colour samples costs these pictures, before any codec by who enlarges the colour again, and in a file."""
+    print("\ncolour: dB over a frame, 4:2:0 alone (no codec) as most programs make it and as clips with given frames have it: read by a "
+          "player that\nenlarges colour linearly / that repeats it, brightness alone; and in a file, 3 of 25 frames")
     plain = VideoReformatter()
     ways: dict[str, Callable[[np.ndarray], Any]] = {
         "usual": lambda rgb: plain.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", dst_colorspace=BT601,
@@ -266,11 +266,26 @@ def _subsampled() -> None:
             linear, repeated = (_enlarged(way(frame), flags) for flags in (EXACT | BILINEAR, POINT))
             bright = [each @ np.array([0.299, 0.587, 0.114]) for each in (linear.astype(float), frame.astype(float))]
             found += [psnr(linear, frame), psnr(repeated, frame), psnr(*bright)]
-        rows.append(found)
-        print(f"{motion:<15}" + "   ".join(f"{name} {a:.1f} / {b:.1f}, {c:.1f}" for name, (a, b, c) in
-                                           zip(ways, (found[:3], found[3:]), strict=True)))
-    a, b, _, c, d, _ = np.mean(rows, axis=0)
-    print(f"{'mean':<15}usual {a:.1f} / {b:.1f}         faithful {c:.1f} / {d:.1f}")
+        files = [_filed(motion, folder, faithful) for faithful in (False, True)]
+        rows.append([*found, *files])
+        print(f"{motion:<15}" + "   ".join(f"{name} {a:.1f} / {b:.1f}, {c:.1f}, file {d:.1f}" for name, (a, b, c), d in
+                                           zip(ways, (found[:3], found[3:]), files, strict=True)))
+    a, b, _, c, d, _, e, f = np.mean(rows, axis=0)
+    print(f"{'mean':<15}usual {a:.1f} / {b:.1f}, file {e:.1f}   faithful {c:.1f} / {d:.1f}, file {f:.1f}")
+
+
+def _filed(motion: str, folder: Path, faithful: bool) -> float:
+    """dB of frames 0, 12 and 24 of a clip of the world in a file as the studio writes it."""
+    from engine.media.clip import read_frames
+
+    video, path = world.render(next(scenes_of(motion, 1)), 25).video, folder / "colour.mp4"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {"request": {"model": "world", "seed": SEED}, "app_version": "bench"}
+    with ClipWriter(path, width=192, height=128, fps=8, frames=25, recipe=recipe, faithful=faithful) as writer:
+        writer.write(video)
+        writer.finish()
+    after = read_frames(path, frames=25, width=192, height=128, fit="crop")
+    return float(np.mean([psnr(after[index], video[index]) for index in (0, 12, 24)]))
 
 
 def _enlarged(frame: Any, flags: int) -> np.ndarray:
@@ -324,7 +339,8 @@ def main() -> None:
         ways: Mapping[str, Callable[[], None]] = {
             "middle": lambda: middle(models, options.scenes, options.motions, options.every),
             "long": lambda: long(models, Path(folder) / "long", options.prompts),
-            "given": lambda: given(models, Path(folder) / "given"), "memory": memory}
+            "given": lambda: given(models, Path(folder) / "given"),
+            "colour": lambda: colour(Path(folder) / "colour"), "memory": memory}
         for part in options.parts:
             ways[part]()
 

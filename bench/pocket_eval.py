@@ -21,6 +21,7 @@ from PIL import Image
 
 from bench.pocket_vision import Reading, read_clip
 from training.pocket import world
+from training.pocket.arithmetic import native
 from training.pocket.captions import caption
 from training.pocket.latents import to_tensor
 
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     guidance = asked.guidance or recommended["guidance_scale"]
     kind = json.loads((asked.model / "model_index.json").read_text())["_class_name"]
     loader = CogVideoXImageToVideoPipeline if kind == "CogVideoXImageToVideoPipeline" else CogVideoXPipeline
-    pipeline = loader.from_pretrained(asked.model, dtype=torch.bfloat16)
+    pipeline = loader.from_pretrained(asked.model, dtype=native())
     pipeline.set_progress_bar_config(disable=True)
     begun, cases, videos = time.monotonic(), [], []
     for case, video in evaluate(pipeline, clips=asked.clips, steps=steps, guidance=guidance, frames=asked.frames, batch=asked.batch):

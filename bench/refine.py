@@ -61,14 +61,14 @@ def terse(count: int) -> list[Asked]:
 
 def clips_table(count: int, model: Path, batch: int) -> dict[str, dict[str, float]]:
     """Share right by attribute of clips from the wishes as they are ('off') and refined ('on'), the same seeds."""
-    import torch
     from diffusers import CogVideoXPipeline
 
     from bench.pocket_eval import SEED, Case, Task, generate, scores
     from bench.pocket_vision import Reading, read_clip
+    from training.pocket.arithmetic import native
 
     recommended = json.loads((model / "sprocket.json").read_text())["recommended"]
-    pipeline = CogVideoXPipeline.from_pretrained(model, dtype=torch.bfloat16)
+    pipeline = CogVideoXPipeline.from_pretrained(model, dtype=native())
     pipeline.set_progress_bar_config(disable=True)
     asked, found = terse(count), {}
     for name in ("off", "on"):

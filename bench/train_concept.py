@@ -30,6 +30,7 @@ from training.lora.rundir import RunDir
 from training.lora.samples import Clip, encode_set, pocket_world
 from training.lora.session import Session
 from training.pocket import world
+from training.pocket.arithmetic import native
 
 SEED = 77
 
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         lora, seconds = train(asked.keep or Path(scratch) / "run", steps=asked.steps, rank=asked.rank, rate=asked.rate, batch=asked.batch,
                               targets=asked.targets, known=asked.known, threads=asked.threads)
-        pipeline = CogVideoXPipeline.from_pretrained(find("pocket"), dtype=torch.bfloat16)
+        pipeline = CogVideoXPipeline.from_pretrained(find("pocket"), dtype=native())
         pipeline.set_progress_bar_config(disable=True)
         guidance = json.loads((find("pocket") / "sprocket.json").read_text())["recommended"]["guidance_scale"]
         print(f"trained in {seconds:.0f} s: {asked.steps} steps, rank {asked.rank}", flush=True)

@@ -16,6 +16,7 @@ Times are nominal (a GPU of 100 TFLOP/s behind 20 GB/s): they order the ways, th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -159,11 +160,30 @@ def fits_in(way: Way, hardware: Hardware) -> bool:
             and (ram is None or way.forecast.ram_bytes <= int(ram * MEMORY_SHARE)))
 
 
-def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> Iterator[Way]:
-    """Every way worth looking at."""
-    work = stage_work(spec, shape, STEPS)
-    for placement in _placements(spec, shape, compute, hardware, policy):
-        yield _weigh(spec, shape, compute, hardware, policy, placement, work)
+def _weighed(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy) -> tuple[Way, ...]:
+    """Every way worth looking at. What is free now decides nothing here, so that what was weighed last can be kept."""
+    machine = replace(hardware, free_bytes=0, total_bytes=0, ram_bytes=None if hardware.ram_bytes is None else 0, gpus=())
+    return _weighed_on(_Known(spec), shape, compute, machine, policy)
+
+
+class _Known:
+    """A model's facts as something to look up by: they hold mappings, which have no hash."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec, self._hash = spec, hash(repr(spec))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and self.spec == other.spec
+
+
+@functools.lru_cache(maxsize=16)
+def _weighed_on(known: _Known, shape: Shape, compute: str, machine: Hardware, policy: Policy) -> tuple[Way, ...]:
+    work = stage_work(known.spec, shape, STEPS)
+    return tuple(_weigh(known.spec, shape, compute, machine, policy, placement, work)
+                 for placement in _placements(known.spec, shape, compute, machine, policy))
 
 
 def _weigh(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, policy: Policy, placement: Placement,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from app import input_view, inputs
 from app.errors import NotAllowed, NotFound
-from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobState, Project
+from app.history.records import Clip, ClipPage, ClipQuery, Forecast, Job, JobEvent, JobMark, JobState, Project
 from app.loras import Loras
 from app.refining import Refining
 from app.settings import Settings
@@ -244,6 +244,10 @@ class FakeStudio:
         waiting = sorted((j for j in every if j.state in WAITING), key=lambda j: j.rank)
         ended = [] if active_only else sorted((j for j in every if j.state.ended), key=lambda j: -(j.finished_at or 0))
         return tuple([*running, *waiting, *ended][:limit])
+
+    def marks(self) -> tuple[JobMark, ...]:
+        self._tick()
+        return tuple(JobMark(j.id, j.owner, j.status_seq, j.preview_seq) for j in list(self._jobs.values()) if not j.state.ended)
 
     def job_events(self, job_id: str, *, owner: str) -> tuple[JobEvent, ...]:
         return ()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, case, func, insert, select, update
 
 from app.errors import NotAllowed, NotFound
 from app.history.ids import new_id
-from app.history.records import Job, JobEvent, JobState, NewJob
+from app.history.records import Job, JobEvent, JobMark, JobState, NewJob
 from app.history.rows import act, event_of, job_of, job_row, locked_row, log
 from app.history.schema import job_events, jobs
 from app.history.transactions import Transactions
@@ -105,6 +105,11 @@ class Jobs:
         query = query.order_by(group, case((group == 2, -func.coalesce(jobs.c.finished_at, 0.0)), else_=jobs.c.rank),
                                jobs.c.id).limit(limit)
         return self._db.read(lambda c: tuple(job_of(row) for row in c.execute(query)))
+
+    def marks(self) -> tuple[JobMark, ...]:
+        """Of every job that runs or waits, whosever it is, oldest first."""
+        query = select(jobs.c.id, jobs.c.owner, jobs.c.status_seq, jobs.c.preview_seq).where(jobs.c.state.in_(AT_WORK + WAITING))
+        return self._db.read(lambda c: tuple(JobMark(*row) for row in c.execute(query.order_by(jobs.c.id))))
 
     def loras_in_use(self) -> set[str]:
         """The LoRAs of every job that runs or waits, whosever it is."""

@@ -223,6 +223,17 @@ class Leases:
         rows = self._db.read(lambda c: c.execute(query).all())
         return tuple(Claim(job_of(row), row.lease_token or "") for row in rows)
 
+    def waiting(self, limit: int = 32) -> tuple[Job, ...]:
+        """The first jobs that anybody may claim, in the order of claiming."""
+        query = select(jobs).where(jobs.c.state == JobState.QUEUED.value, jobs.c.reserved_by.is_(None))
+        rows = self._db.read(lambda c: c.execute(query.order_by(_turn(), jobs.c.rank, jobs.c.id).limit(limit)).all())
+        return tuple(map(job_of, rows))
+
+    def holder(self, job_id: str) -> ProcessId | None:
+        """Who has a job in hand; None where nobody has."""
+        row = self._db.read(lambda c: c.execute(select(jobs.c.holder).where(jobs.c.id == job_id, jobs.c.state.in_(HELD))).one_or_none())
+        return None if row is None else from_json(row.holder or "")
+
     def unfinished(self) -> tuple[Job, ...]:
         """Every job that has not ended."""
         ended = [state.value for state in JobState if state.ended]

@@ -20,7 +20,7 @@ from app.queue.devices import environment
 from app.queue.process import ProcessId, identify, oom_kills
 from app.queue.reports import REPORT_SECONDS, SUPERVISOR, WORKER, key_of
 from app.queue.worker import MEMORY_EXIT, UNUSABLE_EXIT
-from app.settings import Settings
+from app.settings import RAY, Settings
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,8 @@ class Minder:
             self._say(None)
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "app.queue.worker", "--data-dir", str(self._settings.data_dir),
+        program = "app.queue.dispatch" if self._settings.executor == RAY else "app.queue.worker"
+        command = [sys.executable, "-m", program, "--data-dir", str(self._settings.data_dir),
                    "--parent", str(os.getpid()), *(["--device", self._device] if self._device else [])]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._ordered = None

@@ -5,6 +5,7 @@ A thread of the web process. A worker is a child with its own memory: what crash
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 import time
@@ -19,8 +20,8 @@ from app.lock import FileLock
 from app.queue.devices import mode_of, wanted
 from app.queue.door import open_engine
 from app.queue.minder import Minder
-from app.settings import TOGETHER, Settings
-from engine.errors import SprocketError
+from app.settings import RAY, TOGETHER, Settings
+from engine.errors import InvalidRequest, SprocketError
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -49,9 +50,12 @@ class Supervisor:
     def start(self) -> None:
         """Recovers what an earlier end left behind, then starts the workers.
 
-        Raises DataDirBusy when another server works on this directory, and what `open_store` raises. A full disk is no
-        reason not to start: the page can say so.
+        Raises InvalidRequest (executor), DataDirBusy when another server works on this directory, and what `open_store` raises.
+        A full disk is no reason not to start: the page can say so.
         """
+        if self._settings.executor == RAY and importlib.util.find_spec("ray") is None:
+            raise InvalidRequest("executor", "is 'ray', and the package ray is not installed. "
+                                             "`pip install 'sprocket-studio[cluster]'` has it.")
         if self._store is None:
             self._store = open_store(self._settings)  # before the lock, which a repair takes for itself
         try:
@@ -122,7 +126,8 @@ class Supervisor:
     def _look_at_mode(self) -> None:
         mode = mode_of(self._history, self._settings)
         if mode != self._mode:
-            self._wanted = wanted(mode, open_engine(self._settings.engine).hardware())
+            there = self._settings.executor == RAY  # where every job gets devices of its own
+            self._wanted = ("",) if there else wanted(mode, open_engine(self._settings.engine).hardware())
             self._mode = mode
             log.warning("devices work %s: %d worker%s", mode, len(self._wanted), "" if len(self._wanted) == 1 else "s")
         self._mode_at = time.monotonic() + MODE_SECONDS

@@ -44,13 +44,31 @@ MEMORY_EXIT = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m app.queue.worker", description="Runs the queue of one data directory.")
+    options = options_of(arguments, "python -m app.queue.worker", "Runs the queue of one data directory.")
+    opened = set_up(options)
+    if isinstance(opened, int):
+        return opened
+    settings, store, stopping, engine = opened
+    try:
+        out_of_memory = work(settings, store, engine, stopping, parent=options.parent, only=options.only, device=options.device)
+    finally:
+        store.close()
+    return MEMORY_EXIT if out_of_memory else 0
+
+
+def options_of(arguments: list[str] | None, name: str, what: str) -> argparse.Namespace:
+    """The command line of a process that works on one queue."""
+    parser = argparse.ArgumentParser(prog=name, description=what)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--parent", type=int, help="end when this process does")
     parser.add_argument("--device", default="", help="the one GPU that this process sees, as its report names it")
     parser.add_argument("--only", metavar="JOB", help="run this waiting job and end")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def set_up(options: argparse.Namespace) -> tuple[Settings, Store, threading.Event, Engine] | int:
+    """Logs, signals, settings, the history (close it); or the exit code, where there is nothing to be done."""
     set_up_logs()
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below
     faulthandler.enable()
@@ -60,20 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = {"data_dir": options.data_dir, "engine": options.engine}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     stopping = threading.Event()
-    _stop_on_signals(stopping, settings.stop_seconds)
+    stop_on_signals(stopping, settings.stop_seconds)
     try:
         store = _opened(settings, stopping, options.parent)
     except (SchemaTooNew, HistoryDamaged) as error:
         log.error("%s", error)
         return UNUSABLE_EXIT
-    if store is None:
-        return 0
-    try:
-        out_of_memory = work(settings, store, open_engine(settings.engine), stopping, parent=options.parent, only=options.only,
-                             device=options.device)
-    finally:
-        store.close()
-    return MEMORY_EXIT if out_of_memory else 0
+    return 0 if store is None else (settings, store, stopping, open_engine(settings.engine))
 
 
 def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -> Store | None:
@@ -87,7 +98,8 @@ def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -
     return None
 
 
-def _stop_on_signals(stopping: threading.Event, seconds: float) -> None:
+def stop_on_signals(stopping: threading.Event, seconds: float) -> None:
+    """SIGTERM sets `stopping`, and ends this process by force so many `seconds` later; SIGINT is nothing to it."""
     def stop(number: int, frame: Any) -> None:
         stopping.set()
         if hasattr(signal, "setitimer"):  # the kernel ends a worker that does not come to its end

@@ -26,6 +26,7 @@ VIEWER, MAKER, ADMIN = Role.VIEWER, Role.MAKER, Role.ADMIN
 NEVER = None
 ROLES: Mapping[str, Role | None] = {
     "submit": MAKER, "submit_batch": MAKER, "batch": VIEWER, "cancel_batch": MAKER, "run_all_here": NEVER, "run_here": NEVER,
+    "marks": NEVER,
     "job": VIEWER, "jobs": VIEWER, "job_events": VIEWER, "current_job": VIEWER, "cancel": MAKER, "retry": MAKER, "duplicate": MAKER,
     "move": MAKER, "key_frames": VIEWER, "edit_key_frame": MAKER, "go_on": MAKER,
     "pause": MAKER, "resume": MAKER, "take_back": MAKER, "preview_path": VIEWER, "log_text": MAKER,
@@ -86,7 +87,7 @@ class OwnedStudio:
         if visitor is None and name in WITHOUT_ANYBODY:
             return use_case(*args, **kwargs)
         visitor = allowed(visitor, ROLES.get(name, ADMIN), f"{name.replace('_', ' ')}")
-        if "owner" in inspect.signature(use_case).parameters:
+        if has_owner(use_case):
             kwargs["owner"] = visitor.owner
         self._check_words(visitor, args, kwargs)
         if name in ADDING:
@@ -127,6 +128,16 @@ class OwnedStudio:
 
     def _held(self, owner: str) -> int:
         return usage_of(self._studio.store, owner).clip_bytes + self._belongings.size(owner)
+
+
+def has_owner(use_case: Callable[..., Any]) -> bool:
+    """Does it belong to an owner?"""
+    return _has_owner(getattr(use_case, "__func__", use_case))
+
+
+@functools.lru_cache(maxsize=256)
+def _has_owner(function: Callable[..., Any]) -> bool:
+    return "owner" in inspect.signature(function).parameters
 
 
 class Gated:

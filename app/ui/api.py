@@ -7,7 +7,7 @@
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
     client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
     client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
-    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video): more frames
+    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video, then, between)
     client.predict("ball goes up", api_name="/refine")        -> {text, original, notes, backend, tokens, max_tokens, fallback}
     client.predict("<job id>", api_name="/key_frames")        -> {frames: [...]} of a job with review; "/edit_key_frame", "/go_on" act on it
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
@@ -28,6 +28,7 @@ from app.queue.kinds import job_title
 from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
 from app.ui.refine_api import refine_endpoint
+from app.ui.sessions import LeanBlocks
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
@@ -86,7 +87,7 @@ def _identifier(name: str, value: Any) -> str:
     return value
 
 
-class Pages(gr.Blocks):
+class Pages(LeanBlocks):
     """Gradio's blocks, but a call with fewer values than parameters is one that leaves the last ones out.
 
     Gradio refuses it with an error it does not show: the caller of `POST /gradio_api/call/submit` with `{"data": ["a ball"]}` saw
@@ -182,16 +183,19 @@ def _models_endpoint(studio: Any) -> Callable[[], dict]:
 
 
 def _interpolate_endpoint(studio: Any) -> Callable[..., str]:
-    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None) -> str:
+    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None, then: Any = None,
+                    between: Any = None) -> str:
         """Queues more frames for a clip (its id) or a `video` (the name of an input) and returns the job id. `fps` of the result,
-        `slow` how many times slower, one of them at least. `method`: flow, which is motion interpolation and not generation, or
-        generate. /job tells how it gets on."""
-        wish = {"fps": fps, "slow": slow, "method": method or "flow"}
+        `slow` how many times slower, one of them at least. Or `then`: a second one, named as the first is, and `between` frames
+        (7) come between the two. `method`: flow, which is motion interpolation and not generation, or generate. /job tells how it
+        gets on."""
+        wish = {"fps": fps, "slow": slow, "method": method or "flow", "between": between}
         if (clip is None) == (video is None):
             raise InvalidRequest("clip", "or video, one of them, says what gets more frames.")
         if video is not None:
-            return studio.interpolations.submit_input(video, owner=OWNER, **wish).id
-        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, **wish).id
+            return studio.interpolations.submit_input(video, owner=OWNER, then="" if then is None else then, **wish).id
+        second = None if then is None else _identifier("then", then)
+        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, then=second, **wish).id
 
     return interpolate
 

@@ -128,8 +128,8 @@ def said(error: SprocketError) -> str:
 
 def tell_end(event: Any, name: str) -> None:
     """Tells `studio.js` when an event has been answered, well or with an error, so that the next one may begin."""
-    for ended in (event.success, event.failure):
-        ended(None, js=f"() => window.sprocket.answered('{name}')", queue=False, show_progress="hidden", api_visibility="private")
+    for ended, well in ((event.success, "true"), (event.failure, "false")):
+        ended(None, js=f"() => window.sprocket.answered('{name}', {well})", queue=False, show_progress="hidden", api_visibility="private")
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:

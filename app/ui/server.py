@@ -23,6 +23,7 @@ from app.ui.guard import Guard
 from app.ui.media import SAFE, media_routes
 from app.ui.monitor import Meter, monitor
 from app.ui.parts import said
+from app.ui.pulse import pulse_routes
 from app.ui.train import training_routes
 from app.ui.uploads import folder_of, upload_routes
 from engine.errors import SprocketError
@@ -43,11 +44,12 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 
     from app.ui.layout import ASSETS, build_ui, head, theme
+    from app.ui.sessions import keep_lean
     from app.ui.shared import owned, put_gate
 
     studio = owned(studio, access)
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
-    for router in (training_routes(studio), media_routes(studio), upload_routes(folder_of(settings))):
+    for router in (pulse_routes(whole), training_routes(studio), media_routes(studio), upload_routes(folder_of(settings))):
         app.include_router(router)
 
     @app.get("/studio/{name}")  # gradio has /assets itself
@@ -85,6 +87,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
         favicon_path=str(ASSETS / "logo.svg"),
         i18n=None,
     )
+    keep_lean(app)
     put_gate(app, access)
     app.add_middleware(Guard, hosts=settings.allowed_hosts)
     app.add_middleware(Meter, metrics=metrics)

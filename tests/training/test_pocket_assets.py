@@ -10,6 +10,7 @@ from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
 
 from training.pocket import world
+from training.pocket.arithmetic import native
 from training.pocket.captions import caption
 
 FOLDER = Path(__file__).parents[2] / "assets" / "pocket"
@@ -19,7 +20,7 @@ STAGE_TWO = FOLDER.with_name("pocket-stage2")
 
 @pytest.fixture(scope="module")
 def pipeline():
-    loaded = CogVideoXPipeline.from_pretrained(FOLDER, dtype=torch.bfloat16)
+    loaded = CogVideoXPipeline.from_pretrained(FOLDER, dtype=native())
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
@@ -47,7 +48,7 @@ def test_the_stock_pipeline_runs_it_at_its_native_size(pipeline):
 
 
 def test_the_stock_pipeline_of_image_to_video_runs_it_and_shares_what_it_can(pipeline):
-    animator = CogVideoXImageToVideoPipeline.from_pretrained(ANIMATOR, dtype=torch.bfloat16)
+    animator = CogVideoXImageToVideoPipeline.from_pretrained(ANIMATOR, dtype=native())
     animator.set_progress_bar_config(disable=True)
     for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
         assert (ANIMATOR / part).resolve() == FOLDER / part

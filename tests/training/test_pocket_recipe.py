@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training.pocket import denoiser, latents, reader, vae, world
+from training.pocket.arithmetic import native
 from training.pocket.attention import BatchedAttention, attend
 from training.pocket.models import Architecture, build_scheduler, build_transformer
 from training.pocket.optimizer import orthogonalise
@@ -47,6 +48,7 @@ TOY = Recipe(
         denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),
     ),
     animator_phases=(denoiser.DenoiserPhase(2, 288, ((9, 3, 1.0),)),),
+    preview_clips=2,
 )
 
 
@@ -105,13 +107,13 @@ def test_the_export_runs_in_the_stock_pipeline(tmp_path, small_shards):
     shop = Workshop(tmp_path)
     run_all(TOY, shop)
     facts = export(TOY, shop, tmp_path / "out")
-    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "out", dtype=native())
     assert pipeline.vae.config.scaling_factor == facts["scaling_factor"]
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline("a red ball rises", num_frames=9, num_inference_steps=2, max_sequence_length=48, output_type="np")
     assert result.frames.shape == (1, 9, 128, 192, 3)
     assert np.isfinite(result.frames).all()
-    animator = CogVideoXImageToVideoPipeline.from_pretrained(tmp_path / "out-i2v", dtype=torch.bfloat16)
+    animator = CogVideoXImageToVideoPipeline.from_pretrained(tmp_path / "out-i2v", dtype=native())
     assert torch.equal(animator.vae.decoder.conv_in.conv.weight, pipeline.vae.decoder.conv_in.conv.weight)
     animator.set_progress_bar_config(disable=True)
     picture = Image.new("RGB", (192, 128), "navy")

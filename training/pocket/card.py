@@ -85,7 +85,8 @@ vision (`bench/pocket_vision.py`), which reads drawings with known truth at 98 %
 6. Image to video: the same transformer with as many input channels again, which at first weigh nothing; the first
    frame, encoded by itself, stands in them. The text encoder stays as it is.
 
-Muon for matrices, Adam for the rest, bf16 autocast with fp32 weights, running averages released in bf16.
+Muon for matrices, Adam for the rest, bf16 autocast (fp32 where a processor has no bf16) with fp32 weights,
+running averages released in bf16.
 
 {curves}
 

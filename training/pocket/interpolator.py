@@ -23,6 +23,7 @@ from engine.interpolate.levels import rate_words
 from engine.interpolate.stage_two import StageTwo
 
 from . import world
+from .arithmetic import mixed
 from .captions import caption
 from .denoiser import CAPTION_DROPOUT, SUBJECT_WEIGHT, TEXT_LENGTH_SHARES, TEXT_LENGTHS, focus, predict, to_tokens
 from .latents import latent_mask, to_tensor
@@ -90,7 +91,7 @@ def make_shard(vae, folder: Path, number: int, *, seed: int, device: str = "cpu"
         begin = tuple(int(rng.integers(0, GRID - step * (SLOTS - 1) + 1)) for step in FINE)
         for place in places(begin):  # type: ignore[arg-type]
             clip = world.render(scene, GRID + 1, only=range(place, place + 1))
-            with torch.autocast(device, torch.bfloat16):
+            with mixed(device):
                 posterior = vae.encode(to_tensor(clip.video, device)).latent_dist
             moments.append(torch.stack([posterior.mean[0, :, 0], posterior.std[0, :, 0]]).bfloat16().cpu())
             masks.append(torch.from_numpy(latent_mask(clip.mask)[0]))

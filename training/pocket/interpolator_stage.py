@@ -16,6 +16,7 @@ from engine.interpolate.stage_two import StageTwo
 from engine.spec import read_spec
 
 from . import denoiser
+from .arithmetic import mixed
 from .attention import BatchedAttention
 from .interpolator import SCENES, SLOTS, Interpolation, draw_windows, interpolation_loss, load_frames, make_shard
 from .models import build_scheduler
@@ -55,7 +56,7 @@ def _training(stage: Interpolation, released: Path, folder: Path, scale: float, 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = draw_windows(frames, tokenizer, stage, scale, seed=seed, step=step).to(device)
         cos, sin = denoiser.rotary(batch.latents.shape[1], head_dim=head)
-        with torch.autocast(device, torch.bfloat16):
+        with mixed(device):
             with torch.no_grad():
                 text = text_encoder(batch.ids).last_hidden_state
             return interpolation_loss(model, transformer, alphas, batch, text, (cos.to(device), sin.to(device)))

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import world
+from .arithmetic import mixed
 
 SHARD = 100
 """Clips in a shard."""
@@ -80,7 +81,7 @@ def make_shard(vae: AutoencoderKLCogVideoX, folder: Path, shelf: Shelf, number: 
 
 def _moments(vae: AutoencoderKLCogVideoX, video: np.ndarray, device: str) -> Tensor:
     """Mean and deviation, bf16 (2, C, f, h, w), of a clip (F, H, W, 3)."""
-    with torch.autocast(device, torch.bfloat16):
+    with mixed(device):
         posterior = vae.encode(to_tensor(video, device)).latent_dist
     return torch.stack([posterior.mean[0], posterior.std[0]]).bfloat16().cpu()
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from . import denoiser, latents, reader, vae, world
+from .arithmetic import mixed
 from .attention import BatchedAttention
 from .interpolator import Interpolation
 from .models import (
@@ -59,6 +60,8 @@ class Recipe:
     animator_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.ANIMATOR_PHASES
     animator_lr: float = 2e-3
     interpolation: Interpolation = field(default_factory=Interpolation)
+    preview_clips: int = 48
+    """Clips that the map from latents to preview colours is fitted on."""
     recommended_steps: int = 20
     recommended_guidance: float = 2.5
 
@@ -117,7 +120,7 @@ def _vae_loss_at(model, recipe: Recipe, phases, device: str, first_step: int = 0
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         phase = vae.phase_at(step, phases)
         video, mask = vae.crop_batch(recipe.seed, first_step + step, phase)
-        with torch.autocast(device, torch.bfloat16):
+        with mixed(device):
             return vae.vae_loss(model, video.to(device), mask.to(device), first_step + step)
 
     return loss_at
@@ -150,7 +153,7 @@ def run_reader(recipe: Recipe, shop: Workshop) -> None:
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         ids, right = reader.draw_captions(tokenizer, recipe.reader_phase, seed=recipe.seed, step=step)
-        with torch.autocast(shop.device, torch.bfloat16):
+        with mixed(shop.device):
             states = model["text_encoder"](ids.to(shop.device)).last_hidden_state
             return reader.reading_loss(model["reading"], states, right.to(shop.device))
 
@@ -208,7 +211,7 @@ def run_animator(recipe: Recipe, shop: Workshop) -> None:
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch, rope = draw(step)
-        with torch.autocast(shop.device, torch.bfloat16):
+        with mixed(shop.device):
             with torch.no_grad():
                 text = text_encoder(batch.ids).last_hidden_state
             loss, plain, _ = denoiser.v_error(model, alphas, batch, text, rope)
@@ -256,7 +259,7 @@ def _denoiser_loss_at(model, recipe: Recipe, shop: Workshop):
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch, rope = draw(step)
-        with torch.autocast(shop.device, torch.bfloat16):
+        with mixed(shop.device):
             return denoiser.v_loss(model, alphas, batch, rope)
 
     return loss_at
@@ -289,12 +292,12 @@ def _run(state: TrainState, schedule: Schedule, loss_at, shop: Workshop) -> None
 
 
 @torch.no_grad()
-def fit_latent_rgb(model, scale: float, *, seed: int, device: str = "cpu", clips: int = 48) -> dict:
+def fit_latent_rgb(model, scale: float, *, seed: int, clips: int, device: str = "cpu") -> dict:
     """Least-squares linear map from one scaled latent cell to the mean RGB, 0..1, of its 8x8 patch."""
     rows, colours = [], []
     for index in range(clips):
         clip = world.render(world.scene_at(seed + 77, index), 9)
-        with torch.autocast(device, torch.bfloat16):
+        with mixed(device):
             mean = model.encode(latents.to_tensor(clip.video, device)).latent_dist.mean[0].float().cpu() * scale
         rows.append(mean.permute(1, 2, 3, 0).reshape(-1, mean.shape[0]))
         patches = clip.video.reshape(9, 16, 8, 24, 8, 3).mean((2, 4)) / 255
@@ -311,7 +314,7 @@ def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
     model = load_vae(recipe, shop)
     scale = latent_scale(recipe, shop)
     model.register_to_config(scaling_factor=scale)
-    rgb = fit_latent_rgb(model, scale, seed=recipe.seed, device=shop.device)
+    rgb = fit_latent_rgb(model, scale, seed=recipe.seed, clips=recipe.preview_clips, device=shop.device)
     pair = trained_denoiser(recipe, shop)
     recommended = {
         "num_inference_steps": recipe.recommended_steps,

@@ -10,6 +10,7 @@ from app.history.records import Clip, ClipPage, Project
 from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
 from app.ui.html.common import ago, between_words, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
+from app.ui.html.fill import fill_html
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
 from app.ui.html.loras import told
@@ -25,8 +26,8 @@ def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], model
     return f"{head}{_filters(at, projects, models)}{body}{_pages(page, at)}"
 
 
-def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address) -> str:
-    """One clip: the video, what to do with it, where it comes from and all that made it."""
+def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address, others: Sequence[Clip] = ()) -> str:
+    """One clip: the video, what to do with it, where it comes from and all that made it. `others`: clips that may follow it."""
     back = at.href(clip="", view="gallery")
     star = button(
         "★ Favourite" if clip.favourite else "☆ Favourite",
@@ -45,7 +46,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
             + link("Download", clip_url(clip.id) + "?download=1", download=True)
             + button("Move to trash", "trash", kind="quiet-bad", clip=clip.id)
         )
-    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip)
+    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip) + fill_html(clip, others)
     video = (
         '<div class="screen-note"><p><b>The file is missing</b></p><p>It was moved or deleted outside Sprocket. '
         "Its settings are still here.</p></div>"

@@ -70,14 +70,19 @@ def hierarchy_html(clip: Clip) -> str:
         return ""
     given, edited = _numbers(said.get("given")), _numbers(said.get("edited"))
     stride = max(1, said["stride"]) if isinstance(said.get("stride"), int) else 1
-    rows = [_level("Key frames", said.get("key_fps"), said.get("key_frames"), "", _marks(clip.frames, stride, stride * 2, given, edited))]
+    between = frozenset(_numbers(said.get("between")))
+    if between:
+        rows = [_level("Frames of both clips", said.get("key_fps"), said.get("key_frames"), "", _fill_marks(clip.frames, between, stride))]
+    else:
+        marks = _marks(clip.frames, stride, stride * 2, given, edited)
+        rows = [_level("Key frames", said.get("key_fps"), said.get("key_frames"), "", marks)]
     for number, level in enumerate(said["levels"][:16], start=1):
         if not isinstance(level, dict):
             continue
         fresh = max(1, stride >> number)
         blocks = level.get("blocks")
         words = f"{level.get('makes')} made in {blocks} block{'' if blocks == 1 else 's'}"
-        marks = _marks(clip.frames, fresh, fresh * 2, given, ())
+        marks = _fill_marks(clip.frames, between, fresh) if between else _marks(clip.frames, fresh, fresh * 2, given, ())
         rows.append(_level(f"Round {number}", level.get("fps"), level.get("frames"), words, marks))
     legend = "" if not given else '<p class="quiet"><i class="mark given"></i> your images, unchanged in the clip</p>'
     return (
@@ -102,6 +107,17 @@ def _marks(frames: int, stride: int, old: int, given: Sequence[int], edited: Seq
     kinds = [(kind_of(index), index) for index in places]
     kinds += [("given", index) for index in there if index not in places]
     return "".join(f'<i class="mark {kind}" style="left:{index / last * 100:.2f}%"></i>' for kind, index in kinds)
+
+
+def _fill_marks(frames: int, between: frozenset[int], apart: int) -> str:
+    """As `_marks`, where frames of two clips are `old` and those between them were made, `apart` from each other."""
+    last, begin, shown = max(1, frames - 1), min(between) - 1, []
+    for index in range(0, frames, max(1, -(-frames // MOST_MARKS))):
+        if index not in between:
+            shown.append(("old", index))
+        elif (index - begin) % apart == 0:
+            shown.append(("new" if (index - begin) // apart % 2 else "old", index))
+    return "".join(f'<i class="mark {kind}" style="left:{index / last * 100:.2f}%"></i>' for kind, index in shown)
 
 
 def _numbers(value: object) -> tuple[int, ...]:

@@ -1,0 +1,110 @@
+"""Sending jobs to a Ray cluster: what is sent when, without Ray; and with a real local one of two places, where ray is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from app.history.records import Job, JobState
+from app.queue.dispatch import Room, next_to_send, ranks_of
+from app.queue.supervisor import Supervisor
+from app.settings import Settings
+from app.studio import Studio, open_studio
+from engine.errors import InvalidRequest
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+
+
+def job_like(studio: Studio, **values: object) -> Job:
+    return studio.submit({"prompt": "x", **values})
+
+
+def test_a_job_gets_a_gpu_for_each_rank_or_a_core_where_there_are_none(studio: Studio) -> None:
+    one = job_like(studio)
+    four = replace(one, request={**one.request, "parallel": "cfg=2,ulysses=2"})
+    bad = replace(one, request={**one.request, "parallel": "many"})
+    assert [ranks_of(job) for job in (one, four, bad)] == [1, 4, 1]
+    cores, gpus = Room({"CPU": 1.0}, 0), Room({"CPU": 8.0, "GPU": 3.0}, 2)
+    assert cores.need(four) == {"num_cpus": 1} and gpus.need(one) == {"num_cpus": 0, "num_gpus": 1}
+    assert gpus.need(four) == {"num_cpus": 0, "num_gpus": 2}  # no node has more; the plan says so
+    assert cores.holds(cores.need(one)) and not Room({"CPU": 0.5}, 0).holds({"num_cpus": 1})
+    assert gpus.holds(gpus.need(four)) and not Room({"CPU": 8.0, "GPU": 1.0}, 2).holds(gpus.need(four))
+
+
+def test_jobs_are_sent_in_order_and_nobody_overtakes(studio: Studio) -> None:
+    first = job_like(studio)
+    big = replace(first, id="b" * 32, request={**first.request, "parallel": "cfg=2"})
+    small = replace(first, id="c" * 32)
+    room = Room({"GPU": 1.0}, 2)
+    assert next_to_send((), {}, lambda: pytest.fail("it was asked")) is None
+    assert next_to_send((first, big, small), {}, lambda: room) == first
+    assert next_to_send((first, big, small), {first.id: 0}, lambda: room) is None  # the small one would fit; it waits its turn
+    assert next_to_send((first, big), {first.id: 0}, lambda: Room({"GPU": 2.0}, 2)) == big
+
+
+def test_what_may_be_sent_is_what_may_be_claimed(studio: Studio) -> None:
+    ids = [job_like(studio).id for _ in range(3)]
+    studio.pause(ids[1])
+    assert [job.id for job in studio.store.leases.waiting()] == [ids[0], ids[2]]
+    assert studio.store.leases.holder(ids[0]) is None
+
+
+def test_settings_and_a_missing_package_are_refused_in_words(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequest, match="must be here or ray"):
+        Settings(executor="slurm")
+    monkeypatch.setattr("app.queue.supervisor.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InvalidRequest, match=r"sprocket-studio\[cluster\]"):
+        Supervisor(settings.model_copy(update={"executor": "ray"})).start()
+
+
+def until(what: Callable[[], object], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def clustered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Studio, Supervisor]]:
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.3")
+    there = settings.model_copy(update={"executor": "ray"})
+    supervisor = Supervisor(there)
+    supervisor.start()
+    studio = open_studio(there)
+    yield studio, supervisor
+    studio.close()
+    supervisor.close()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(not HAS_RAY, reason="the package ray is not installed: pip install 'sprocket-studio[cluster]'")
+def test_two_places_of_a_real_ray_progress_cancel_and_a_killed_place(clustered: tuple[Studio, Supervisor]) -> None:
+    studio, supervisor = clustered
+    jobs = [studio.submit({"prompt": f"clip {number}"}).id for number in range(3)]
+    until(lambda: all(studio.job(job).step >= 1 for job in jobs[:2]))  # both at once, told as ever
+    assert studio.status().worker_alive and studio.job(jobs[2]).state is JobState.QUEUED
+    holders = [studio.store.leases.holder(job) for job in jobs[:2]]
+    assert None not in holders and holders[0] != holders[1]
+    studio.cancel(jobs[0])
+    until(lambda: studio.job(jobs[0]).state is JobState.CANCELLED, 20)
+    assert holders[1] is not None
+    place = psutil.Process(holders[1].pid).ppid()
+    os.kill(place, signal.SIGKILL)  # Ray's own worker; the kernel ends ours with it
+    until(lambda: all(studio.job(job).state is JobState.DONE for job in jobs[1:]))
+    again = studio.job(jobs[1])
+    assert again.attempt == 2 and (again.resumed_from or 0) >= 1
+    assert studio.clip_path(jobs[1]).is_file() and studio.clip_path(jobs[2]).is_file()
+    last = studio.submit({"prompt": "one more"}).id
+    until(lambda: studio.job(last).step >= 2)
+    below = psutil.Process(supervisor.worker_pid).children(recursive=True)
+    supervisor.close()
+    until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below), 30)
+    handed_back = studio.job(last)
+    assert handed_back.state is JobState.QUEUED and studio.job_events(last)[-1].detail == "the worker was stopped"
