@@ -194,7 +194,7 @@ def _work(run: RunDir, settings: Any, processes: int, as_json: bool) -> int:
     from engine.hardware import detect
 
     machine = detect(config.device or None)
-    choice = choose_memory(spec, config, machine)
+    choice = choose_memory(spec, config, machine, ranks=processes)
     say(f"{config.name}: {choice.bytes / 2**30:.2f} GiB expected, about {config.steps * step_seconds(choice, machine) / 60:.0f} min")
     run.set_state(RunState("waiting", run.state().step, config.steps))
     command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),

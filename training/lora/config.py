@@ -34,6 +34,7 @@ METHODS = ("lora", "full")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BASES = ("same", "int8", "fp8")
 MEMORY = ("auto", "keep", "recompute", "offload")
+SHARDING = ("no", "fsdp")
 STREAMING = ("auto", "no", "ram", "disk")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_RANK = 1024
@@ -112,6 +113,8 @@ class TrainConfig:
     """How the frozen base's matrices are stored: 'same' as the arithmetic, 'int8', 'fp8'."""
     memory: str = "auto"
     """What is kept of a block for its gradient: 'keep' all, 'recompute' it from its input, 'offload' that input too; 'auto' by budget."""
+    sharding: str = "no"
+    """'fsdp': several processes hold a share of the base each (of all weights with method full), and gather a block when it works."""
     streaming: str = "auto"
     """Whether the base's blocks wait in 'ram' or on the 'disk' until they are needed, or 'no': 'auto' where the budget wants it. The bits
     are the same."""
@@ -167,7 +170,7 @@ class TrainConfig:
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 WORDS = {"int": "whole number", "float": "number", "bool": "yes or no"}
 HARMLESS = ("keep", "save_steps", "save_seconds", "preview_steps", "preview_prompts", "preview_seed", "preview_frames", "preview_sampling",
-            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming")
+            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming", "sharding")
 """May be otherwise when a run goes on: the weights come out the same."""
 
 
@@ -240,7 +243,7 @@ def _of_kind(name: str, value: Any) -> Any:
 
 def _check_words(config: TrainConfig) -> None:
     for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
-                        ("memory", MEMORY), ("streaming", STREAMING), ("device", ("", "cpu", "cuda"))):
+                        ("memory", MEMORY), ("streaming", STREAMING), ("sharding", SHARDING), ("device", ("", "cpu", "cuda"))):
         value = getattr(config, name)
         if value not in known:
             raise InvalidRequest(name, f"is {str(value)[:40]!r}. Use one of {', '.join(filter(None, known))}.", suggestion=known[0])
@@ -292,6 +295,12 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.streaming in ("ram", "disk") and config.memory == "keep":
         raise InvalidRequest("streaming", f"is {config.streaming}, and memory keep would keep every block's weights on the device. Use "
                                           "memory recompute or auto.", suggestion="auto")
+    if config.sharding == "fsdp" and config.streaming in ("ram", "disk"):
+        raise InvalidRequest("sharding", f"is fsdp, and streaming is {config.streaming}; weights are shared out or they wait elsewhere. "
+                                         "Use one of the two.", suggestion="no")
+    if config.sharding == "fsdp" and config.method == "full" and config.optimizer not in ("adam", "adamw"):
+        raise InvalidRequest("optimizer", f"is {config.optimizer}, whose state cannot be shared out with all weights. Use adamw, or "
+                                          "sharding no.", suggestion="adamw")
     if config.dora and config.streaming in ("ram", "disk"):
         raise InvalidRequest("dora", f"needs the base's own numbers at once, and streaming is {config.streaming}. Use streaming no, or no "
                                      "dora.")

@@ -18,7 +18,7 @@ from engine.memory.encoder import encode_frames_bytes
 from engine.memory.peak import CONTEXT_BYTES
 from engine.memory.placement import NUMBER_BYTES, Home, everywhere
 from engine.memory.shapes import Shape, latent_frames, tokens
-from engine.memory.weights import WAITING_BLOCKS, layout, working_bytes
+from engine.memory.weights import WAITING_BLOCKS, layout, slot_bytes, working_bytes
 from engine.spec import ModelSpec
 from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TrainConfig
@@ -57,8 +57,9 @@ class Choice:
         return f"{words}; the base's blocks come from {where} as they are needed" if where else words
 
 
-def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None) -> Choice:
-    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said.
+def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None, *, ranks: int = 1) -> Choice:
+    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said. `ranks`: processes, which may share the
+    weights out.
 
     Raises `CannotFit` where not even the least fits, with what would.
     """
@@ -66,7 +67,7 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
     tried = []
     for policy, streamed in _ways(spec, config, machine, wanted):
-        choice = cost(spec, config, machine, policy, bucket, streamed)
+        choice = cost(spec, config, machine, policy, bucket, streamed, ranks)
         if choice.bytes <= limit:
             return choice
         tried.append(choice)
@@ -85,7 +86,8 @@ def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequen
     """(policy, where the base's blocks wait) from the fastest to the smallest. A streamed block cannot be kept whole: its weights would
     be kept with it."""
     source = {"auto": "ram" if machine.device.startswith("cuda") else "disk", "no": ""}.get(config.streaming, config.streaming)
-    if config.streaming == "auto" and (config.dora or config.method == "full" or spec.layers <= WAITING_BLOCKS or words == ("keep",)):
+    never = config.sharding != "no" or config.dora or config.method == "full" or spec.layers <= WAITING_BLOCKS or words == ("keep",)
+    if config.streaming == "auto" and never:
         source = ""
     resident = [] if config.streaming in ("ram", "disk") else [(policy, "") for policy in _policies(spec.layers, words)]
     if not source:
@@ -95,7 +97,7 @@ def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequen
 
 
 def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None,
-         streamed: str = "") -> Choice:
+         streamed: str = "", ranks: int = 1) -> Choice:
     """Memory and arithmetic of one update with `policy`, the base's blocks `streamed` from 'ram' or 'disk' or on the device ('')."""
     frames, height, width = bucket or (spec.native_frames, spec.native_height, spec.native_width)
     dtype = config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
@@ -116,6 +118,10 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
     # Of a whole model each number is a weight already; autocast keeps a rounded copy of those at work.
     weights = {"weights": trained * (4 if number == 4 else 6), "trained": held - 4 * trained} if full else {
         "weights": working_bytes(layout(spec, "transformer"), home, dtype), "lora": held}
+    if config.sharding == "fsdp" and ranks > 1:  # a share of all, and two blocks whole: the one at work and the one that arrives
+        there = slot_bytes(layout(spec, "transformer"), Home(stored, "streamed"), dtype)
+        weights = {name: size if name == "lora" else size // ranks for name, size in weights.items()}
+        weights["weights"] += there
     parts = weights | {
              "blocks": int(kept), "work": int(at_work + 6 * one_map + latents)
              + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}

@@ -32,6 +32,7 @@ from training.lora.order import Order, first_visit, share
 from training.lora.rundir import RunDir
 from training.lora.samples import Sample, SampleSet
 from training.lora.schedules import factor
+from training.lora.sharding import whole
 from training.lora.streams import seed_of
 from training.lora.trained import Trained
 
@@ -75,6 +76,10 @@ class Trainer:
         self.spec: ModelSpec = model.spec
         self.adapter: Trained = (FullWeights(model.transformer, config, self.spec.path) if config.method == "full"
                                  else Adapter(model.transformer, config))
+        self.sharded = config.sharding == "fsdp" and self.world.size > 1
+        """Every pass through the model takes all processes."""
+        if self.sharded:
+            self.adapter.share_out(model.device)
         use_policy(model.transformer, policy or ("keep",) * self.spec.layers)
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)
@@ -98,11 +103,14 @@ class Trainer:
         return wrong
 
     def save(self) -> None:
-        """Raises `StorageBlocked`."""
+        """By the first process; the others only help to gather what is shared out. Raises `StorageBlocked`."""
+        if self.world.rank and not self.adapter.shared_out:
+            return
         tensors, rest = state_of(self.optimizer)
         average = None if self.adapter.average is None else self.adapter.final()
-        checkpoint.save_state(self.run.checkpoints, checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest,
-                                                                     self.bad_steps, self.seconds), self.config.keep)
+        state = checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest, self.bad_steps, self.seconds)
+        if not self.world.rank:
+            checkpoint.save_state(self.run.checkpoints, state, self.config.keep)
 
     # ---- one update
 
@@ -160,12 +168,15 @@ class Trainer:
         if self.world.size > 1:
             self.world.add(loss)
             for gradient in gradients:
-                self.world.add(gradient)
+                if self.adapter.shared_out:
+                    gradient.mul_(self.world.size)  # FSDP summed them already, and took the mean
+                else:
+                    self.world.add(gradient)
         if self.model.dtype == torch.float16:
             for gradient in gradients:
                 gradient.div_(FP16_SCALE)
         most = self.config.max_grad_norm or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most))
+        return float(whole(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most)))
 
     # ---- looking
 

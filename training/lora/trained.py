@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.lora.config import TrainConfig
+from training.lora.sharding import as_is, whole
 
 
 class Trained:
@@ -20,6 +21,20 @@ class Trained:
         self.transformer, self.config = transformer, config
         self.parameters: dict[str, torch.nn.Parameter] = dict(parameters)
         self.average: dict[str, Tensor] | None = None
+        self.shared_out = False
+        """Whether each process holds a share: then all of them must ask for the weights together."""
+
+    def share_out(self, device: torch.device) -> None:
+        """Let every process hold a share of what is large. Before anything else happens to the weights."""
+        from training.lora.sharding import shard
+
+        shard(self.transformer, device)
+        if any("lora_" in name for name in self.parameters):
+            return  # a LoRA is small
+        self.shared_out = True
+        self.parameters = dict(sorted(self.transformer.named_parameters()))
+        if self.average is not None:
+            self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def begin_average(self) -> None:
         """Where the settings want a running average, it begins with the weights as they are."""
@@ -28,19 +43,20 @@ class Trained:
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of the trained weights on the processor."""
-        return {name: parameter.detach().cpu().clone().contiguous() for name, parameter in self.parameters.items()}
+        return {name: whole(parameter.detach()).cpu().clone().contiguous() for name, parameter in self.parameters.items()}
 
     def final(self) -> dict[str, Tensor]:
         """What is exported: the running average where there is one."""
-        return self.tensors() if self.average is None else {name: value.cpu().clone() for name, value in self.average.items()}
+        return self.tensors() if self.average is None else {name: whole(value).cpu().clone() for name, value in
+                                                                   self.average.items()}
 
     def load(self, tensors: Mapping[str, Tensor], average: Mapping[str, Tensor] | None) -> None:
         """Raises KeyError or RuntimeError for other names or shapes."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[name])
+                parameter.copy_(as_is(tensors[name], parameter))
                 if self.average is not None:
-                    self.average[name].copy_((average or tensors)[name])
+                    self.average[name].copy_(as_is((average or tensors)[name], parameter))
 
     def update_average(self, step: int) -> None:
         """After update number `step`; a young average forgets faster."""

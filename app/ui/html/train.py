@@ -16,6 +16,7 @@ from training.lora.config import (
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
+    SHARDING,
     STREAMING,
     TARGETS,
     TRACKERS,
@@ -33,7 +34,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
     "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
-    "Memory and device": ("precision", "base", "memory", "streaming", "device", "threads"),
+    "Memory and device": ("precision", "base", "memory", "streaming", "sharding", "device", "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
                             "eval_clips",
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
@@ -41,7 +42,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "several, separated by ;"}
 CHOICES: Mapping[str, tuple[str, ...]] = {"method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS,
                                           "base": BASES,
-                                          "memory": MEMORY, "streaming": STREAMING, "targets": tuple(TARGETS),
+                                          "memory": MEMORY, "streaming": STREAMING, "sharding": SHARDING, "targets": tuple(TARGETS),
                                           "device": ("", "cuda", "cpu")}
 
 
