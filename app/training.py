@@ -83,7 +83,7 @@ class Trainings:
 
     def __init__(self, settings: Settings, store: Store, loras: Loras, *, spec: Callable[[str], ModelSpec],
                  hardware: Callable[[str | None], Hardware], project: Callable[[str | None, str], str],
-                 list_model: Callable[[Path], str] = str) -> None:
+                 list_model: Callable[[str], str] = str) -> None:
         """`list_model`: puts a model's folder among the studio's models; its name."""
         self._list_model = list_model
         self._settings, self._store, self._loras = settings, store, loras
@@ -194,7 +194,7 @@ class Trainings:
         folder = self.run(run_id).model_folder(card.config.name)
         if not folder.is_dir():
             raise NotAllowed("This run has saved no model yet. Press Save now, and wait for the step to end.")
-        return self._list_model(folder)
+        return self._list_model(str(folder))
 
     def delete(self, run_id: str, *, owner: str) -> RunCard:
         """With checkpoints and previews; a LoRA on the shelf stays. Raises NotAllowed while it works."""
