@@ -32,7 +32,7 @@ def use_html(card: RunCard, prompt: str, comparisons: Sequence[Comparison] = (),
     seed = str(card.config.preview_seed) if seed is None else seed
     if card.active or not card.state.step or card.state.state not in ("done", "stopped", "paused") or card.config.dora:
         return ""
-    strength = "" if card.config.method == "full" else (  # a whole model is used or not
+    strength = "" if card.config.method != "lora" else (  # a whole model is used or not
         '<label><span>Strength (1 is as trained)</span><span class="lora-weight">'
         f'<input type="range" name="weight" min="0" max="{EVERYDAY_WEIGHT:g}" step="0.05" '
         f'value="{esc(weight)}" data-shown><output>{esc(weight)}</output></span></label>')
