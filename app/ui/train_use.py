@@ -56,7 +56,8 @@ def train_use(click: Click) -> Changes:
             raise  # Create is on the screen already, and says it there
         return _at_run(click, card, str(error))
     if card.config.method != "lora":
-        notice = f"{short(card.config.name, 40)} is a model of its own, and chosen."
+        how = " Ask for key frames, and it makes those between." if card.config.method == "stage-two" else ""
+        notice = f"{short(card.config.name, 40)} is a model of its own, and chosen.{how}"
         return create.fill(click.studio, click.parts, request, notice) | {click.parts.at: Address(view="create").href()}
     strength = "the strength it was trained at" if weight == 1 else f"strength {weight:g}"
     notice = f"{short(card.config.name, 40)} is used, at {strength}."
