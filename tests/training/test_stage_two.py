@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from engine.interpolate.adapter import load_adapter, read_facts
 from engine.interpolate.conditioning import filled
 from engine.interpolate.levels import rate_words
 from engine.interpolate.planning import stage_two_of
+from engine.models.catalogue import find
 from engine.models.cogvideox import CogVideoX
 from engine.spec import read_spec
 from tests.engine.tiny import CPU
@@ -20,6 +22,7 @@ from tests.training.lora_tools import base_of, config, trainer
 from training.data.alone import FramesAlone
 from training.data.encode import LoadedEncoders
 from training.lora.config import TrainConfig
+from training.lora.forecast import choose_memory
 from training.lora.objective import squared_error
 from training.lora.rundir import RunDir
 from training.lora.samples import Clip, HeldSample, HeldSet, encode_set
@@ -127,6 +130,14 @@ def test_frames_are_encoded_alone_and_words_at_each_rate(tiny_base: Path) -> Non
     torch.testing.assert_close(held.latents()[0], moments[:4].clone(), rtol=0, atol=1e-6)
     assert torch.equal(held.text(), alone.text("a fox"))
     model.close()
+
+
+def test_its_forecast_is_of_a_window() -> None:
+    spec = read_spec(find("pocket"), "pocket")
+    wanted = TrainConfig(model="pocket", dataset="d", name="n", method="stage-two", rank=16)
+    window = (4 * (SLOTS - 1) + 1, spec.native_height, spec.native_width)
+    assert choose_memory(spec, wanted, CPU) == choose_memory(spec, wanted, CPU, window)
+    assert choose_memory(spec, replace(wanted, targets="attention"), CPU).bytes == choose_memory(spec, wanted, CPU).bytes
 
 
 @pytest.mark.parametrize("changes", [{"dora": True}, {"dropout": 0.1}, {"sharding": "fsdp"}, {"alpha": 4}])

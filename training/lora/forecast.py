@@ -65,7 +65,7 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
     Raises `CannotFit` where not even the least fits, with what would.
     """
     if bucket is None and config.method == "stage-two":  # as many latent frames as a window has slots
-        bucket = ((SLOTS - 1) * spec.frame_step + 1, spec.native_height, spec.native_width)
+        bucket = ((SLOTS - 1) * spec.temporal_scale + 1, spec.native_height, spec.native_width)
     limit = int(min(machine.free_bytes, config.budget or machine.free_bytes) * SHARE)
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
     tried = []
