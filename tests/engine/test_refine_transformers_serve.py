@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -56,12 +57,12 @@ def test_its_words_arrive_one_by_one_and_are_judged(served: tuple[str, str]) -> 
     url, model = served
     seen: list[str] = []
     found = refine_by_chat(ASK, Endpoint(url, model, seconds=60), "endpoint", on_text=seen.append)
-    assert len(seen) > 3 and all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert len(seen) > 3 and all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
     assert set(seen[-1].split()) <= set(WORDS.split())
     assert found.fallback and found.text == ASK.text and found.notes, "random words are no description of this"
 
 
 def test_a_model_it_does_not_have_is_said(served: tuple[str, str]) -> None:
     url, _ = served
-    with pytest.raises(RefinerFailed, match="127.0.0.1"):
+    with pytest.raises(RefinerFailed, match=r"127\.0\.0\.1"):
         refine_by_chat(ASK, Endpoint(url, "nobody/has-this", seconds=60), "endpoint")
