@@ -69,7 +69,7 @@ class Studio:
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
         self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
-                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id)
+                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id, list_model=self.hub.add_folder)
         """Training runs: start, watch, pause, resume, `sprocket train`."""
         self.interpolations = Interpolations(self)
         """More frames for a clip or a video, `sprocket interpolate`."""

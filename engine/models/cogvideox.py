@@ -6,7 +6,7 @@ Paper: https://arxiv.org/abs/2408.06072
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from engine.errors import OutputRejected
+from engine.interpolate import community
 from engine.memory import Placement, everywhere
 from engine.models import (
     accelerate,
@@ -140,6 +141,18 @@ class CogVideoX:
         return conditioning.beside_noise(vae_encode.drawn(moments, generator).to(self.dtype), self.spec, shape)
 
     @torch.inference_mode()
+    def shown_beside(self, moments: list[list[Tensor]], known: Sequence[int], frames: int, shape: tuple[int, ...],
+                     generator: torch.Generator) -> Tensor:
+        """What `predict` takes beside latents of `shape` where the model is shown frames, see `VideoModel`."""
+        if self.spec.shown == "ends":
+            latents = [vae_encode.drawn(part, generator).to(self.dtype)[:, :, 0] for part in moments]
+            scale = 1 / self.spec.scaling_factor if self.spec.invert_scale_latents else self.spec.scaling_factor
+            return community.first_and_last(scale * latents[0], scale * latents[1], shape[1])
+        video = [torch.cat(part, dim=2)[:, : self.spec.latent_channels].to(self.dtype) for part in moments]
+        beside = community.mask_and_video(video[0] if video else None, known, frames, shape, self.spec.scaling_factor)
+        return beside.to(self.device, self.dtype)
+
+    @torch.inference_mode()
     def video_latents(self, moments: list[Tensor], shape: tuple[int, ...], stepper: conditioning.Noising,
                       generator: torch.Generator) -> Tensor:
         """Where a video starts, from all its moments."""
@@ -149,7 +162,7 @@ class CogVideoX:
     def predict(self, latents: Tensor, timestep: Tensor, text: Tensor, beside: Tensor | None = None) -> Tensor:
         """float32 (rows of text, frames, channels, height, width): the velocity of `latents` at `timestep`.
 
-        `beside`: of the shape of `latents`, what `image_beside` gave.
+        `beside`: what `image_beside` or `shown_beside` gave.
         """
         given = latents if beside is None else torch.cat([latents, beside], dim=2)
         transformer, kept = self.at_work("transformer"), self.components["transformer"].dtype

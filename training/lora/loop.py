@@ -24,6 +24,7 @@ from training.lora import checkpoint, evaluate
 from training.lora.adapter import Adapter
 from training.lora.base import Velocity, first_frames
 from training.lora.config import TrainConfig
+from training.lora.full import FullWeights
 from training.lora.memory import use_policy
 from training.lora.objective import Batches, Noise, squared_error
 from training.lora.optimizers import make_optimizer, restore, set_rate, state_of
@@ -31,7 +32,9 @@ from training.lora.order import Order, first_visit, share
 from training.lora.rundir import RunDir
 from training.lora.samples import Sample, SampleSet
 from training.lora.schedules import factor
+from training.lora.sharding import whole
 from training.lora.streams import seed_of
+from training.lora.trained import Trained
 
 FP16_SCALE = 2.0**10
 """The loss is so much larger while fp16 carries it back: a power of two, so nothing is rounded."""
@@ -71,7 +74,12 @@ class Trainer:
             raise InvalidRequest("accumulate", f"is {config.accumulate}, which {self.world.size} processes cannot share evenly; it counts "
                                                "the passes of a step over all of them.", suggestion=self.world.size)
         self.spec: ModelSpec = model.spec
-        self.adapter = Adapter(model.transformer, config)
+        self.adapter: Trained = (FullWeights(model.transformer, config, self.spec.path) if config.method == "full"
+                                 else Adapter(model.transformer, config))
+        self.sharded = config.sharding == "fsdp" and self.world.size > 1
+        """Every pass through the model takes all processes."""
+        if self.sharded:
+            self.adapter.share_out(model.device)
         use_policy(model.transformer, policy or ("keep",) * self.spec.layers)
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)
@@ -95,11 +103,14 @@ class Trainer:
         return wrong
 
     def save(self) -> None:
-        """Raises `StorageBlocked`."""
+        """By the first process; the others only help to gather what is shared out. Raises `StorageBlocked`."""
+        if self.world.rank and not self.adapter.shared_out:
+            return
         tensors, rest = state_of(self.optimizer)
         average = None if self.adapter.average is None else self.adapter.final()
-        checkpoint.save_state(self.run.checkpoints, checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest,
-                                                                     self.bad_steps, self.seconds), self.config.keep)
+        state = checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest, self.bad_steps, self.seconds)
+        if not self.world.rank:
+            checkpoint.save_state(self.run.checkpoints, state, self.config.keep)
 
     # ---- one update
 
@@ -157,12 +168,15 @@ class Trainer:
         if self.world.size > 1:
             self.world.add(loss)
             for gradient in gradients:
-                self.world.add(gradient)
+                if self.adapter.shared_out:
+                    gradient.mul_(self.world.size)  # FSDP summed them already, and took the mean
+                else:
+                    self.world.add(gradient)
         if self.model.dtype == torch.float16:
             for gradient in gradients:
                 gradient.div_(FP16_SCALE)
         most = self.config.max_grad_norm or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most))
+        return float(whole(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most)))
 
     # ---- looking
 
