@@ -98,6 +98,9 @@ class Trainings:
     def forecast(self, config: TrainConfig) -> Forecast:
         """Raises `InvalidRequest`, `CannotFit`, `ModelNotFound`, `ModelInvalid`."""
         spec, machine = self._spec(config.model), self._hardware(config.device or None)
+        if spec.shown:
+            raise InvalidRequest("model", f"{spec.name} is shown frames of the clip that it makes, and LoRAs are not trained on such "
+                                          "models here. Choose one that makes videos from words or from a first frame.")
         choice = choose_memory(spec, config, machine)
         speed = self._speed(config.model)
         seconds = config.steps * step_seconds(choice, machine, speed)

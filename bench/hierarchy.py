@@ -2,10 +2,13 @@
 
 middle   held-out clips of the exact world, every second or fourth frame given: PSNR of the frames made between, against optical
          flow and plain blending, motion by motion; and how far the subject's centre is off (generate / flow)
-long     97 frames by hierarchy and by a sliding window (each next clip from the last frame before it) at equal sampling cost: how
-         far the subject is from the best fit of the motion's own law over the whole action, and whether that motion is read
+long     97 frames by hierarchy and by sliding windows at equal sampling cost, each next one from the last frame before it (a clip) or
+         from the last two (a window of the stage-two model): how far the subject is from the best fit of the motion's own law over
+         the whole action, and whether that motion is read
 given    given frames before and after encoding
 colour   how near a file with a quarter of the colour samples comes to frames of the world, written as usual and as with given frames
+rate     key frames by the stage-two model alone, from words, at several rates: does the rate say how much changes from one to the next,
+         and are they of the prompt
 memory   highest memory for 49 and for 385 frames, each in a process of its own, one denoising step a block
 """
 
@@ -20,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ from PIL import Image
 from bench.pocket_vision import find_blob, read_clip
 from engine.digest import file_sha256
 from engine.events import ClipWritten
-from engine.hardware import Hardware
+from engine.hardware import Hardware, detect
 from engine.interpolate import flow
 from engine.interpolate.interpolator import Interpolator, Window
 from engine.interpolate.levels import hierarchy
@@ -48,9 +52,9 @@ from training.pocket import world
 from training.pocket.captions import caption
 
 SEED = 2027
-CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=True)
+CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=detect("cpu").bf16)
 EXACT, BILINEAR, POINT = 8192 | 16384 | 262144, 2, 16
-PARTS = ("middle", "long", "given", "colour", "memory")
+PARTS = ("middle", "long", "given", "colour", "rate", "memory")
 
 
 def planned(model: str = "pocket", **fields: Any) -> Plan:
@@ -186,9 +190,10 @@ def trajectory_error(video: np.ndarray, motion: str) -> float:
 
 
 def long(models: ModelCache, folder: Path, prompts: int) -> None:
-    """Equal cost: slots * steps * passes. One stage: 4 clips of 7 slots, 20 steps, guided: 1,120. Hierarchy: 280 and 168 slots * 5."""
+    """Equal cost: slots * steps * passes. One stage, overlap 1: 4 clips of 7 slots, 20 steps, guided: 1,120. Overlap 2: one clip, and 15
+    windows of 7 slots, 8 steps: 1,120. Hierarchy: 280 and 168 slots * 5."""
     print(f"\nlong: {FRAMES} frames at 8 fps, 1,120 slot-steps each; error: pixels from the motion's law over the whole action")
-    print(f"{'prompt':<62}{'hierarchical':>14}{'sliding window':>16}{'read':>22}")
+    print(f"{'prompt':<56}{'hierarchical':>13}{'overlap 1':>11}{'overlap 2':>11}   read")
     totals = []
     for number, (prompt, motion) in enumerate(PROMPTS[:prompts]):
         job = planned(prompt=prompt, seed=SEED + number, frames=FRAMES, key_frames=KEYS)
@@ -196,23 +201,37 @@ def long(models: ModelCache, folder: Path, prompts: int) -> None:
         job = replace(job, hierarchy=replace(job.hierarchy, facts=replace(job.hierarchy.facts, steps=5)))
         home = folder / f"long-{number}"
         made(job, home, models)
-        ours, theirs = frames_of(home, job), sliding(prompt, SEED + number, folder / f"slide-{number}", models)
-        errors = [trajectory_error(video, motion) for video in (ours, theirs)]
+        slide = folder / f"slide-{number}"
+        one = sliding(prompt, SEED + number, slide, models, FRAMES)
+        videos = [frames_of(home, job), one, sliding_by_two(prompt, SEED + number, one[:25], job, models)]
+        errors = [trajectory_error(video, motion) for video in videos]
         totals.append(errors)
-        seen = f"{read_clip(ours[::4]).motion} / {read_clip(theirs[::4]).motion}"
-        print(f"{prompt:<62}{errors[0]:>14.1f}{errors[1]:>16.1f}{seen:>32}", flush=True)
+        seen = " / ".join(read_clip(video[::4]).motion for video in videos)
+        print(f"{prompt:<56}{errors[0]:>13.1f}{errors[1]:>11.1f}{errors[2]:>11.1f}   {seen}", flush=True)
     mean = np.mean(totals, axis=0)
-    print(f"{'mean':<62}{mean[0]:>14.1f}{mean[1]:>16.1f}   ratio {mean[0] / mean[1]:.2f}")
+    print(f"{'mean':<56}{mean[0]:>13.1f}{mean[1]:>11.1f}{mean[2]:>11.1f}   ratio {mean[0] / mean[1]:.2f}, {mean[0] / mean[2]:.2f}")
 
 
-def sliding(prompt: str, seed: int, folder: Path, models: ModelCache) -> np.ndarray:
+def sliding_by_two(prompt: str, seed: int, begun: np.ndarray, job: Plan, models: ModelCache) -> np.ndarray:
+    """Windows of the stage-two model at the clip's own rate, each from the last two frames before it. `begun`: the first clip."""
+    assert job.hierarchy is not None
+    facts, video = replace(job.hierarchy.facts, steps=8), list(begun)
+    with Interpolator.opened(models.get(planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")), job.hierarchy.adapter, facts,
+                             prompt=prompt, size=(128, 192), tile=(128, 192)) as maker:
+        while len(video) < FRAMES:
+            (made_now,) = maker.make([Window((*video[-2:], *[None] * 5), (2, 3, 4, 5, 6), seed + len(video), 8.0)])
+            video += [made_now[slot] for slot in sorted(made_now)]
+    return np.stack(video[:FRAMES])
+
+
+def sliding(prompt: str, seed: int, folder: Path, models: ModelCache, frames: int) -> np.ndarray:
     """Clip after clip, each from the last frame of the one before: overlap 1."""
     from engine.media.clip import read_frames
 
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     video = np.zeros((0, 128, 192, 3), np.uint8)
-    while len(video) < FRAMES:
+    while len(video) < frames:
         fields: dict[str, Any] = {"prompt": prompt, "seed": seed + len(video)}
         if len(video):
             Image.fromarray(video[-1]).save(inputs / "last.png")
@@ -223,7 +242,7 @@ def sliding(prompt: str, seed: int, folder: Path, models: ModelCache) -> np.ndar
         written = made(planned(**fields), home, models, inputs)
         new = read_frames(written.part, frames=25, width=192, height=128, fit="crop", fps=8.0)
         video = np.concatenate([video, new[1:] if len(video) else new])
-    return video[:FRAMES]
+    return video[:frames]
 
 
 # ---- given frames, memory
@@ -296,6 +315,29 @@ def _enlarged(frame: Any, flags: int) -> np.ndarray:
     return np.stack([planes[channel] for channel in (2, 0, 1)], axis=-1)
 
 
+KEY_RATES, KEY_SLOTS = (1.0, 2.0, 4.0, 8.0), 7
+
+
+def rate(models: ModelCache, prompts: int) -> None:
+    """Stage 1 by the only weights that carry a rate embedding, nothing known; against key frames taken from a clip of the model."""
+    print(f"\nrate: {KEY_SLOTS} key frames from words alone by the stage-two model: how many pixels the subject's centre moves from one to "
+          "the next, in how many it is found")
+    print(f"{'prompt':<56}{'fps':>6}{'moves':>8}{'found':>8}   read")
+    job = planned(prompt="-", key_frames=7, frames=25)
+    assert job.hierarchy is not None
+    base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
+    for number, (prompt, _) in enumerate(PROMPTS[:prompts]):
+        with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, prompt=prompt, size=(128, 192),
+                                 tile=(128, 192)) as maker:
+            windows = [Window((None,) * KEY_SLOTS, tuple(range(KEY_SLOTS)), SEED + number, fps) for fps in KEY_RATES]
+            for fps, (made_now,) in ((window.fps, maker.make([window])) for window in windows):
+                video = np.stack([made_now[slot] for slot in range(KEY_SLOTS)])
+                blobs = [blob for blob in map(find_blob, video) if blob is not None]
+                steps = [float(np.hypot(a.x - b.x, a.y - b.y)) for a, b in pairwise(blobs)]
+                moves = f"{np.mean(steps):.1f}" if steps else "-"
+                print(f"{prompt:<56}{fps:>6g}{moves:>8}{f'{len(blobs)}/{KEY_SLOTS}':>8}   {read_clip(video).motion}", flush=True)
+
+
 def memory() -> None:
     print("\nmemory: highest resident set, one denoising step a block")
     peaks = {}
@@ -328,7 +370,7 @@ def main() -> None:
     parser.add_argument("--motions", nargs="+", default=list(world.MOTIONS), choices=world.MOTIONS, help="for 'middle'")
     parser.add_argument("--every", nargs="+", type=int, default=[2, 4], choices=(2, 4, 8), help="given frames of 'middle'")
     parser.add_argument("--scenes", type=int, default=1, help="of each motion, for 'middle'")
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="for 'long'")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="for 'long' and 'rate'")
     options = parser.parse_args()
     torch.set_num_threads(1)
     adapter = planned(prompt="-", key_frames=7, frames=25).hierarchy
@@ -340,7 +382,7 @@ def main() -> None:
             "middle": lambda: middle(models, options.scenes, options.motions, options.every),
             "long": lambda: long(models, Path(folder) / "long", options.prompts),
             "given": lambda: given(models, Path(folder) / "given"),
-            "colour": lambda: colour(Path(folder) / "colour"), "memory": memory}
+            "colour": lambda: colour(Path(folder) / "colour"), "rate": lambda: rate(models, options.prompts), "memory": memory}
         for part in options.parts:
             ways[part]()
 

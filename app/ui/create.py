@@ -279,7 +279,7 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
-                parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+                parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept, spec),
                 parts.loras: lora_panel(studio, request.model, kept),
                 parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
     try:

@@ -111,6 +111,12 @@ def test_the_clips_page_offers_what_fits(studio: Studio, pair: tuple[Clip, Clip]
     assert 'value="generate"' not in fill_html(replace(first, model="other", recipe={}), [second])
 
 
+def test_a_fade_is_called_one(pair: tuple[Clip, Clip]) -> None:
+    recipe = {"kind": "interpolate", "cuts": [1.5], "request": {"then": "x"}}
+    assert "one fades into the other" in clip_html(replace(pair[0], recipe=recipe), (), (), "", Address())
+    assert "frames hold at 1.50 s" in clip_html(replace(pair[0], recipe={**recipe, "request": {}}), (), (), "", Address())
+
+
 def test_a_filled_clip_tells_its_rounds(pair: tuple[Clip, Clip]) -> None:
     said = {"sentence": "3 frames between 2 and 2", "key_fps": 8, "key_frames": 4, "stride": 4, "between": [2, 3, 4],
             "levels": [{"fps": 4, "frames": 5, "blocks": 1, "makes": 1}, {"fps": 8, "frames": 7, "blocks": 1, "makes": 2}]}

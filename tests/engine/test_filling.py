@@ -75,13 +75,12 @@ def test_flow_between_leaves_both_as_they_are(tmp_path: Path, encoded: list[np.n
     assert psnr(encoded[4], CLIP[4]) > 33  # the world's own frame
 
 
-@pytest.mark.parametrize("stop", [3, 8])
-def test_an_interrupted_one_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+def test_an_interrupted_one_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "SEGMENT_FRAMES", 2)
     monkeypatch.setattr(running, "LEAST_SEGMENT", 2)
     job = flowed(tmp_path, list(CLIP[:3]), list(CLIP[6:]), 4)
     done(job, tmp_path, work="whole")
-    whole, asked = (tmp_path / "out.mp4").read_bytes(), iter([False] * stop)
+    whole, asked = (tmp_path / "out.mp4").read_bytes(), iter([False] * 6)  # among the frames between
     with pytest.raises(Cancelled):
         done(job, tmp_path, cancelled=lambda: next(asked, True))
     assert [event.step for event in done(job, tmp_path) if isinstance(event, Resumed)]

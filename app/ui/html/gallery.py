@@ -163,7 +163,7 @@ def _facts(clip: Clip, project: str) -> str:
         ("Prompt", clip.prompt),
         ("Made by", between_words(clip) if moved else ""),
         ("Out of", _source(clip.recipe) if moved else ""),
-        ("Scene cuts", _cuts(clip.recipe.get("cuts")) if moved else ""),
+        ("Scene cuts", _cuts(clip.recipe.get("cuts"), filled=bool(request.get("then"))) if moved else ""),
         ("Model of the source" if moved else "Model", source.get("model") if moved else clip.model),
         ("Size", f"{clip.width} × {clip.height}"),
         ("Length", f"{clip.frames} frames, {clip.frames / clip.fps:.1f} s at {clip.fps:g} fps"),
@@ -194,15 +194,20 @@ def _source(recipe: dict) -> str:
     return f"{rate:.5g} fps" + (f", slowed down {slow:g} times" if slow > 1 else "")
 
 
-def _cuts(seconds: object) -> str:
-    """Where nothing was interpolated."""
+def _cuts(seconds: object, *, filled: bool) -> str:
+    """Where nothing was interpolated; `filled`: between two clips."""
     if not isinstance(seconds, list) or not seconds:
         return ""
+    if filled:
+        return "no motion leads from one clip to the other; one fades into the other"
     return "frames hold at " + ", ".join(f"{at:.2f} s" for at in seconds[:8] if isinstance(at, (int, float)))
 
 
 def _start(request: dict) -> str:
     """What the clip was made from besides words."""
+    if request.get("given") and request.get("fps") is None and request.get("key_frames") is None:
+        count = len(request["given"]) + bool(request.get("image")) if isinstance(request["given"], list) else 0
+        return f"{count} frame{'' if count == 1 else 's'} that the model was shown"
     if request.get("image"):
         return "an image, " + ("with bars" if request.get("fit") == "pad" else "filling the frame")
     if request.get("video"):

@@ -18,6 +18,8 @@ from app.ui.html.source import ACCEPT
 SOURCES = {"made": "", "again": "made anew", "given": "your image"}
 PLACES = (("first", "First"), ("middle", "Middle"), ("last", "Last"))
 MOST_MARKS = 200
+TIMELINE = {"": "Images the clip passes through, if you have some", "masked": "Images this model is shown, if you have some",
+            "ends": "This model is shown the first frame, which the clip starts from, and the last one"}
 
 
 def keys_html(job: Job, frames: Sequence[KeyFrame]) -> str:
@@ -42,15 +44,17 @@ def keys_actions(job: Job) -> str:
     return button("Go on to the rounds", "go_on", kind="primary", job=job.id) + button("Cancel", "cancel", job=job.id)
 
 
-def timeline_html(known: Mapping[str, str], *, on: bool) -> str:
-    """Images that the clip passes through. `known`: place -> name of an input; `on`: whether key frames are asked for at all."""
+def timeline_html(known: Mapping[str, str], *, on: bool, shown: str = "") -> str:
+    """Images that the clip passes through. `known`: place -> name of an input; `on`: whether any can be; `shown`: of a model that is
+    shown them all at once, `ModelSpec.shown`."""
     if not on:
         return '<p class="timeline-off quiet">Choose a frame rate to make key frames first, then the frames between them.</p>'
-    slots = "".join(_slot(place, label, known.get(place, "")) for place, label in PLACES)
-    others = [(place, name) for place, name in known.items() if place not in dict(PLACES)]
+    places = [pair for pair in PLACES if shown != "ends" or pair[0] == "last"]  # its first frame is what the clip starts from
+    slots = "".join(_slot(place, label, known.get(place, "")) for place, label in places)
+    others = [(place, name) for place, name in known.items() if place not in dict(places)]
     more = "".join(f"<li>{esc(f'Frame {place}')} {button('Remove', 'unknown', kind='link small', place=place)}</li>" for place, _ in others)
     return (
-        f'<section class="timeline" aria-label="Images in the clip"><p class="quiet">Images the clip passes through, if you have some</p>'
+        f'<section class="timeline" aria-label="Images in the clip"><p class="quiet">{TIMELINE[shown]}</p>'
         f'<ol>{slots}</ol>{f"<ul>{more}</ul>" if more else ""}</section>'
     )
 
