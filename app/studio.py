@@ -27,7 +27,7 @@ from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
-from app.queue.devices import mode_of, set_mode, wanted
+from app.queue.devices import mode_of, set_mode, shared_out
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
 from app.queue.process import this_process
@@ -401,7 +401,7 @@ class Studio:
         return self.devices()
 
     def _one_each(self) -> bool:
-        return len(wanted(self.devices(), self._engine.hardware())) > 1
+        return shared_out(self.store, self.settings, self._engine.hardware)
 
     def hardware(self) -> Hardware:
         """What a job may use now, on the best device."""

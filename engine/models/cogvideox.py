@@ -219,16 +219,28 @@ class CogVideoX:
         """
         scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
         vae, kept = self.at_work("vae"), self.components["vae"].dtype
-        if how in ("whole", "tiled") and not self._lean_tried:  # here, as it needs numbers
-            vae_decode.speed_up(vae, self.spec.latent_channels)
-            self._lean_tried = True
+        if how in ("whole", "tiled"):
+            self.make_lean(vae)
         for chunk in decoded(vae, scaled.to(kept), tile, how):
             if not torch.isfinite(chunk).all():
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")
-            # The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
-            unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
-            yield (unit * 255).round().to(torch.uint8).cpu()
+            yield pixels_of(chunk).cpu()
+
+    def make_lean(self, vae: Any) -> None:
+        """The decoder faster, where that gives the same picture; tried once, and only when it is about to decode, as it needs numbers."""
+        if not self._lean_tried:
+            vae_decode.speed_up(vae, self.spec.latent_channels)
+            self._lean_tried = True
+
+
+def pixels_of(chunk: Tensor) -> Tensor:
+    """(frames, height, width, 3) uint8 of a chunk (1, 3, frames, height, width) in -1..1.
+
+    The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
+    """
+    unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
+    return (unit * 255).round().to(torch.uint8)
 
 
 def decoded(vae: Any, latents: Tensor, tile: tuple[int, int], how: str) -> Iterator[Tensor]:
