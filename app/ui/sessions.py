@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 import gradio as gr
+from fastapi import HTTPException
 from gradio.state_holder import SessionState, StateHolder
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -33,7 +34,7 @@ class LeanState(SessionState):
         self.blocks_config = copy(blocks.default_config)
         # Read through to the page as it was built; what an event has changed lies on top.
         self.blocks_config.blocks = ChainMap({}, blocks.default_config.blocks)
-        self.blocks_config.fns = blocks.default_config.fns
+        self.blocks_config.fns = blocks.default_config.fns  # no session has events of its own
         self.config_values: dict[int, Any] = {}
         self.state_data: dict[int, Any] = {}
         self._state_ttl: dict[int, Any] = {}
@@ -79,6 +80,13 @@ class LeanHolder(StateHolder):
                     self.time_last_used.pop(session_id, None)
 
 
+class Events(dict[int, Any]):
+    """The page's events by number; a number that is none is answered, where gradio breaks off with HTTP 500."""
+
+    def __missing__(self, number: int) -> Any:
+        raise HTTPException(404, f"The page has no event {str(number)[:40]}. Reload it.")
+
+
 class LeanBlocks(gr.Blocks):
     """A page whose events leave alone what they say nothing about."""
 
@@ -112,10 +120,12 @@ def keep_lean(app: Starlette) -> None:
     for route in app.routes:
         if isinstance(route, Mount) and isinstance(getattr(route.app, "state_holder", None), StateHolder):
             gradio_app: Any = route.app
+            blocks = gradio_app.get_blocks()
+            blocks.default_config.fns = Events(blocks.default_config.fns)
             holder = LeanHolder()
-            holder.set_blocks(gradio_app.get_blocks())
+            holder.set_blocks(blocks)
             holder.capacity = MOST_SESSIONS
-            gradio_app.get_blocks()._queue.pending_messages_per_session.max_size = MOST_MESSAGES
+            blocks._queue.pending_messages_per_session.max_size = MOST_MESSAGES
             gradio_app.state_holder = holder
             return
     raise RuntimeError("gradio is not mounted here")
