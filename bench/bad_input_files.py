@@ -238,23 +238,26 @@ def grow(path: Path) -> None:
 
 
 FILES: tuple[Group, ...] = (
-    Group(41, "empty file", (upload("mp4", lambda: b""), upload("as a LoRA", lambda: b"", purpose="lora"))),
-    Group(42, "cut mp4", (upload("half", lambda: video(25)[:1500]), upload("no end", lambda: video(25)[:-40], wanted="either"))),
-    Group(43, "text named mp4", (upload("text", lambda: b"just words"), upload("html", lambda: b"<html><script>alert(1)</script>"))),
-    Group(44, "playlists named mp4", tuple(upload(f"{kind} {target[:4]}", lambda text=text, target=target: text.format(target).encode())
-                                           for kind, text in LISTS.items() for target in TARGETS)),
-    Group(45, "8192 x 8192", (upload("mp4", lambda: saved(grow)),)),
-    Group(46, "odd times", (upload("60,000 fps", lambda: video(fps=60_000)), upload("uneven", lambda: video(
+    Group(41, "empty file", (upload("mp4", lambda: b"", "is empty"), upload("as a LoRA", lambda: b"", purpose="lora"))),
+    Group(42, "cut mp4", (upload("half", lambda: video(25)[:1500], "cut off"), upload("no end", lambda: video(25)[:-40], wanted="either"))),
+    Group(43, "text named mp4", (upload("text", lambda: b"just words", "is a text"),
+                                     upload("html", lambda: b"<html><script>alert(1)</script>", "is a text"))),
+    Group(44, "playlists named mp4", tuple(
+        upload(f"{kind} {target[:4]}", lambda text=text, target=target: text.format(target).encode(), "is a playlist")
+        for kind, text in LISTS.items() for target in TARGETS)),
+    Group(45, "8192 x 8192", (upload("mp4", lambda: saved(grow), "at most 4,096 pixels"),)),
+    Group(46, "odd times", (upload("60,000 fps", lambda: video(fps=60_000), "at most 240"), upload("uneven", lambda: video(
         4, times=[0.0, 0.1, 5.0, 5.1])), upload("before zero", lambda: video(4, times=[-3.0, -2.0, -1.0, 0.0])))),
-    Group(47, "sound only", (upload("mp4", sound),)),
-    Group(48, "100 streams", (upload("mkv", many_streams),)),
+    Group(47, "sound only", (upload("mp4", sound, "sound but no video"),)),
+    Group(48, "100 streams", (upload("mkv", many_streams, "at most 16"),)),
     Group(49, "streams with paths", (upload("subtitles", lambda: b"1\n00:00:00,000 --> 00:00:01,000\n/etc/passwd\n"),
                                     upload("mkv attachment", lambda: video(ending=".mkv").replace(b"Lavf", b"../x", 1)))),
     Group(50, "unusual but honest", (upload("10 bit", lambda: video(codec="libx264", pixel_format="yuv420p10le")),
                                     upload("1 frame", lambda: video(1)), upload("odd size", lambda: video(size=(852, 478))))),
-    Group(51, "PNG bombs", (upload("65,500 squared", lambda: png_header(65_500)), upload("text of 40 MB", text_bomb))),
+    Group(51, "PNG bombs", (upload("65,500 squared", lambda: png_header(65_500), "at most"),
+                            upload("text of 40 MB", text_bomb, "damaged"))),
     Group(52, "animations", (upload("GIF of 10,000", lambda: animation("GIF")), upload("WebP of 2,000", lambda: animation("WEBP")))),
-    Group(53, "SVG", (upload("script", lambda: SVG),)),
+    Group(53, "SVG", (upload("script", lambda: SVG, "SVG"),)),
     Group(54, "EXIF, CMYK, 16 bit, palette", (
         upload("turned", lambda: picture(Image.new("RGB", (64, 48)), "JPEG", exif=ORIENTED)),
         upload("CMYK", lambda: picture(Image.new("CMYK", (64, 48)), "JPEG")),
@@ -281,9 +284,9 @@ FILES: tuple[Group, ...] = (
                               Sent("revision", lambda w: w.cli("models", "download", "a/b", "--revision", "../../x"), "refused"))),
     Group(65, "archives", (
         dataset("slip", lambda: {"a.zip": zipped({"../../out.mp4": b"x", "/abs.mp4": b"x"})}),
-        dataset("bomb", lambda: {"a.zip": zipped({"a.mp4": bytes(200 << 20)})}),
+        dataset("bomb", lambda: {"a.zip": zipped({"a.mp4": bytes(200 << 20)})}, "bomb"),
         dataset("nested", lambda: {"a.zip": zipped({"b.zip": zipped({"c.mp4": b"x"})})}),
-        dataset("100,000 entries", lambda: {"a.zip": zipped({f"{n}.txt": b"" for n in range(100_000)})}),
+        dataset("100,000 entries", lambda: {"a.zip": zipped({f"{n}.txt": b"" for n in range(100_000)})}, "at most 5,000"),
         dataset("link", lambda: {"a.zip": zipped({}, "/etc/passwd")}),
         dataset("case", lambda: {"a.zip": zipped({"A.mp4": b"x", "a.mp4": b"y"})}))),
     Group(66, "captions", (

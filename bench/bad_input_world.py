@@ -139,7 +139,7 @@ class World:
         if sent.kind != "taken":
             return sent
         token = json.loads(sent.words.partition(" ")[2].partition(" ")[2])["upload"]
-        answer = self.act("take", upload=token, purpose=purpose, **said)
+        answer = self.act("take", session=token, upload=token, purpose=purpose, **said)  # a page of its own
         return answer if answer.kind != "taken" else Answer("taken" if answer.words else "BROKEN", answer.words[-300:])
 
     def dataset(self, files: Mapping[str, bytes]) -> Answer:
