@@ -32,15 +32,20 @@ def interpolate_command(check_out: CheckOut, copy: Copy, progress: Callable[[], 
         slow: Annotated[float | None, typer.Option(help="How many times slower, up to 16.")] = None,
         method: Annotated[str, typer.Option(help="flow: motion interpolation, not generation. generate: by a model, where there is "
                                                  "one for it.")] = "flow",
+        then: Annotated[str | None, typer.Option(help="A second clip (its id) or video file: frames are made between the two, and all "
+                                                      "of it is one clip.")] = None,
+        between: Annotated[int | None, typer.Option(help="How many frames come between them, up to 127; 7 if left out.")] = None,
         out: Annotated[Path | None, typer.Option(help="Also copy the clip to this file.")] = None,
         data_dir: DataDir = None,
         as_json: Json = False,
     ) -> None:
-        """More frames for a clip or video: smoother (--fps 24) or slowed down (--slow 2)."""
+        """More frames for a clip or video: smoother (--fps 24), slowed down (--slow 2), or between two (--then CLIP)."""
         check_out(out, 1)
         started = time.monotonic()
         with opened(data_dir) as studio:
-            wish: dict[str, Any] = {"fps": fps, "slow": slow, "method": method}
+            wish: dict[str, Any] = {"fps": fps, "slow": slow, "method": method, "between": between}
+            if then is not None:
+                wish["then"] = _source(then, "then")
             job = studio.interpolations.submit(_source(clip), reserve=True, **wish)
             say(f"Job {job.id}, {GENERATED if method == 'generate' else LABEL}:")
             for note in job.notes:
@@ -65,11 +70,11 @@ def interpolate_command(check_out: CheckOut, copy: Copy, progress: Callable[[], 
     return interpolate
 
 
-def _source(clip: str) -> str | Path:
+def _source(clip: str, field: str = "clip") -> str | Path:
     """A file where there is one of that name, else the id of a clip."""
     if Path(clip).is_file():
         return Path(clip)
     if is_id(clip):
         return clip
-    raise InvalidRequest("clip", f"is {clip[:200]!r}; there is no such file, and it is no id of a clip. `sprocket history list` prints "
+    raise InvalidRequest(field, f"is {clip[:200]!r}; there is no such file, and it is no id of a clip. `sprocket history list` prints "
                                  "ids.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.cli_start import ANY_INPUT, input_of
-from app.length import frames_of, with_known
+from app.length import frames_at_once, frames_of, with_known
 from engine.errors import InvalidRequest
 from engine.request import GenerationRequest
 
@@ -40,9 +40,13 @@ class Length:
         if not self.asked:
             return request
         spec = studio.spec(request.model)
+        known = [(place, input_of(studio, file, "image")) for place, file in self.keyframes]
+        if spec.shown and self.fps is None and self.key_frames is None:
+            frames = request.frames if self.seconds is None else frames_at_once(self.seconds, spec)
+            return with_known(replace(request, frames=frames, fps=None, key_frames=None, given=()), spec, known)
         frames = request.frames if self.seconds is None else frames_of(self.seconds, self.fps, self.key_frames, spec)
         wish = replace(request, frames=frames, fps=self.fps if self.fps is not None else spec.fps, key_frames=self.key_frames, given=())
-        return with_known(wish, spec, [(place, input_of(studio, file, "image")) for place, file in self.keyframes])
+        return with_known(wish, spec, known)
 
 
 def read_keyframes(values: list[str] | None) -> tuple[tuple[str, str], ...]:

@@ -146,8 +146,11 @@ def stop(run: str, data_dir: DataDir = None) -> None:
 
 @train_app.command("use")
 def use(run: str, data_dir: DataDir = None) -> None:
-    """Put what the run has trained so far on the shelf of LoRAs; prints its name."""
+    """Put what the run has trained so far on the shelf of LoRAs, or a whole model among the models; prints its name."""
     with opened(data_dir) as studio:
+        if studio.training.card(run, owner=LOCAL).config.method != "lora":
+            print(studio.training.use_model(run, owner=LOCAL))
+            return
         print(studio.training.use(run, owner=LOCAL).name)
 
 
@@ -167,7 +170,10 @@ def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:
     """The plan for people."""
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in found.choice.parts.items())
     basis = "as this machine trained before" if found.measured else "a guess: this machine has not trained this model yet"
-    return [f"LoRA    rank {config.rank}, alpha {config.effective_alpha:g} on {', '.join(config.layers)}",
+    what = (f"Model   every weight of the transformer: {found.choice.parts['trained'] / 2**30:.2f} GiB for their training"
+            if config.method == "full" else f"Frames between frames: stage two of rank {config.rank}" if config.method == "stage-two" else
+            f"LoRA    rank {config.rank}, alpha {config.effective_alpha:g} on {', '.join(config.layers)}")
+    return [what,
             f"Memory  {found.choice.bytes / 2**30:.2f} GiB of {found.free_bytes / 2**30:.1f} free ({parts}); {found.choice.words}",
             f"Time    {found.seconds / 60:.1f} min for {config.steps} steps ({basis})",
             *(f"{name:<24}{value}" for name, value in config.to_json().items())]
@@ -188,7 +194,7 @@ def _work(run: RunDir, settings: Any, processes: int, as_json: bool) -> int:
     from engine.hardware import detect
 
     machine = detect(config.device or None)
-    choice = choose_memory(spec, config, machine)
+    choice = choose_memory(spec, config, machine, ranks=processes)
     say(f"{config.name}: {choice.bytes / 2**30:.2f} GiB expected, about {config.steps * step_seconds(choice, machine) / 60:.0f} min")
     run.set_state(RunState("waiting", run.state().step, config.steps))
     command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),
@@ -199,13 +205,13 @@ def _work(run: RunDir, settings: Any, processes: int, as_json: bool) -> int:
     state = run.state()
     if as_json:
         print(json.dumps({"state": state.state, "step": state.step, "steps": state.steps, "message": state.message,
-                          "lora": str(run.lora_file(config.name)) if run.lora_file(config.name).is_file() else None}))
+                          "lora": str(run.result(config)) if run.result(config).exists() else None}))
     if state.state == "failed":
         raise SprocketError(state.message)
     if state.state not in EXITS:
         raise SprocketError(f"the trainer ended unexpectedly; {run.folder / 'training.log'} says more. `sprocket train resume "
                             f"{run.folder}` goes on from the last checkpoint.")
-    say(f"{state.state}: step {state.step} of {state.steps}. {state.message} {run.lora_file(config.name)}")
+    say(f"{state.state}: step {state.step} of {state.steps}. {state.message} {run.result(config)}")
     return 0 if state.state == "done" else EXITS[state.state]
 
 

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 from app.history.records import Clip, Forecast, Job
 from app.planning import forecast_of, recent_clips
 from app.queue.kinds import INTERPOLATE
-from app.queue.kinds.smooth import smoothed_here
+from app.queue.kinds.smooth import both, smoothed_here
 from app.queue.process import this_process
-from engine.inputs import input_file
+from engine.errors import InvalidRequest
+from engine.interpolate.filling import plan_flowed
 from engine.interpolate.plan import LABEL, FlowTiming, InterpolatePlan, forecast_seconds, plan_interpolation
 from engine.interpolate.request import MAX_TITLE_CHARS, InterpolateRequest
 from engine.interpolate.smoothing import origin_of
-from engine.media.probe import probe_video
 from engine.plan import RECENT, Plan
 
 if TYPE_CHECKING:
     from app.studio import Studio
 
 LOCAL = "local"
-PRETENDED = f"{'0' * 64}.mp4"
+PRETENDED, ALSO_PRETENDED = f"{'0' * 64}.mp4", f"{'1' * 64}.mp4"
+HALF_TITLE = MAX_TITLE_CHARS // 2 - 10
 
 
 class Interpolations:
@@ -37,34 +38,37 @@ class Interpolations:
         self._studio = studio
 
     def submit(self, source: str | Path, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
-               method: str = "flow", idempotency_key: str | None = None, reserve: bool = False) -> Job:
-        """One durable job. `source`: id of a clip, or a `Path` of a video file. Returns once it is on the disk.
+               method: str = "flow", then: str | Path | None = None, between: int | None = None, idempotency_key: str | None = None,
+               reserve: bool = False) -> Job:
+        """One durable job. `source`: id of a clip, or a `Path` of a video file. `then`: another one; frames are made between the two
+        and all becomes one clip. Returns once it is on the disk.
 
         Raises InvalidRequest (also for a video that cannot be read), NotFound, NotAllowed, StorageBlocked; no row exists then.
         """
-        request, clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method})
+        request, clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method}, then, between)
         return self._add(request, clip, owner, idempotency_key, reserve)
 
     def submit_input(self, video: str, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
-                     method: str = "flow", title: str = "", idempotency_key: str | None = None) -> Job:
-        """As `submit`, for a video that is an input already, by its name."""
-        request = InterpolateRequest(video=video, fps=fps, slow=slow, method=method, title=title)
+                     method: str = "flow", title: str = "", then: str = "", between: int | None = None,
+                     idempotency_key: str | None = None) -> Job:
+        """As `submit`, for a video that is an input already, by its name; `then` too is one."""
+        request = InterpolateRequest(video=video, fps=fps, slow=slow, method=method, title=title, then=then, between=between)
         return self._add(request, None, owner, idempotency_key, False)
 
     def forecast(self, source: str | Path, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
-                 method: str = "flow") -> Forecast:
+                 method: str = "flow", then: str | Path | None = None, between: int | None = None) -> Forecast:
         """What it would cost here. Raises what `submit` raises for the wish."""
-        request, _clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method})
+        request, _clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method}, then, between)
         return self.forecast_of(self.plan(request))
 
     def plan(self, request: InterpolateRequest) -> InterpolatePlan | Plan:
         """Raises InvalidRequest, and for generation as `plan_smoothed`. Takes half a second: a process of its own looks at the video."""
         studio = self._studio
-        facts = probe_video(input_file(studio.settings.inputs_dir, request.video, "video"))
+        facts, second = both(request, studio.settings.inputs_dir)
         if request.method == "flow":
-            return plan_interpolation(request, facts)
+            return plan_interpolation(request, facts) if second is None else plan_flowed(request, facts, second)
         spec = studio.spec(origin_of(facts).model)
-        return smoothed_here(request, facts, spec, studio.hardware(), recent_clips(studio.store, spec.name), studio.settings)
+        return smoothed_here(request, facts, second, spec, studio.hardware(), recent_clips(studio.store, spec.name), studio.settings)
 
     def forecast_of(self, plan: InterpolatePlan | Plan) -> Forecast:
         store = self._studio.store
@@ -75,15 +79,26 @@ class Interpolations:
         return Forecast(seconds=seconds, memory_bytes=plan.predicted_bytes, basis=basis, notes=plan.notes,
                         queued_ahead=store.jobs.ahead_of(), stages={"interpolate": seconds}, disk_bytes=plan.disk_bytes)
 
-    def _request(self, source: str | Path, owner: str, wish: Mapping[str, Any]) -> tuple[InterpolateRequest, Clip | None]:
+    def _request(self, source: str | Path, owner: str, wish: Mapping[str, Any], then: str | Path | None,
+                 between: int | None) -> tuple[InterpolateRequest, Clip | None]:
         """What the wish itself has wrong is said before a video is copied."""
-        request = InterpolateRequest(video=PRETENDED, **wish)
+        request = InterpolateRequest(video=PRETENDED, then=ALSO_PRETENDED if then else "", between=between, **wish)
+        if then is not None and then == source:
+            raise InvalidRequest("then", "is the same clip as the first. Choose two different ones.")
+        video, title, clip = self._video(source, owner, "video")
+        if not then:
+            return replace(request, video=video, title=title), clip
+        second, called, other = self._video(then, owner, "then")
+        return replace(request, video=video, then=second, then_clip=other.id if other else "",
+                       title=_line(f"{title[:HALF_TITLE]}, then {called[:HALF_TITLE]}")), clip
+
+    def _video(self, source: str | Path, owner: str, field: str) -> tuple[str, str, Clip | None]:
+        """(input, what people call it, the clip that it is)."""
         studio = self._studio
         if isinstance(source, Path):
-            return replace(request, video=studio.add_input(source, field="video"), title=_line(source.name)), None
+            return _added(studio, source, field), _line(source.name), None
         clip = studio.clip(source, owner=owner)
-        video = studio.add_input(studio.clip_path(clip.id, owner=owner), field="video")
-        return replace(request, video=video, title=_line(clip.name or clip.prompt)), clip
+        return _added(studio, studio.clip_path(clip.id, owner=owner), field), _line(clip.name or clip.prompt), clip
 
     def _add(self, request: InterpolateRequest, clip: Clip | None, owner: str, key: str | None, reserve: bool) -> Job:
         studio, plan = self._studio, self.plan(request)
@@ -94,6 +109,13 @@ class Interpolations:
             steps=steps, notes=plan.notes, idem_key=key, made_from=None if clip is None else clip.id,
             max_attempts=studio.settings.max_crashes, max_waiting=studio.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)
+
+
+def _added(studio: Studio, path: Path, field: str) -> str:
+    try:
+        return studio.add_input(path, field="video")
+    except InvalidRequest as error:
+        raise InvalidRequest(field, error.message, suggestion=error.suggestion) from error
 
 
 def _timing(clip: Clip) -> FlowTiming | None:

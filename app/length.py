@@ -12,6 +12,7 @@ from typing import Any
 from engine.errors import InvalidRequest
 from engine.interpolate.levels import frames_for
 from engine.interpolate.planning import levels_of
+from engine.interpolate.shown import at_once
 from engine.request import MAX_FPS, MAX_LONG_FRAMES, MIN_FPS, GenerationRequest
 from engine.spec import ModelSpec
 
@@ -40,17 +41,31 @@ def with_known(request: GenerationRequest, spec: ModelSpec, known: Sequence[tupl
     """
     if not known:
         return request
-    levels, _, _ = levels_of(request, spec)
+    keys, stride = _places(request, spec)
     given = list(request.given)
     for place, name in known:
         if place in PLACES:
-            number = round(PLACES[place] * (levels.key_frames - 1)) * levels.stride
+            number = round(PLACES[place] * (keys - 1)) * stride
         elif place.isascii() and place.isdigit() and len(place) <= 6:
             number = int(place)
         else:
             raise InvalidRequest("given", f"names {place[:40]!r}; use the number of a frame, from 0, or {', '.join(PLACES)}.")
         given.append((number, name))
     return replace(request, given=tuple(given))
+
+
+def _places(request: GenerationRequest, spec: ModelSpec) -> tuple[int, int]:
+    """(places of the clip that can be named, frames from one to the next): its key frames, or all frames of one made at once."""
+    if at_once(request, spec):
+        return request.frames or spec.native_frames, 1
+    levels, _, _ = levels_of(request, spec)
+    return levels.key_frames, levels.stride
+
+
+def frames_at_once(seconds: float, spec: ModelSpec) -> int:
+    """How many frames of the model come nearest to `seconds`; no more than it can make."""
+    step = spec.frame_step
+    return min(max(1, round(seconds * spec.fps / step)) * step + 1, spec.max_frames - (spec.max_frames - 1) % step)
 
 
 def fractions(request: Mapping[str, Any]) -> dict[str, str]:

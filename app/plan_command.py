@@ -125,7 +125,8 @@ def plan_command(
     policy = Policy(profile=profile, quality=quality, executable=spec.installed if now is None else now)
     clips = _clips(settings, spec.name)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
-                                steps=steps, guidance=guidance, precision=precision, image=None if "t2v" in spec.modes else SOME_IMAGE)
+                                steps=steps, guidance=guidance, precision=precision, image=None if "t2v" in spec.modes else SOME_IMAGE,
+                                given=some_last(spec, frames))
     made = plan_here(request, spec, hardware, clips, settings, policy=policy, speed=Speed() if budget else settings.speed)
     timings, known = timings_of(clips), corrections_of(clips, spec.name, hardware.device)
     choices = alternatives(made, hardware, timings, known) if policy.executable else None
@@ -135,6 +136,11 @@ def plan_command(
         print(json.dumps(report(made, stages, choices) | several))
     else:
         print(text(made, stages, choices) + ("" if gpus is None else "\n" + choices_text(made, hardware, gpus)))
+
+
+def some_last(spec: ModelSpec, frames: int | None) -> tuple[tuple[int, str], ...]:
+    """A stand-in for the last frame, where the model is shown one."""
+    return (((frames or spec.native_frames) - 1, SOME_IMAGE),) if spec.shown == "ends" else ()
 
 
 def _clips(settings: Settings, model: str) -> tuple[Clip, ...]:

@@ -27,7 +27,7 @@ from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
-from app.queue.devices import mode_of, set_mode, wanted
+from app.queue.devices import mode_of, set_mode, shared_out
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
 from app.queue.process import this_process
@@ -69,7 +69,7 @@ class Studio:
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
         self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
-                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id)
+                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id, list_model=self.hub.add_folder)
         """Training runs: start, watch, pause, resume, `sprocket train`."""
         self.interpolations = Interpolations(self)
         """More frames for a clip or a video, `sprocket interpolate`."""
@@ -401,7 +401,7 @@ class Studio:
         return self.devices()
 
     def _one_each(self) -> bool:
-        return len(wanted(self.devices(), self._engine.hardware())) > 1
+        return shared_out(self.store, self.settings, self._engine.hardware)
 
     def hardware(self) -> Hardware:
         """What a job may use now, on the best device."""

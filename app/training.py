@@ -82,7 +82,10 @@ class Trainings:
     """The runs of one studio."""
 
     def __init__(self, settings: Settings, store: Store, loras: Loras, *, spec: Callable[[str], ModelSpec],
-                 hardware: Callable[[str | None], Hardware], project: Callable[[str | None, str], str]) -> None:
+                 hardware: Callable[[str | None], Hardware], project: Callable[[str | None, str], str],
+                 list_model: Callable[[str], str] = str) -> None:
+        """`list_model`: puts a model's folder among the studio's models; its name."""
+        self._list_model = list_model
         self._settings, self._store, self._loras = settings, store, loras
         self._spec, self._hardware, self._project = spec, hardware, project
 
@@ -95,6 +98,9 @@ class Trainings:
     def forecast(self, config: TrainConfig) -> Forecast:
         """Raises `InvalidRequest`, `CannotFit`, `ModelNotFound`, `ModelInvalid`."""
         spec, machine = self._spec(config.model), self._hardware(config.device or None)
+        if spec.shown:
+            raise InvalidRequest("model", f"{spec.name} is shown frames of the clip that it makes, and LoRAs are not trained on such "
+                                          "models here. Choose one that makes videos from words or from a first frame.")
         choice = choose_memory(spec, config, machine)
         speed = self._speed(config.model)
         seconds = config.steps * step_seconds(choice, machine, speed)
@@ -180,8 +186,18 @@ class Trainings:
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         path = run.lora_file(card.config.name)
         if not path.is_file():
+            if card.config.method != "lora":
+                raise NotAllowed("This run trains all weights: what it makes is a model, not a LoRA.")
             raise NotAllowed("This run has saved no LoRA yet. Press Save now, and wait for the step to end.")
         return self._loras.add(path)
+
+    def use_model(self, run_id: str, *, owner: str) -> str:
+        """The model that a run of all weights has made so far, listed among the models; its name. Raises NotAllowed as `use`."""
+        card = self.card(run_id, owner=owner)
+        folder = self.run(run_id).model_folder(card.config.name)
+        if not folder.is_dir():
+            raise NotAllowed("This run has saved no model yet. Press Save now, and wait for the step to end.")
+        return self._list_model(str(folder))
 
     def delete(self, run_id: str, *, owner: str) -> RunCard:
         """With checkpoints and previews; a LoRA on the shelf stays. Raises NotAllowed while it works."""

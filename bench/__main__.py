@@ -32,6 +32,7 @@ BENCHES = {
     "bad_input": "68 groups of bad input against a running server: what came back, and what must never happen",
     "train_base": "a LoRA's gradient with the base recomputed, offloaded, streamed (bits) and in 8 bits (cosine)",
     "train_memory": "a LoRA of rank 64 on CogVideoX-5B at 49 x 480 x 720: plans from 80 to 8 GiB, live bytes counted on the meta device",
+    "train_loop": "the trainer against the plain peft + diffusers loop: gradients, memory, time",
     "pocket_eval": "the pocket model on held-out captions, by classical vision",
 }
 

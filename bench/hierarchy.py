@@ -2,9 +2,14 @@
 
 middle   held-out clips of the exact world, every second or fourth frame given: PSNR of the frames made between, against optical
          flow and plain blending, motion by motion; and how far the subject's centre is off (generate / flow)
-long     97 frames by hierarchy and by a sliding window (each next clip from the last frame before it) at equal sampling cost: how
-         far the subject is from the best fit of the motion's own law over the whole action, and whether that motion is read
-given    given frames before and after encoding, and how near a file with half the colour samples can come to them at all
+fill     two clips with three frames missing between them: the same, and how far the subject's centre is off
+long     97 frames by hierarchy and by sliding windows at equal sampling cost, each next one from the last frame before it (a clip) or
+         from the last two (a window of the stage-two model): how far the subject is from the best fit of the motion's own law over
+         the whole action, and whether that motion is read
+given    given frames before and after encoding
+colour   how near a file with a quarter of the colour samples comes to frames of the world, written as usual and as with given frames
+rate     key frames by the stage-two model alone, from words, at several rates: does the rate say how much changes from one to the next,
+         and are they of the prompt
 memory   highest memory for 49 and for 385 frames, each in a process of its own, one denoising step a block
 """
 
@@ -19,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +37,11 @@ from PIL import Image
 from bench.pocket_vision import find_blob, read_clip
 from engine.digest import file_sha256
 from engine.events import ClipWritten
-from engine.hardware import Hardware
+from engine.hardware import Hardware, detect
 from engine.interpolate import flow
+from engine.interpolate.filling import gap
 from engine.interpolate.interpolator import Interpolator, Window
-from engine.interpolate.levels import hierarchy
+from engine.interpolate.levels import Hierarchy, hierarchy
 from engine.models.cache import ModelCache
 from engine.models.catalogue import find
 from engine.plan import Plan, plan
@@ -42,14 +49,14 @@ from engine.request import GenerationRequest
 from engine.run import run
 from engine.spec import read_spec
 from engine.video.chroma import halved
-from engine.video.writer import BT601, LIMITED
+from engine.video.writer import BT601, LIMITED, ClipWriter
 from training.pocket import world
 from training.pocket.captions import caption
 
 SEED = 2027
-CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=True)
+CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=detect("cpu").bf16)
 EXACT, BILINEAR, POINT = 8192 | 16384 | 262144, 2, 16
-PARTS = ("middle", "long", "given", "memory")
+PARTS = ("middle", "fill", "long", "given", "colour", "rate", "memory")
 
 
 def planned(model: str = "pocket", **fields: Any) -> Plan:
@@ -86,9 +93,8 @@ def flow_between(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
     return flow.between(a, b, [place])[0]
 
 
-def filled_in(maker: Interpolator, video: np.ndarray, every: int, fps: float) -> dict[int, np.ndarray]:
-    """The frames between every `every`-th, by rounds, from those alone."""
-    levels = hierarchy(len(video), fps, (len(video) - 1) // every + 1, most_keys=49, slots=maker.facts.slots)
+def filled_in(maker: Interpolator, video: np.ndarray, levels: Hierarchy) -> dict[int, np.ndarray]:
+    """The frames that `levels` makes, by rounds, from its key frames alone."""
     there = {index: video[index] for index in levels.keys}
     for level in levels.levels:
         for block in level.blocks:
@@ -113,7 +119,8 @@ def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Se
                 words = caption(scene, np.random.default_rng(SEED))
                 with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, prompt=words, size=(128, 192),
                                          tile=(128, 192)) as maker:
-                    there = filled_in(maker, video, every, 8.0)
+                    levels = hierarchy(25, 8.0, 24 // every + 1, most_keys=49, slots=maker.facts.slots)
+                    there = filled_in(maker, video, levels)
                 missing = [i for i in range(25) if i % every]
                 ends = lambda i: (i - i % every, i - i % every + every, i % every / every)  # noqa: B023, E731
                 others = [np.stack([way(video[a], video[b], p) for a, b, p in map(ends, missing)]) for way in (flow_between, blend)]
@@ -124,6 +131,30 @@ def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Se
             off = " / ".join(f"{each:.1f}" for each in np.mean(places, axis=0))
             print(f"{f'every {every}':<14}{motion:<15}{generate:>10.1f}{flow_db:>14.1f}{blended:>9.1f}{generate - flow_db:>+18.1f}"
                   f"{off:>20}", flush=True)
+
+
+BEFORE, BETWEEN = 11, 3
+"""Frames of the first clip, and those that are missing before the second."""
+
+
+def fill(models: ModelCache, scenes: int, motions: Sequence[str]) -> None:
+    """Fill between two clips: one clip of the world without its middle, whose truth is known."""
+    job = planned(prompt="-", key_frames=7, frames=25)
+    assert job.hierarchy is not None
+    base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
+    levels, missing = gap(BEFORE, BETWEEN, 25 - BEFORE - BETWEEN, 8.0, job.hierarchy.facts.slots), slice(BEFORE, BEFORE + BETWEEN)
+    print(f"\nfill: held-out clips of 25 frames as two, without the frames {BEFORE} to {BEFORE + BETWEEN - 1}; dB over those")
+    print(f"{'motion':<15}{'generate':>10}{'flow':>8}{'off place, px':>18}")
+    for motion in motions:
+        for scene in scenes_of(motion, scenes):
+            video = world.render(scene, 25).video
+            with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, size=(128, 192), tile=(128, 192),
+                                     prompt=caption(scene, np.random.default_rng(SEED))) as maker:
+                there = filled_in(maker, video, levels)
+            ours = np.stack([there[index] for index in range(BEFORE, BEFORE + BETWEEN)])
+            theirs = np.stack(flow.between(video[BEFORE - 1], video[BEFORE + BETWEEN], [0.25, 0.5, 0.75]))
+            off = " / ".join(f"{off_place(each, video[missing]):.1f}" for each in (ours, theirs))
+            print(f"{motion:<15}{psnr(ours, video[missing]):>10.1f}{psnr(theirs, video[missing]):>8.1f}{off:>18}", flush=True)
 
 
 def off_place(made: np.ndarray, truth: np.ndarray) -> float:
@@ -185,9 +216,10 @@ def trajectory_error(video: np.ndarray, motion: str) -> float:
 
 
 def long(models: ModelCache, folder: Path, prompts: int) -> None:
-    """Equal cost: slots * steps * passes. One stage: 4 clips of 7 slots, 20 steps, guided: 1,120. Hierarchy: 280 and 168 slots * 5."""
+    """Equal cost: slots * steps * passes. One stage, overlap 1: 4 clips of 7 slots, 20 steps, guided: 1,120. Overlap 2: one clip, and 15
+    windows of 7 slots, 8 steps: 1,120. Hierarchy: 280 and 168 slots * 5."""
     print(f"\nlong: {FRAMES} frames at 8 fps, 1,120 slot-steps each; error: pixels from the motion's law over the whole action")
-    print(f"{'prompt':<62}{'hierarchical':>14}{'sliding window':>16}{'read':>22}")
+    print(f"{'prompt':<56}{'hierarchical':>13}{'overlap 1':>11}{'overlap 2':>11}   read")
     totals = []
     for number, (prompt, motion) in enumerate(PROMPTS[:prompts]):
         job = planned(prompt=prompt, seed=SEED + number, frames=FRAMES, key_frames=KEYS)
@@ -195,23 +227,37 @@ def long(models: ModelCache, folder: Path, prompts: int) -> None:
         job = replace(job, hierarchy=replace(job.hierarchy, facts=replace(job.hierarchy.facts, steps=5)))
         home = folder / f"long-{number}"
         made(job, home, models)
-        ours, theirs = frames_of(home, job), sliding(prompt, SEED + number, folder / f"slide-{number}", models)
-        errors = [trajectory_error(video, motion) for video in (ours, theirs)]
+        slide = folder / f"slide-{number}"
+        one = sliding(prompt, SEED + number, slide, models, FRAMES)
+        videos = [frames_of(home, job), one, sliding_by_two(prompt, SEED + number, one[:25], job, models)]
+        errors = [trajectory_error(video, motion) for video in videos]
         totals.append(errors)
-        seen = f"{read_clip(ours[::4]).motion} / {read_clip(theirs[::4]).motion}"
-        print(f"{prompt:<62}{errors[0]:>14.1f}{errors[1]:>16.1f}{seen:>32}", flush=True)
+        seen = " / ".join(read_clip(video[::4]).motion for video in videos)
+        print(f"{prompt:<56}{errors[0]:>13.1f}{errors[1]:>11.1f}{errors[2]:>11.1f}   {seen}", flush=True)
     mean = np.mean(totals, axis=0)
-    print(f"{'mean':<62}{mean[0]:>14.1f}{mean[1]:>16.1f}   ratio {mean[0] / mean[1]:.2f}")
+    print(f"{'mean':<56}{mean[0]:>13.1f}{mean[1]:>11.1f}{mean[2]:>11.1f}   ratio {mean[0] / mean[1]:.2f}, {mean[0] / mean[2]:.2f}")
 
 
-def sliding(prompt: str, seed: int, folder: Path, models: ModelCache) -> np.ndarray:
+def sliding_by_two(prompt: str, seed: int, begun: np.ndarray, job: Plan, models: ModelCache) -> np.ndarray:
+    """Windows of the stage-two model at the clip's own rate, each from the last two frames before it. `begun`: the first clip."""
+    assert job.hierarchy is not None
+    facts, video = replace(job.hierarchy.facts, steps=8), list(begun)
+    with Interpolator.opened(models.get(planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")), job.hierarchy.adapter, facts,
+                             prompt=prompt, size=(128, 192), tile=(128, 192)) as maker:
+        while len(video) < FRAMES:
+            (made_now,) = maker.make([Window((*video[-2:], *[None] * 5), (2, 3, 4, 5, 6), seed + len(video), 8.0)])
+            video += [made_now[slot] for slot in sorted(made_now)]
+    return np.stack(video[:FRAMES])
+
+
+def sliding(prompt: str, seed: int, folder: Path, models: ModelCache, frames: int) -> np.ndarray:
     """Clip after clip, each from the last frame of the one before: overlap 1."""
     from engine.media.clip import read_frames
 
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     video = np.zeros((0, 128, 192, 3), np.uint8)
-    while len(video) < FRAMES:
+    while len(video) < frames:
         fields: dict[str, Any] = {"prompt": prompt, "seed": seed + len(video)}
         if len(video):
             Image.fromarray(video[-1]).save(inputs / "last.png")
@@ -222,7 +268,7 @@ def sliding(prompt: str, seed: int, folder: Path, models: ModelCache) -> np.ndar
         written = made(planned(**fields), home, models, inputs)
         new = read_frames(written.part, frames=25, width=192, height=128, fit="crop", fps=8.0)
         video = np.concatenate([video, new[1:] if len(video) else new])
-    return video[:FRAMES]
+    return video[:frames]
 
 
 # ---- given frames, memory
@@ -234,7 +280,6 @@ def given(models: ModelCache, folder: Path) -> None:
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     scene = next(scenes_of("left to right", 1))
-    _subsampled()
     video = world.render(scene, 25).video
     known = {}
     for index in (0, 12, 24):
@@ -249,10 +294,10 @@ def given(models: ModelCache, folder: Path) -> None:
         print(f"frame {index:>3}   in the file {psnr(after[index], video[index]):.1f} dB (before encoding it is the given picture itself)")
 
 
-def _subsampled() -> None:
-    """What a quarter of the colour samples costs these pictures before any codec, by who enlarges the colour again."""
-    print("\n4:2:0 alone, no codec: dB over the frame, as most programs halve colour and as clips with given frames do, read by a player "
-          "that enlarges colour linearly / that repeats it; and of the brightness alone")
+def colour(folder: Path) -> None:
+    """What a quarter of the colour samples costs these pictures, before any codec by who enlarges the colour again, and in a file."""
+    print("\ncolour: dB over a frame, 4:2:0 alone (no codec) as most programs make it and as clips with given frames have it: read by a "
+          "player that\nenlarges colour linearly / that repeats it, brightness alone; and in a file, 3 of 25 frames")
     plain = VideoReformatter()
     ways: dict[str, Callable[[np.ndarray], Any]] = {
         "usual": lambda rgb: plain.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", dst_colorspace=BT601,
@@ -266,11 +311,26 @@ def _subsampled() -> None:
             linear, repeated = (_enlarged(way(frame), flags) for flags in (EXACT | BILINEAR, POINT))
             bright = [each @ np.array([0.299, 0.587, 0.114]) for each in (linear.astype(float), frame.astype(float))]
             found += [psnr(linear, frame), psnr(repeated, frame), psnr(*bright)]
-        rows.append(found)
-        print(f"{motion:<15}" + "   ".join(f"{name} {a:.1f} / {b:.1f}, {c:.1f}" for name, (a, b, c) in
-                                           zip(ways, (found[:3], found[3:]), strict=True)))
-    a, b, _, c, d, _ = np.mean(rows, axis=0)
-    print(f"{'mean':<15}usual {a:.1f} / {b:.1f}         faithful {c:.1f} / {d:.1f}")
+        files = [_filed(motion, folder, faithful) for faithful in (False, True)]
+        rows.append([*found, *files])
+        print(f"{motion:<15}" + "   ".join(f"{name} {a:.1f} / {b:.1f}, {c:.1f}, file {d:.1f}" for name, (a, b, c), d in
+                                           zip(ways, (found[:3], found[3:]), files, strict=True)))
+    a, b, _, c, d, _, e, f = np.mean(rows, axis=0)
+    print(f"{'mean':<15}usual {a:.1f} / {b:.1f}, file {e:.1f}   faithful {c:.1f} / {d:.1f}, file {f:.1f}")
+
+
+def _filed(motion: str, folder: Path, faithful: bool) -> float:
+    """dB of frames 0, 12 and 24 of a clip of the world in a file as the studio writes it."""
+    from engine.media.clip import read_frames
+
+    video, path = world.render(next(scenes_of(motion, 1)), 25).video, folder / "colour.mp4"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {"request": {"model": "world", "seed": SEED}, "app_version": "bench"}
+    with ClipWriter(path, width=192, height=128, fps=8, frames=25, recipe=recipe, faithful=faithful) as writer:
+        writer.write(video)
+        writer.finish()
+    after = read_frames(path, frames=25, width=192, height=128, fit="crop")
+    return float(np.mean([psnr(after[index], video[index]) for index in (0, 12, 24)]))
 
 
 def _enlarged(frame: Any, flags: int) -> np.ndarray:
@@ -279,6 +339,29 @@ def _enlarged(frame: Any, flags: int) -> np.ndarray:
                                                interpolation=flags)
     planes = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:picture.height, :picture.width] for plane in picture.planes]
     return np.stack([planes[channel] for channel in (2, 0, 1)], axis=-1)
+
+
+KEY_RATES, KEY_SLOTS = (1.0, 2.0, 4.0, 8.0), 7
+
+
+def rate(models: ModelCache, prompts: int) -> None:
+    """Stage 1 by the only weights that carry a rate embedding, nothing known; against key frames taken from a clip of the model."""
+    print(f"\nrate: {KEY_SLOTS} key frames from words alone by the stage-two model: how many pixels the subject's centre moves from one to "
+          "the next, in how many it is found")
+    print(f"{'prompt':<56}{'fps':>6}{'moves':>8}{'found':>8}   read")
+    job = planned(prompt="-", key_frames=7, frames=25)
+    assert job.hierarchy is not None
+    base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
+    for number, (prompt, _) in enumerate(PROMPTS[:prompts]):
+        with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, prompt=prompt, size=(128, 192),
+                                 tile=(128, 192)) as maker:
+            windows = [Window((None,) * KEY_SLOTS, tuple(range(KEY_SLOTS)), SEED + number, fps) for fps in KEY_RATES]
+            for fps, (made_now,) in ((window.fps, maker.make([window])) for window in windows):
+                video = np.stack([made_now[slot] for slot in range(KEY_SLOTS)])
+                blobs = [blob for blob in map(find_blob, video) if blob is not None]
+                steps = [float(np.hypot(a.x - b.x, a.y - b.y)) for a, b in pairwise(blobs)]
+                moves = f"{np.mean(steps):.1f}" if steps else "-"
+                print(f"{prompt:<56}{fps:>6g}{moves:>8}{f'{len(blobs)}/{KEY_SLOTS}':>8}   {read_clip(video).motion}", flush=True)
 
 
 def memory() -> None:
@@ -313,7 +396,7 @@ def main() -> None:
     parser.add_argument("--motions", nargs="+", default=list(world.MOTIONS), choices=world.MOTIONS, help="for 'middle'")
     parser.add_argument("--every", nargs="+", type=int, default=[2, 4], choices=(2, 4, 8), help="given frames of 'middle'")
     parser.add_argument("--scenes", type=int, default=1, help="of each motion, for 'middle'")
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="for 'long'")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="for 'long' and 'rate'")
     options = parser.parse_args()
     torch.set_num_threads(1)
     adapter = planned(prompt="-", key_frames=7, frames=25).hierarchy
@@ -323,8 +406,10 @@ def main() -> None:
     with loaded() as models, tempfile.TemporaryDirectory() as folder:
         ways: Mapping[str, Callable[[], None]] = {
             "middle": lambda: middle(models, options.scenes, options.motions, options.every),
+            "fill": lambda: fill(models, options.scenes, options.motions),
             "long": lambda: long(models, Path(folder) / "long", options.prompts),
-            "given": lambda: given(models, Path(folder) / "given"), "memory": memory}
+            "given": lambda: given(models, Path(folder) / "given"),
+            "colour": lambda: colour(Path(folder) / "colour"), "rate": lambda: rate(models, options.prompts), "memory": memory}
         for part in options.parts:
             ways[part]()
 

@@ -79,6 +79,8 @@ class CutsFound:
 
     seconds: tuple[float, ...]
     """When the new scene begins, in the source, in rising order."""
+    faded: bool = False
+    """Frames were asked for across it all the same, and one scene fades into the other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,13 +58,16 @@ class Hardware:
     """Of `SPEED_PACKAGES`, those that can be imported here. Only looked for beside a GPU."""
     gpus: tuple[Gpu, ...] = ()
     """All GPUs of this computer, this one among them; none where the device is the processor."""
+    link: tuple[float, float] | None = None
+    """Bytes a second between devices, and seconds of an exchange, as ranks measured them here; None: not yet."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Hardware:
         """The inverse of `dataclasses.asdict`, also after JSON made lists of tuples."""
         gpus = tuple(Gpu(**one) for one in values.get("gpus", ()))
-        capability = values.get("capability")
-        return cls(**{**values, "gpus": gpus, "packages": tuple(values.get("packages", ())),
+        capability, link = values.get("capability"), values.get("link")
+        measured = None if link is None else (link[0], link[1])
+        return cls(**{**values, "gpus": gpus, "packages": tuple(values.get("packages", ())), "link": measured,
                       "capability": None if capability is None else (capability[0], capability[1])})
 
 

@@ -33,6 +33,23 @@ def input_file(folder: Path | None, name: str, field: str) -> Path:
     return path
 
 
+def read_shown(plan: Plan, folder: Path | None) -> np.ndarray:
+    """The frames that the model of `plan` is shown, in order, in the clip's size: uint8 (n, height, width, 3). Raises `InvalidRequest`."""
+    import dataclasses
+
+    import numpy as np
+
+    found = []
+    for index, name in plan.frames_shown.items():
+        try:
+            found.append(read_input(dataclasses.replace(plan, mode="i2v", input=name), folder)[0])
+        except InvalidRequest as error:
+            if plan.mode == "i2v" and index == 0:
+                raise
+            raise InvalidRequest("given", f"frame {index}: {error.message}") from error
+    return np.stack(found) if found else np.zeros((0, plan.height, plan.width, 3), np.uint8)
+
+
 def read_input(plan: Plan, folder: Path | None) -> np.ndarray:
     """What `plan` starts from in the clip's size: uint8 (1 or plan.frames, height, width, 3), sRGB.
 

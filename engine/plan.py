@@ -17,6 +17,7 @@ from engine.choices import Policy, Way, choose, unsupported
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.hardware import Hardware
 from engine.interpolate.planning import HierarchyPlan, plan_hierarchy, request_of
+from engine.interpolate.shown import at_once, check_shown, shown_notes
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
@@ -112,6 +113,8 @@ class Plan:
     """'off', or a cache of `engine.cache`, which changes the picture."""
     cfg_gate: float = 1.0
     """Share of the steps that run the negative prompt's half; below 1 only with guidance, and it changes the picture."""
+    given: tuple[tuple[int, str], ...] = ()
+    """(frame number, name of an input): frames that the model is shown, where it takes such (`engine.interpolate.shown`)."""
     hierarchy: HierarchyPlan | None = None
     """Key frames first, then rounds between them; None: one clip at once."""
     wish: str = ""
@@ -129,9 +132,17 @@ class Plan:
         return sampled_steps(self.steps, self.strength) if self.hierarchy is None else self.hierarchy.steps
 
     @property
+    def frames_shown(self) -> dict[int, str]:
+        """Frame number -> name of an input, ascending, of a model that is shown frames; empty for every other."""
+        if not self.spec.shown or self.hierarchy is not None:
+            return {}
+        return dict(sorted([*self.given, *([(0, self.input)] if self.mode == "i2v" else [])]))
+
+    @property
     def shape(self) -> Shape:
         """What memory formulas need to know of the clip."""
-        return Shape(self.frames, self.height, self.width, self.guided, _given(self.mode, self.frames), self.cache)
+        return Shape(self.frames, self.height, self.width, self.guided,
+                     encoded_frames(self.mode, self.frames, self.spec.shown, self.given), self.cache)
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only."""
@@ -140,7 +151,7 @@ class Plan:
                          "placement": self.placement.to_json(), "forecast": self.forecast.to_json(),
                          "work": dict(self.work), "notes": list(self.notes), "loras": [list(pair) for pair in self.loras],
                          "hierarchy": {} if self.hierarchy is None else self.hierarchy.to_json(),
-                         "devices": list(self.devices)}
+                         "devices": list(self.devices), "given": [list(pair) for pair in self.given]}
 
     def request(self) -> GenerationRequest:
         """The request with every field filled in; planning it again gives this plan."""
@@ -151,7 +162,8 @@ class Plan:
                                  guidance=self.guidance, scheduler=self.scheduler,
                                  image=self.input if self.mode == "i2v" else None,
                                  video=self.input if self.mode == "v2v" else None,
-                                 fit=None if self.mode == "t2v" else self.fit, strength=self.strength if self.mode == "v2v" else None,
+                                 fit=None if self.mode == "t2v" and not self.given else self.fit, given=self.given,
+                                 strength=self.strength if self.mode == "v2v" else None,
                                  guidance_kind=self.guidance_kind, eta=self.eta, loras=self.loras, profile=self.profile,
                                  quality=self.allowed or None, precision=asked_for(self.precision), budget=self.budget or None,
                                  device=self.wanted_device or None, cache=self.cache, cfg_gate=self.cfg_gate,
@@ -182,11 +194,13 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
 
     Raises `InvalidRequest` for a value this checkpoint cannot run, `CannotFit` if the memory does not suffice.
     """
-    if request.hierarchical:
+    shown = at_once(request, spec)
+    if request.hierarchical and not shown:
         return plan_hierarchy(request, spec, lambda wish, model: plan(wish, model, hardware, policy, speed, lapses=lapses), hardware.device)
     check_mode(request, spec)
     hardware, policy = _within(request, hardware), _wished(request, policy)
     frames = _frames(request.frames, spec)
+    check_shown(request, spec, frames)
     width = _side("width", request.width, spec.native_width, spec.max_width, spec)
     height = _side("height", request.height, spec.native_height, spec.max_height, spec)
     steps = spec.recommended_steps if request.steps is None else request.steps
@@ -198,13 +212,11 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     dtype = compute_dtype(policy.precision, hardware)
     check_precision(policy.precision, policy.quality, hardware)
     cache, gate = _shortcuts(request, guidance, policy)
-    shape = Shape(frames, height, width, guidance > 1.0, _given(request.mode, frames), cache)
+    encoded = encoded_frames(request.mode, frames, spec.shown, request.given)
+    shape = Shape(frames, height, width, guidance > 1.0, encoded, cache)
     division = divide(request.parallel, spec, shape, hardware, gated=gate < 1)
     hardware = division.hardware
-    kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
-    if kernel in LOSSY and policy.quality not in (None, "fast"):
-        raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
-                                          f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
+    kernel = _kernel(speed, hardware, spec, dtype, policy)
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
     work = division.sooner(_work(spec, shape, sampled_steps(steps, strength), gate))
     division.check_kernel(kernel)
@@ -222,14 +234,23 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
         profile=policy.profile, quality=_quality(way, policy.precision, lossy=kernel in LOSSY or (cache, gate) != ("off", 1.0)),
         allowed=policy.quality or "", precision=policy.precision or "auto", budget=request.budget or 0, wanted_device=request.device or "",
         work=work, attention=kernel, attention_asked=speed.attention != "auto", compile=compiled,
-        notes=(*way_notes(request, spec, hardware, shape, dtype, way), *speed_notes(kernel, compiled),
+        notes=(*shown_notes(request, spec, frames), *way_notes(request, spec, hardware, shape, dtype, way), *speed_notes(kernel, compiled),
                *mode_notes(request, spec, frames, steps, sampled_steps(steps, strength), strength), *memory_notes(way, policy),
                *words(cache, gate), *precision_notes(policy.precision, hardware), *division.notes, *told(lapses, way.placement)),
         mode=request.mode, input=request.image or request.video or "", fit=request.fit or "crop", strength=strength,
         guidance_kind=request.guidance_kind or "constant", eta=_eta(request, spec),
-        loras=request.loras, cache=cache, cfg_gate=gate, parallel=division.text, devices=division.devices,
-        wish=request.wish or "", refiner=request.refiner or "",
+        given=request.given if shown else (), loras=request.loras, cache=cache, cfg_gate=gate, parallel=division.text,
+        devices=division.devices, wish=request.wish or "", refiner=request.refiner or "",
     )
+
+
+def _kernel(speed: Speed, hardware: Hardware, spec: ModelSpec, dtype: str, policy: Policy) -> str:
+    """The attention kernel. Raises `InvalidRequest` for one that loses more than the quality allows."""
+    kernel = choose_kernel(speed.attention, hardware, head=spec.width // spec.heads, compute=dtype)
+    if kernel in LOSSY and policy.quality not in (None, "fast"):
+        raise InvalidRequest("attention", f"is {kernel!r}, which multiplies in 8 bits and so changes the picture, and quality is "
+                                          f"{policy.quality}. Use quality fast, or set SPROCKET_ATTENTION to auto.", suggestion="auto")
+    return kernel
 
 
 def _way(request: GenerationRequest, spec: ModelSpec, shape: Shape, dtype: str, hardware: Hardware, policy: Policy,
@@ -270,6 +291,8 @@ def check_mode(request: GenerationRequest, spec: ModelSpec) -> None:
     if request.mode == "v2v":
         raise InvalidRequest("video", f"is given, and {spec.name} does not take one: it makes videos from an image. Choose a "
                                       "text-to-video model, which can also change videos.")
+    if spec.shown:
+        raise InvalidRequest("given", f"names no frames; {spec.name} is shown the first frame and the last. Give an image for each.")
     raise InvalidRequest("image", f"is missing; {spec.name} makes videos from a first frame. Give an image, or choose a "
                                   "text-to-video model.")
 
@@ -312,9 +335,11 @@ def _shortcuts(request: GenerationRequest, guidance: float, policy: Policy) -> t
     return cache, gate
 
 
-def _given(mode: str, frames: int) -> int:
-    """Frames of the image or video that is encoded first."""
-    return {"i2v": 1, "v2v": frames}.get(mode, 0)
+def encoded_frames(mode: str, frames: int, shown: str, given: tuple[tuple[int, str], ...]) -> int:
+    """Frames of the image or video that is encoded first, at most at once."""
+    if shown == "masked":  # a video as long as the clip, most of it blank
+        return frames if given or mode == "i2v" else 0
+    return {"i2v": 1, "v2v": frames}.get(mode, 1 if shown else 0)
 
 
 def _quality(way: Way, precision: str | None, *, lossy: bool) -> str:

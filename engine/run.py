@@ -33,7 +33,8 @@ from engine.events import (
     StepDone,
 )
 from engine.guidance import guidance_weights
-from engine.inputs import read_input
+from engine.inputs import read_input, read_shown
+from engine.interpolate.community import shown_parts
 from engine.interpolate.hierarchy_run import HierarchyRun
 from engine.ladder import PHASES
 from engine.lora import read_stack
@@ -162,6 +163,9 @@ class Job:
         read_stack(plan.loras, self.loras, plan.spec)
         saved = newest_checkpoint(self.workspace, self.mark, plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
         saved = saved if self.mesh is None else self.mesh.tell(saved)
+        if plan.spec.shown:
+            with self.stage(Stage.ENCODE, "image"):
+                return saved, read_shown(plan, self.inputs)
         if plan.mode == "t2v" or (plan.mode == "v2v" and saved is not None):
             return saved, None
         with self.stage(Stage.ENCODE, "image"):
@@ -173,8 +177,13 @@ class Job:
         # Noise is drawn on the processor whatever the device, so a seed means the same clip everywhere.
         generator = torch.Generator("cpu").manual_seed(plan.seed)
         stepper = model.scheduler(plan.scheduler, plan.steps, run=plan.sampled_steps, eta=plan.eta)
-        moments = [] if frames is None else (yield from self.encode(model, frames))
-        beside = model.image_beside(moments, plan.latent_shape, generator) if plan.mode == "i2v" else None
+        beside: torch.Tensor | None
+        if plan.spec.shown:
+            assert frames is not None
+            beside = yield from self.show(model, frames, generator)
+        else:
+            moments = [] if frames is None else (yield from self.encode(model, frames))
+            beside = model.image_beside(moments, plan.latent_shape, generator) if plan.mode == "i2v" else None
         if saved is not None:
             generator.set_state(saved.generator)
             self.seconds[Stage.SAMPLE.value] = saved.seconds
@@ -186,6 +195,14 @@ class Job:
         if self.mesh is not None:
             latents = self.mesh.same(latents)
         return _Start(SampleState(0, latents, None), beside, stepper, generator)
+
+    def show(self, model: VideoModel, frames: np.ndarray, generator: torch.Generator) -> Generator[Event, None, torch.Tensor]:
+        """What stands beside the noise of a model that is shown these frames of the clip."""
+        plan, moments = self.plan, []
+        known = tuple(plan.frames_shown)
+        for part in shown_parts(plan.spec, frames, known, plan.frames, plan.seed):
+            moments.append((yield from self.encode(model, part)))
+        return model.shown_beside(moments, known, plan.frames, plan.latent_shape, generator)
 
     def encode(self, model: VideoModel, frames: np.ndarray) -> Generator[Event, None, list[torch.Tensor]]:
         """All moments of an image or video."""

@@ -21,9 +21,16 @@ from engine.models.weights import WeightFile, component_weights
 from engine.request import MAX_GUIDANCE, MAX_STEPS
 
 PIPELINES = {"CogVideoXPipeline": ("t2v", "v2v"), "CogVideoXVideoToVideoPipeline": ("t2v", "v2v"),
-             "CogVideoXImageToVideoPipeline": ("i2v",)}
+             "CogVideoXImageToVideoPipeline": ("i2v",), "CogVideoXInterpolationPipeline": ("i2v",),
+             "CogVideoXFunInpaintPipeline": ("t2v", "i2v"), "CogVideoX_Fun_Pipeline_Inpaint": ("t2v", "i2v")}
 """What a checkpoint can do, by the class it is saved as. A text checkpoint also changes videos: same weights, noise added
-to the video instead of noise alone. An image checkpoint reads the image in channels of its own, so it needs one."""
+to the video instead of noise alone. An image checkpoint reads the image in channels of its own, so it needs one. The last three are
+shown more than a first frame, see `ModelSpec.shown`."""
+ENDS_CLASS = "CogVideoXInterpolationPipeline"
+ENDS_MODELS = ("feizhengcong/cogvideox-interpolation",)
+"""Hub ids, small letters, of models that are shown first and last frame and are saved as image-to-video ones. A folder says so itself by
+`"shown": "ends"` in its sprocket.json: their config is that of an image-to-video model."""
+SHOWN = ("", "ends", "masked")
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
 CLASSES = {
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
@@ -108,6 +115,11 @@ class ModelSpec:
     """Numbers in the weights, by component."""
     modes: tuple[str, ...] = ("t2v", "v2v")
     """What it can do, of 't2v', 'i2v' and 'v2v'; the first is what it is made for."""
+    shown: str = ""
+    """Which frames of the clip stand beside the noise, where it is more than a first one: 'ends' (first and last), 'masked' (any, with a
+    mask). See `engine.interpolate.shown`."""
+    noisy_frames: bool = False
+    """Trained with noise on the frames that it is shown, and wants some at work too (CogVideoX-Fun 1.1)."""
     takes_offset: bool = False
     """True where the transformer wants an offset beside the time (`ofs`, CogVideoX 1.5 image to video)."""
     layout: Mapping[str, Layout] = field(default_factory=dict)
@@ -198,7 +210,7 @@ def build_spec(folder: Path, name: str, index: Mapping[str, Any], configs: Mappi
     # the layers before finding that out could take for ever.
     tensors = {part: sum(len(file.tensors) for file in files) for part, files in weights.items()}
     _positive(text["num_layers"], tensors["text_encoder"])
-    modes = _modes(folder, index["_class_name"], dit, vae)
+    modes, shown = _modes(folder, index["_class_name"], dit, vae, name, extra)
     position = _position(dit)
     width, height = _positive(dit["sample_width"]) * spatial, _positive(dit["sample_height"]) * spatial
     # 1.5 slices its rotary table out of a grid of the native size, so nothing larger runs.
@@ -233,15 +245,28 @@ def build_spec(folder: Path, name: str, index: Mapping[str, Any], configs: Mappi
         component_parameters={part: sum(w.parameters for w in files) for part, files in weights.items()},
         layout={part: layout_of({name: shape for file in files for name, (_, shape) in file.tensors.items()})
                 for part, files in weights.items()}, installed=installed,
-        modes=modes, takes_offset=dit.get("ofs_embed_dim") is not None,
+        modes=modes, shown=shown, noisy_frames=shown == "masked" and dit.get("add_noise_in_inpaint_model") is True,
+        takes_offset=dit.get("ofs_embed_dim") is not None,
     )
 
 
-def _modes(folder: Path, kind: str, dit: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the checkpoint can do: its class says what it is, its channels must agree."""
+def _modes(folder: Path, kind: str, dit: Mapping[str, Any], vae: Mapping[str, Any], name: str,
+           extra: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """(what the checkpoint can do, which frames it is shown): its class says what it is, its channels must agree.
+
+    A mask and a video beside the noise are 2 C + 1 channels, which nothing else has; so they are known whatever the class is called.
+    """
     modes, latent = PIPELINES[kind], _positive(vae["latent_channels"])
     takes, gives = _positive(dit["in_channels"]), _positive(dit.get("out_channels", latent))
+    said = extra.get("shown", "")
+    if said not in SHOWN:
+        raise ValueError(f"shown {str(said)[:40]!r} is not one of {', '.join(SHOWN[1:])}")
+    shown = "ends" if kind == ENDS_CLASS or said == "ends" or name.casefold() in ENDS_MODELS else ""
     needs = 2 * latent if modes == ("i2v",) else latent
+    if takes == 2 * latent + 1 or said == "masked" or "Fun" in kind:
+        modes, shown, needs = ("t2v", "i2v"), "masked", 2 * latent + 1
+    elif shown:
+        modes, needs = ("i2v",), 2 * latent
     if takes != needs:
         hint = (" It looks like an image-to-video model saved as another class." if takes == 2 * latent else
                 " It looks like a text-to-video model saved as another class." if takes == latent else "")
@@ -249,7 +274,7 @@ def _modes(folder: Path, kind: str, dit: Mapping[str, Any], vae: Mapping[str, An
                            f"takes {needs}.{hint} Fetch the model again.")
     if gives != latent:
         raise ModelInvalid(f"{folder}: the transformer gives {gives} channels, the VAE reads {latent}. Fetch the model again.")
-    return modes
+    return modes, shown
 
 
 def _position(dit: Mapping[str, Any]) -> str:

@@ -427,5 +427,14 @@ class FakeStudio:
             recovery_message=None,
         )
 
+    def hardware(self) -> Any:
+        return MACHINE
+
+    def devices(self) -> str:
+        return "together"
+
+    def set_devices(self, mode: str) -> str:
+        return mode
+
     def close(self) -> None:
         pass

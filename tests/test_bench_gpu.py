@@ -13,7 +13,8 @@ from bench.gpu.report import Findings, add_totals, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {"ceilings": "composite ceiling", "ends": "ours, streamed, exact", "5b": "5B: of ours, 'ours' counts",
-         "2b": "2B: of ours, 'ours' counts", "8-bit": "INT8 weights and activations", "whole": "least memory takes"}
+         "2b": "2B: of ours, 'ours' counts", "parallel": "5B cfg=1,ulysses=2,ring=1",
+         "8-bit": "INT8 weights and activations", "whole": "least memory takes"}
 
 
 @pytest.mark.timeout(600)  # 20 s of one free core; much more where others want it too

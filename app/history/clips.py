@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import NotFound
@@ -16,6 +16,7 @@ from app.history.schema import clips, projects
 from app.history.substring import holds
 from app.history.transactions import Transactions
 from engine.errors import InvalidRequest
+from engine.interpolate.recipe import ALSO_FROM
 
 DEFAULT_PROJECT = "My videos"
 MAX_NAME_CHARS = 120
@@ -130,17 +131,20 @@ class Clips:
             clip = clip_of(_clip_row(c, clip_id, owner))
             parents: list[Clip] = []
             seen = {clip.id}
-            above = clip.made_from
-            while above is not None and above not in seen:  # files are untrusted: lineage may be a circle
-                seen.add(above)
-                row = c.execute(select(clips).where(clips.c.id == above, clips.c.owner == owner)).one_or_none()
-                if row is None:
-                    break
-                parents.append(clip_of(row))
-                above = row.made_from
-            rows = c.execute(select(clips).where(clips.c.made_from == clip_id, clips.c.owner == owner)
+            above = list(clip.parents)
+            while above:  # nearest first
+                one = above.pop(0)
+                if one in seen:  # files are untrusted: lineage may be a circle
+                    continue
+                seen.add(one)
+                row = c.execute(select(clips).where(clips.c.id == one, clips.c.owner == owner)).one_or_none()
+                if row is not None:
+                    parents.append(clip_of(row))
+                    above.extend(parents[-1].parents)
+            second = clips.c.recipe.contains(f'"{ALSO_FROM}": "{clip_id}"')  # as `rows.clip_values` writes it; seldom asked, no index
+            rows = c.execute(select(clips).where(or_(clips.c.made_from == clip_id, second), clips.c.owner == owner)
                              .order_by(clips.c.created_at, clips.c.id))
-            return tuple(parents), tuple(clip_of(row) for row in rows)
+            return tuple(parents), tuple(child for row in rows if clip_id in (child := clip_of(row)).parents)
         return self._db.read(work)
 
     def rename(self, clip_id: str, name: str, *, owner: str) -> Clip:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from app.history.ids import is_id
 from engine.hardware import Hardware
+from engine.interpolate.recipe import ALSO_FROM
 
 
 class JobState(str, Enum):
@@ -146,6 +148,12 @@ class Clip:
     trashed_at: float | None = None
     missing: bool = False
     """The file is not where the row says."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of the clips that this one was made from. What a recipe says of the second one came with a file, so it may be anything."""
+        second = self.recipe.get(ALSO_FROM) if isinstance(self.recipe, dict) else None
+        return tuple(each for each in (self.made_from, second) if isinstance(each, str) and is_id(each))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def source_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """
     request, source = InterpolateRequest.from_mapping(recipe["request"]), recipe["source"]
     called = request.title or str(source.get("title") or "video")
-    rate = f"{request.slow:g}x slower" if request.slow is not None else f"{request.fps:g} fps"
+    rate = ("filled between" if request.then else f"{request.slow:g}x slower" if request.slow is not None else f"{request.fps:g} fps")
     return {"name": f"{called[:60]} ({rate})", "title": request.title, "prompt": str(source.get("prompt") or called),
             "model": str(source.get("model") or ""), "seed": int(source.get("seed") or 0)}
 

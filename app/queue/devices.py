@@ -10,10 +10,10 @@ The choice is kept in the history, so that every page, every host and the comman
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from app.history.store import Store
-from app.settings import DEVICE_MODES, EACH, TOGETHER, Settings
+from app.settings import DEVICE_MODES, EACH, HERE, TOGETHER, Settings
 from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 
@@ -39,6 +39,11 @@ def wanted(mode: str, hardware: Hardware) -> tuple[str, ...]:
     if mode == EACH and len(hardware.gpus) > 1:
         return tuple(gpu.device for gpu in hardware.gpus)
     return ("",)
+
+
+def shared_out(store: Store, settings: Settings, hardware: Callable[[], Hardware]) -> bool:
+    """True where every GPU of this computer has jobs of its own. `hardware` is asked only where it matters: that takes a moment."""
+    return settings.executor == HERE and mode_of(store, settings) == EACH and len(wanted(EACH, hardware())) > 1
 
 
 def environment(device: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -63,6 +63,8 @@ class SprocketEngine:
     def __init__(self) -> None:
         self._importing = threading.Lock()  # transformers' lazy modules do not bear two threads importing them
         self._models: ModelCache | None = None
+        self._link: tuple[float, float] | None = None
+        """As the latest fleet measured it."""
 
     def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]:
         return installed(models_dir=models_dir)
@@ -73,6 +75,9 @@ class SprocketEngine:
     def hardware(self, device: str | None = None) -> Hardware:
         machine = detect(device)
         fleet = None if self._models is None else self._models.fleet
+        if fleet is not None and fleet.link is not None:
+            self._link = fleet.link
+        machine = replace(machine, link=self._link)
         if machine.device == "cpu":
             own = sum(_resident(pid) for pid in (os.getpid(), *(() if fleet is None else fleet.pids.values())))
             return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))

@@ -142,7 +142,7 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
         log.warning("restarted, because %s. Its last lines:\n%s", event.why, event.log)
         beat.note(notes=json.dumps([*work.notes, f"Started again, because {event.why}."]))
     elif isinstance(event, CutsFound):
-        beat.note(notes=json.dumps([*work.notes, cuts_note(event.seconds)]))
+        beat.note(notes=json.dumps([*work.notes, cuts_note(event.seconds, event.faded)]))
     elif isinstance(event, Preview):
         path = attempt.settings.job_dir(attempt.job.id) / "preview.webp"
         part = path.with_suffix(".part")

@@ -52,8 +52,8 @@ class OwnedPart:
                 self._part.card(args[0] if args else kwargs["run_id"], owner=visitor.owner)
             self._check(visitor, args, kwargs)
             if self._name == "interpolations" and name in ("submit", "submit_input"):
-                if name == "submit" and not is_id(args[0] if args else kwargs.get("source")):
-                    raise InvalidRequest("source", "must be one of your clips here; files of this machine are for its command line.")
+                if name == "submit":
+                    _only_clips(args[0] if args else kwargs.get("source"), kwargs.get("then"))
                 return self._adding(visitor, name, args, lambda: found(*args, **kwargs))
             return found(*args, **kwargs)
 
@@ -70,3 +70,10 @@ class Own:
         if name.startswith("_") or name == "close":
             raise AttributeError(name)
         return lambda *args, **kwargs: getattr(self._thing, name)(*args, **(kwargs | {"owner": self._owner}))
+
+
+def _only_clips(source: object, then: object) -> None:
+    """Files of this machine are none of a visitor's business."""
+    for field, value in (("source", source), ("then", then)):
+        if not is_id(value) and not (field == "then" and value is None):
+            raise InvalidRequest(field, "must be one of your clips here; files of this machine are for its command line.")

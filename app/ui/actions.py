@@ -20,6 +20,7 @@ from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.choices import CHOICE_ACTIONS
 from app.ui.dataset import DATASET_ACTIONS
+from app.ui.devices import DEVICE_ACTIONS
 from app.ui.form import FIELDS
 from app.ui.html.common import short
 from app.ui.html.status import notice_html
@@ -269,6 +270,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         *DATASET_ACTIONS,
         *LORA_ACTIONS,
         *CHOICE_ACTIONS,
+        *DEVICE_ACTIONS,
         *INTERPOLATE_ACTIONS,
         *REFINE_ACTIONS,
         *LENGTH_ACTIONS,

@@ -7,7 +7,7 @@
     client.predict(api_name="/models")                        -> {models: [...]}: what is here, on its way, or could be downloaded
     client.predict([{"prompt": "a"}, {...}], api_name="/submit_batch")  -> {batch, jobs: [id, ...]}: all or none
     client.predict("<batch id>", api_name="/batch")           -> {batch, jobs: [as /job]}; "/cancel_batch" stops all of it first
-    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video): more frames
+    client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video, then, between)
     client.predict("ball goes up", api_name="/refine")        -> {text, original, notes, backend, tokens, max_tokens, fallback}
     client.predict("<job id>", api_name="/key_frames")        -> {frames: [...]} of a job with review; "/edit_key_frame", "/go_on" act on it
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
@@ -183,16 +183,19 @@ def _models_endpoint(studio: Any) -> Callable[[], dict]:
 
 
 def _interpolate_endpoint(studio: Any) -> Callable[..., str]:
-    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None) -> str:
+    def interpolate(clip: Any = None, fps: Any = None, slow: Any = None, method: Any = None, video: Any = None, then: Any = None,
+                    between: Any = None) -> str:
         """Queues more frames for a clip (its id) or a `video` (the name of an input) and returns the job id. `fps` of the result,
-        `slow` how many times slower, one of them at least. `method`: flow, which is motion interpolation and not generation, or
-        generate. /job tells how it gets on."""
-        wish = {"fps": fps, "slow": slow, "method": method or "flow"}
+        `slow` how many times slower, one of them at least. Or `then`: a second one, named as the first is, and `between` frames
+        (7) come between the two. `method`: flow, which is motion interpolation and not generation, or generate. /job tells how it
+        gets on."""
+        wish = {"fps": fps, "slow": slow, "method": method or "flow", "between": between}
         if (clip is None) == (video is None):
             raise InvalidRequest("clip", "or video, one of them, says what gets more frames.")
         if video is not None:
-            return studio.interpolations.submit_input(video, owner=OWNER, **wish).id
-        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, **wish).id
+            return studio.interpolations.submit_input(video, owner=OWNER, then="" if then is None else then, **wish).id
+        second = None if then is None else _identifier("then", then)
+        return studio.interpolations.submit(_identifier("clip", clip), owner=OWNER, then=second, **wish).id
 
     return interpolate
 

@@ -22,6 +22,7 @@ from app.ui.choices import request_of, words_markup
 from app.ui.form import FIELDS, WAYS, kept_fields, kept_words, model_field, read_form, show_model, show_request
 from app.ui.html.choices import choices_html
 from app.ui.html.common import button
+from app.ui.html.devices import devices_html
 from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.length import lengthened, seconds_of, seconds_slider, timeline
@@ -107,7 +108,10 @@ def _more(studio: Any, spec: Any) -> dict[str, Component]:
         made["scheduler"] = FIELDS["scheduler"].build(spec)
         made["guidance_kind"] = FIELDS["guidance_kind"].build(spec)
         made["eta"] = FIELDS["eta"].build(spec)
-        made |= {name: field.build(spec) for name, field in WAYS.items() if name != "profile"}
+        made |= {name: field.build(spec) for name, field in WAYS.items() if name not in ("profile", "parallel", "cfg_gate")}
+        made["cfg_gate"] = WAYS["cfg_gate"].build(spec)
+        made["parallel"] = WAYS["parallel"].build(spec)
+        made["devices"] = gr.HTML(devices_html(None), elem_id="devices", apply_default_css=False, js_on_load=SYNC)
         stack = lora_panel(studio, spec.name if spec else None, {})
         made["loras"] = gr.HTML(stack, elem_id="loras", apply_default_css=False, js_on_load=SYNC)
     return made
@@ -275,7 +279,7 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,
-                parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept),
+                parts.source: panel(studio, request.to_json(), kept), parts.timeline: timeline(request.to_json(), kept, spec),
                 parts.loras: lora_panel(studio, request.model, kept),
                 parts.refine: refine_panel(studio, request.to_json(), kept), parts.many["seconds"]: seconds_of(request)}
     try:

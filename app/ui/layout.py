@@ -159,6 +159,7 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, pages: tup
         source=made["source"],
         words=made["words"],
         choices=made["choices"],
+        devices=made["devices"],
         loras=made["loras"],
         timeline=made["timeline"],
         refine=made["refine"],

@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.length import frames_of, with_known
+from app.ui import views
 from app.ui.form import read_whole
 from app.ui.html.keys import timeline_html
 from app.ui.parts import OWNER, Changes
@@ -33,18 +34,27 @@ def lengthened(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSp
     """`values` and `kept` with the clip's frames and given frames; without them where no rate is chosen. Raises `InvalidRequest`."""
     left = {key: value for key, value in kept.items() if key not in ("given", "edits", KNOWN, EDITED_FOR)}
     rate = rate_of(values.get("fps"))
+    if rate is None and spec is not None and spec.shown:
+        frames = read_whole("frames", values.get("frames"))
+        left |= _given(kept, GenerationRequest(prompt="-", model=spec.name, frames=frames), spec)
+        return {**values, "fps": None, "key_frames": None, "review": False}, left
     if rate is None or spec is None:
         return {**values, "fps": None, "key_frames": None, "review": False}, left
     keys = read_whole("key_frames", values.get("key_frames"))
     frames = frames_of(values.get("seconds"), rate, keys, spec)
-    known = kept.get(KNOWN)
-    if isinstance(known, dict) and known:
-        wish = GenerationRequest(prompt="-", model=spec.name, frames=frames, fps=rate, key_frames=keys)
-        places = [(str(place), name) for place, name in known.items()]
-        left["given"] = [list(pair) for pair in with_known(wish, spec, places).given]
+    left |= _given(kept, GenerationRequest(prompt="-", model=spec.name, frames=frames, fps=rate, key_frames=keys), spec)
     if kept.get("edits") and kept.get(EDITED_FOR) == [frames, rate]:
         left["edits"] = kept["edits"]
     return {**values, "frames": frames, "fps": rate, "key_frames": keys}, left
+
+
+def _given(kept: Mapping[str, Any], wish: GenerationRequest, spec: ModelSpec) -> dict[str, Any]:
+    """{"given": ...} of the images at places of the clip; {} without any."""
+    known = kept.get(KNOWN)
+    if not isinstance(known, dict) or not known:
+        return {}
+    places = [(str(place), name) for place, name in known.items()]
+    return {"given": [list(pair) for pair in with_known(wish, spec, places).given]}
 
 
 def seconds_of(request: GenerationRequest) -> Any:
@@ -55,10 +65,11 @@ def seconds_of(request: GenerationRequest) -> Any:
     return gr.update(value=seconds, maximum=max(60, seconds))
 
 
-def timeline(values: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
-    """The markup of the images the clip passes through."""
-    known = kept.get(KNOWN)
-    return timeline_html(known if isinstance(known, dict) else {}, on=values.get("fps") not in (None, "", ONE_CLIP))
+def timeline(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSpec | None = None) -> str:
+    """The markup of the images the clip passes through. `spec`: of the chosen model: some take such images without key frames."""
+    known, rounds = kept.get(KNOWN), values.get("fps") not in (None, "", ONE_CLIP)
+    shown = "" if rounds or spec is None else spec.shown
+    return timeline_html(known if isinstance(known, dict) else {}, on=rounds or bool(shown), shown=shown)
 
 
 # ---- clicks
@@ -66,7 +77,7 @@ def timeline(values: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
 
 def length(click: Click) -> Changes:
     """The rate was changed: the timeline appears or goes."""
-    return {click.parts.timeline: timeline(click.values, click.kept)}
+    return {click.parts.timeline: timeline(click.values, click.kept, views.spec_of(click.studio, click.values.get("model")))}
 
 
 def unknown(click: Click) -> Changes:
@@ -111,8 +122,8 @@ def _known(click: Click) -> dict[str, str]:
 def _redrawn(click: Click, known: Mapping[str, str]) -> Changes:
     from app.ui import create
 
-    kept = {**click.kept, KNOWN: dict(known)}
-    return {click.parts.kept: kept, click.parts.timeline: timeline(click.values, kept),
+    kept, spec = {**click.kept, KNOWN: dict(known)}, views.spec_of(click.studio, click.values.get("model"))
+    return {click.parts.kept: kept, click.parts.timeline: timeline(click.values, kept, spec),
             click.parts.forecast: create.forecast_markup(click.studio, click.values, kept)}
 
 

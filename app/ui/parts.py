@@ -45,6 +45,8 @@ class Parts:
     """What Fast, Balanced and Tiny would take."""
     choices: Component
     """Every other way, in a fold."""
+    devices: Component
+    """Load and memory of each device, in a fold (`devices.py`)."""
     loras: Component
     """The LoRAs, in the folded settings."""
     timeline: Component
@@ -87,6 +89,7 @@ class Parts:
             self.source,
             self.words,
             self.choices,
+            self.devices,
             self.loras,
             self.timeline,
             self.many["seconds"],

@@ -33,7 +33,7 @@ def known_of(request: GenerationRequest) -> dict[str, Any]:
     places = {0: "first", last: "last"}
     kept: dict[str, Any] = {}
     if request.given:
-        kept[KNOWN] = {places.get(index, str(index)): name for index, name in request.given}
+        kept[KNOWN] = {places.get(index, str(index)) if request.frames else str(index): name for index, name in request.given}
     if request.edits:
         kept |= {"edits": [list(pair) for pair in request.edits], EDITED_FOR: [request.frames, request.fps]}
     return kept

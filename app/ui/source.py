@@ -42,7 +42,7 @@ def parent(made_from: object, kept: Mapping[str, Any]) -> str | None:
 
 def model_for(mode: str, specs: Sequence[ModelSpec], *, like: tuple[int, int] | None = None) -> ModelSpec | None:
     """An installed model that can do `mode`; of several the one whose own size (width, height) is nearest to `like`."""
-    able = [spec for spec in specs if mode in spec.modes]
+    able = [spec for spec in specs if mode in spec.modes and spec.shown != "ends"]  # that one wants a last frame as well
     if like is None:
         return able[0] if able else None
     return min(able, key=lambda spec: abs(spec.native_width - like[0]) + abs(spec.native_height - like[1]), default=None)

@@ -38,6 +38,7 @@ def source(click: Click) -> Changes:
     if click.text("model"):
         changes |= create.costs(click.studio, click.parts, click.values, click.kept)
         changes[click.parts.loras] = lora_panel(click.studio, click.values.get("model"), click.kept)
+        changes[click.parts.timeline] = length.timeline(click.values, click.kept, views.spec_of(click.studio, click.values.get("model")))
     return changes
 
 

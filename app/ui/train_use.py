@@ -48,17 +48,28 @@ def train_use(click: Click) -> Changes:
     card = trainings.card(click.text("run"), owner=OWNER)
     try:
         prompt, weight, seed = _said(click, card)
-        lora = trainings.use(card.id, owner=OWNER)
-        request = GenerationRequest(prompt=prompt, model=card.config.model, seed=seed, loras=((lora.name, weight),))
+        request = _request(trainings, card, prompt, seed, weight)
         if click.text("how") == "compare":
             return _compare(click, card, request, weight)
     except SprocketError as error:
         if click.text("how") != "compare":
             raise  # Create is on the screen already, and says it there
         return _at_run(click, card, str(error))
+    if card.config.method != "lora":
+        how = " Ask for key frames, and it makes those between." if card.config.method == "stage-two" else ""
+        notice = f"{short(card.config.name, 40)} is a model of its own, and chosen.{how}"
+        return create.fill(click.studio, click.parts, request, notice) | {click.parts.at: Address(view="create").href()}
     strength = "the strength it was trained at" if weight == 1 else f"strength {weight:g}"
     notice = f"{short(card.config.name, 40)} is used, at {strength}."
     return create.fill(click.studio, click.parts, request, notice) | {click.parts.at: Address(view="create").href()}
+
+
+def _request(trainings: Trainings, card: RunCard, prompt: str, seed: int | None, weight: float) -> GenerationRequest:
+    """With what was trained: a LoRA beside its base, or a model."""
+    if card.config.method != "lora":
+        return GenerationRequest(prompt=prompt, model=trainings.use_model(card.id, owner=OWNER), seed=seed)
+    lora = trainings.use(card.id, owner=OWNER)
+    return GenerationRequest(prompt=prompt, model=card.config.model, seed=seed, loras=((lora.name, weight),))
 
 
 def _said(click: Click, card: RunCard) -> tuple[str, float, int | None]:
@@ -82,7 +93,7 @@ def _compare(click: Click, card: RunCard, request: GenerationRequest, weight: fl
     """Both jobs or none; the run's own log keeps which they are, so they are found again after a reload."""
     seed = card.config.preview_seed if request.seed is None else request.seed
     having = request.to_json() | {"seed": seed}
-    both = [having | {"loras": []}, having]
+    both = [having | {"loras": [], "model": card.config.model}, having]
     jobs = click.studio.submit_batch(both, owner=OWNER)
     click.studio.training.run(card.id).tell("compared", prompt=request.prompt, seed=seed, weight=weight, jobs=[job.id for job in jobs])
     return _at_run(click, card, "")

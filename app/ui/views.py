@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from app.errors import NotFound
-from app.history.records import ClipPage, Job, JobState, Project
+from app.history.records import ClipPage, ClipQuery, Job, JobState, Project
 from app.key_frames import strip_count, waits
 from app.ui.address import Address
 from app.ui.html.account import account_html
 from app.ui.html.batch import batch_html, batch_token
 from app.ui.html.common import empty, link
+from app.ui.html.fill import followers
 from app.ui.html.frame import header_html
 from app.ui.html.gallery import clip_html, gallery_html
 from app.ui.html.models import models_html
@@ -21,6 +22,8 @@ from engine.errors import SprocketError
 from engine.spec import ModelSpec
 
 QUEUE_SHOWN = 100
+FOLLOWERS_OF = 200
+"""Newest clips that are looked through for those that may follow one."""
 
 
 def project_of(projects: tuple[Project, ...], wanted: str) -> str:
@@ -157,7 +160,8 @@ def gallery(studio: Any, at: Address) -> str:
         )
     parents, children = studio.lineage(clip.id, owner=OWNER)
     name = next((p.name for p in projects if p.id == clip.project_id), "")
-    return clip_html(clip, parents, children, name, at)
+    others = followers(clip, studio.clips(ClipQuery(page_size=FOLLOWERS_OF), owner=OWNER).clips)
+    return clip_html(clip, parents, children, name, at, others)
 
 
 def models(studio: Any, said: object = "") -> str:

@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.gpu import ceilings, eight_bit, ends, steps, whole
+from bench.gpu import ceilings, eight_bit, ends, shares, steps, whole
 from bench.gpu.device import GIB, Device, open_device, versions
 from bench.gpu.models import case
 from bench.gpu.report import Findings, add_totals, verdicts
@@ -46,13 +46,18 @@ def parts(device: Device, found: Findings) -> dict[str, tuple[str, float, Part]]
         device.free()
         ends.decode(large, device, found)
 
+    def divided(_left: float) -> None:
+        for one, short in ((large, "5B"), (small, "2B")):
+            shares.run(one, device, short, found)
+
     return {
         "ceilings": ("what this machine can do at these shapes", 0.10, limits),
         "ends": ("text and decode", 0.12, around),
-        "5b": ("5B, a step of each way in turn", 0.26, lambda left: steps.run(large, device, "5B", found, left)),
+        "5b": ("5B, a step of each way in turn", 0.24, lambda left: steps.run(large, device, "5B", found, left)),
         "2b": ("2B, a step of each way in turn", 0.14, lambda left: steps.run(small, device, "2B", found, left)),
-        "8-bit": ("5B in 8 bits", 0.18, lambda left: eight_bit.run(large, device, found, left)),
-        "whole": ("the whole 5B pipeline, resident and in the least memory", 0.20, lambda _left: whole.run(large, device, found)),
+        "parallel": ("what a rank's part of a step takes, and what several GPUs are predicted to", 0.06, divided),
+        "8-bit": ("5B in 8 bits", 0.16, lambda left: eight_bit.run(large, device, found, left)),
+        "whole": ("the whole 5B pipeline, resident and in the least memory", 0.18, lambda _left: whole.run(large, device, found)),
     }
 
 
@@ -60,7 +65,7 @@ def main() -> int:
     """0 unless a part of a self-test failed."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--self-test", action="store_true", help="toys on the processor, also where there is a GPU")
-    ask.add_argument("--only", nargs="+", default=None, metavar="PART", help="of ceilings, ends, 5b, 2b, 8-bit, whole")
+    ask.add_argument("--only", nargs="+", default=None, metavar="PART", help="of ceilings, ends, 5b, 2b, parallel, 8-bit, whole")
     ask.add_argument("--seconds", type=float, default=570.0, help="for everything")
     ask.add_argument("--results", type=Path, default=RESULTS)
     wish = ask.parse_args()

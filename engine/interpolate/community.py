@@ -13,14 +13,22 @@ frames an image must be repeated for so that its slot says 1; `with_runs` does i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.interpolate.conditioning import PACK, slot_count
 
+if TYPE_CHECKING:
+    from engine.spec import ModelSpec
+
+T = TypeVar("T")
 UNKNOWN = -1.0
 """Of a pixel that is not known, in -1 .. 1."""
+SHOWN_NOISE = 0.0563
+"""Standard deviation of the noise on known pixels, in -1 .. 1, that CogVideoX-Fun 1.1 has at work."""
 
 
 def first_and_last(first: Tensor, last: Tensor, slots: int) -> Tensor:
@@ -43,11 +51,15 @@ def with_runs(images: Mapping[int, Tensor], frames: int) -> dict[int, Tensor]:
 
     An image that is given for a frame of its own is not replaced by a neighbour's repeat.
     """
-    found: dict[int, Tensor] = {}
-    for index, image in images.items():
+    return _runs(images, frames)
+
+
+def _runs(things: Mapping[int, T], frames: int) -> dict[int, T]:
+    found: dict[int, T] = {}
+    for index, thing in things.items():
         for frame in known_run(index, frames):
-            found.setdefault(frame, image)
-    return found | dict(images)
+            found.setdefault(frame, thing)
+    return found | dict(things)
 
 
 def known_run(index: int, frames: int) -> range:
@@ -68,6 +80,40 @@ def masked_video(images: Mapping[int, Tensor], frames: int, encode: Callable[[Te
     video = torch.full((1, 3, frames, *shape[1:]), UNKNOWN)
     for index, image in known.items():
         video[0, :, index] = image
-    latents = encode(video).permute(0, 2, 1, 3, 4)
-    mask = resized_mask([index in known for index in range(frames)], (latents.shape[3], latents.shape[4]))
-    return torch.cat([mask[None].to(latents), latents], dim=2) * scale
+    latents = encode(video)
+    return mask_and_video(latents, tuple(images), frames, (1, latents.shape[2], *latents.shape[1:2], *latents.shape[3:]), scale)
+
+
+def mask_and_video(latents: Tensor | None, known: Sequence[int], frames: int, shape: Sequence[int], scale: float) -> Tensor:
+    """(1, slots, 1 + C, h, w) from the unscaled latents (1, C, slots, h, w) of the masked video; zeros for None: nothing is known.
+
+    `shape`: of the clip's latents, (1, slots, C, h, w); where it has more slots than the video (1.5 wants whole patches in time) the
+    first one stands in front once more, as the clip's own padding does.
+    """
+    if latents is None:
+        return torch.zeros(1, shape[1], shape[2] + 1, *shape[3:])
+    there = with_runs(dict.fromkeys(known, torch.empty(0)), frames)
+    mask = resized_mask([index in there for index in range(frames)], (shape[3], shape[4]))
+    video = torch.cat([mask[None].to(latents), latents.permute(0, 2, 1, 3, 4)], dim=2) * scale
+    return torch.cat([video[:, :1]] * (shape[1] - video.shape[1]) + [video], dim=1)
+
+
+def shown_parts(spec: ModelSpec, pictures: np.ndarray, known: Sequence[int], frames: int, seed: int) -> list[np.ndarray]:
+    """What is encoded for a model that is shown frames, each part by itself: uint8 (n, height, width, 3).
+
+    `pictures`: of the frames `known`, ascending. 'ends': the first, then the last. 'masked': one video of `frames`, black where nothing is
+    known (0 is -1), with the noise it was trained with on what is; none where nothing is known.
+    """
+    if spec.shown == "ends":
+        return [pictures[:1], pictures[1:]]
+    if not len(pictures):
+        return []
+    video = np.zeros((frames, *pictures.shape[1:]), np.uint8)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    places = {index: number for number, index in enumerate(known)}
+    for frame, number in _runs(places, frames).items():
+        picture = pictures[number].astype(np.float32)
+        if spec.noisy_frames:
+            picture += rng.standard_normal(picture.shape, np.float32) * (SHOWN_NOISE * 127.5)
+        video[frame] = np.rint(picture.clip(0, 255))
+    return [video]

@@ -26,6 +26,7 @@ from engine.errors import AwaitingReview, InvalidRequest
 from engine.events import ClipWritten, CutsFound, Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.inputs import input_file, read_input
 from engine.interpolate.cuts import held, parted
+from engine.interpolate.filling import Gap
 from engine.interpolate.flow import Pair
 from engine.interpolate.interpolator import Interpolator, Window
 from engine.interpolate.levels import Block
@@ -142,17 +143,25 @@ class HierarchyRun:
         yield from self._make([block], 0, self.levels.key_fps, self._original, self.store.key)
 
     def _from_video(self) -> Iterator[Event]:
-        """The frames of a video are the key frames. Raises `InvalidRequest` where it is gone or has fewer than it said."""
-        keys, done = self.levels.keys, 0
+        """The frames of a video, or of two, are the key frames. Raises `InvalidRequest` where one is gone or has fewer than it said."""
+        keys, levels = self.levels.keys, self.levels
+        if not isinstance(levels, Gap):
+            yield from self._taken("video", self.made.video, keys, 0)
+            return
+        yield from self._taken("video", self.made.video, keys[:levels.first], 0)
+        yield from self._taken("then", self.made.then, keys[levels.first:], levels.first)
+
+    def _taken(self, field: str, name: str, keys: Sequence[int], before: int) -> Iterator[Event]:
+        """The frames of one video become these key frames; `before` were taken already."""
         assert self.job.inputs is not None
-        path = input_file(self.job.inputs, self.made.video, "video")
-        for done, pixels in enumerate(iter_frames(path, width=self.plan.width, height=self.plan.height, fit="crop"), start=1):
+        path, done = input_file(self.job.inputs, name, field), 0
+        for done, pixels in enumerate(iter_frames(path, width=self.plan.width, height=self.plan.height, fit="crop", field=field), start=1):
             with self.job.stage(Stage.ENCODE, "image"):
                 self.store.write(self.store.key(keys[done - 1]), pixels)
-            yield StepDone(Stage.ENCODE, done, len(keys), None)
+            yield StepDone(Stage.ENCODE, before + done, len(self.levels.keys), None)
             if done == len(keys):
                 return
-        raise InvalidRequest("video", f"has {done} frames that can be decoded, not {len(keys)}. Choose it again, or use flow.")
+        raise InvalidRequest(field, f"has {done} frames that can be decoded, not {len(keys)}. Choose it again, or use flow.")
 
     def _again(self, again: Sequence[tuple[int, int]]) -> Iterator[Event]:
         """Key frames made anew: each between its neighbours as they were, in a block of its own."""
@@ -184,13 +193,13 @@ class HierarchyRun:
         """A frame as it stands in the clip, if there is one yet."""
         if index in self.given:
             return self.given[index]
-        if index % self.levels.stride:
+        if not self.levels.is_key(index):
             return self.store.read(self.store.made(index))
         again = dict(self.made.edits).get(index)
         return self.store.read(self.store.key(index, again if isinstance(again, int) else None))
 
     def _rounds(self) -> Iterator[Event]:
-        cuts = self._cuts() if self.made.video else ()
+        cuts = self._cuts() if self.made.video and not self.made.then else ()
         if cuts:
             yield CutsFound(tuple(round(cut / self.levels.fps, 4) for cut in cuts))
         for level in self.levels.levels:
@@ -279,7 +288,7 @@ class HierarchyRun:
 def mark_of(plan: Plan, made: HierarchyPlan) -> dict[str, Any]:
     """What must be equal for stored key frames to be those of this run; edits are not part of it: they come after."""
     request = plan.request().to_json() | {"model": "", "edits": [], "review": False}
-    return {"request": request, "video": made.video,
+    return {"request": request, "video": made.video + made.then,
             "models": [plan.spec.fingerprint, made.interpolator.fingerprint, file_sha256(made.adapter)],
             "dtype": plan.dtype, "device": plan.device.split(":")[0], "at_once": made.blocks_at_once, "torch": torch.__version__}
 

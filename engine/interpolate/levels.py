@@ -80,6 +80,9 @@ class Hierarchy:
     def keys(self) -> tuple[int, ...]:
         return tuple(range(0, self.frames, self.stride))
 
+    def is_key(self, index: int) -> bool:
+        return index % self.stride == 0
+
     @property
     def given_keys(self) -> tuple[int, ...]:
         return tuple(index for index in self.given if index % self.stride == 0)

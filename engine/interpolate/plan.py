@@ -45,6 +45,10 @@ class InterpolatePlan:
     notes: tuple[str, ...]
     predicted_bytes: int
     device: str = "cpu"
+    then: str = ""
+    """The second video, where frames come between two (`engine.interpolate.filling`)."""
+    between: int = 0
+    """How many of them."""
 
     @property
     def pixels(self) -> int:
@@ -74,15 +78,26 @@ def plan_interpolation(request: InterpolateRequest, facts: VideoFacts) -> Interp
     slow = request.slow or 1.0
     fps = request.fps if request.fps is not None else rate
     _check_rate(fps, rate, slow, facts.variable)
-    width, height = facts.width - facts.width % 2, facts.height - facts.height % 2
-    if min(width, height) < 2:
-        raise InvalidRequest("video", f"is {facts.width} x {facts.height}; at least 2 x 2 is needed.")
+    width, height = even_size(facts)
     seconds = facts.frames / rate * slow
     sound = facts.sound and slow == 1.0
     return InterpolatePlan(
         video=request.video, width=width, height=height, source_frames=facts.frames, source_fps=rate, fps=fps, slow=slow,
         frames=max(2, round(seconds * fps)), method=request.method, sound=sound,
-        notes=_notes(facts, rate, fps, slow, (width, height)), predicted_bytes=BASE_BYTES + BYTES_PER_PIXEL * width * height)
+        notes=_notes(facts, rate, fps, slow, (width, height)), predicted_bytes=memory_of(width, height))
+
+
+def even_size(facts: VideoFacts) -> tuple[int, int]:
+    """(width, height) of the result. Raises InvalidRequest where nothing would be left."""
+    width, height = facts.width - facts.width % 2, facts.height - facts.height % 2
+    if min(width, height) < 2:
+        raise InvalidRequest("video", f"is {facts.width} x {facts.height}; at least 2 x 2 is needed.")
+    return width, height
+
+
+def memory_of(width: int, height: int) -> int:
+    """Bytes that motion interpolation takes at most."""
+    return BASE_BYTES + BYTES_PER_PIXEL * width * height
 
 
 def _check_rate(fps: float, rate: float, slow: float, variable: bool) -> None:
@@ -112,8 +127,10 @@ def _notes(facts: VideoFacts, rate: float, fps: float, slow: float, size: tuple[
     return tuple(notes)
 
 
-def cuts_note(seconds: Sequence[float]) -> str:
-    """What people should know of the scene cuts that were found at these times of the source."""
+def cuts_note(seconds: Sequence[float], faded: bool = False) -> str:
+    """What people should know of the scene cuts that were found at these times of the source. `faded`: they were filled all the same."""
+    if faded:
+        return "No motion leads from the first video to the second: one fades into the other."
     where = ", ".join(f"{at:.2f} s" for at in seconds[:8]) + (", ..." if len(seconds) > 8 else "")
     many = "1 scene cut" if len(seconds) == 1 else f"{len(seconds)} scene cuts"
     return f"{many} found (at {where}): nothing is interpolated across a cut, the last frame before it stays until the next."

@@ -58,6 +58,8 @@ class HierarchyPlan:
     """Denoising steps of stage 1."""
     video: str = ""
     """Name of the input whose frames the key frames are."""
+    then: str = ""
+    """Of a second one, whose frames come after those that are made between (`engine.interpolate.filling`)."""
 
     @property
     def steps(self) -> int:
@@ -70,6 +72,7 @@ class HierarchyPlan:
         levels = self.levels
         return {"sentence": levels.sentence(), "key_frames": levels.key_frames, "key_fps": levels.key_fps, "fps": levels.fps,
                 "stride": levels.stride, "frames": levels.frames, "stage_one": self.stage_one, "interpolator": self.interpolator.name,
+                **({"between": [index for index in range(levels.frames) if not levels.is_key(index)]} if self.then else {}),
                 "given": [index for index, _ in self.inputs], "edited": [index for index, _ in self.edits],
                 "levels": [{"fps": level.fps, "frames": level.frames, "blocks": len(level.blocks), "makes": level.makes}
                            for level in levels.levels]}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engine.plan import Plan
 
 KIND = "interpolate"
+ALSO_FROM = "also_from"
+"""Of a recipe: the second clip that this one was made from, beside `made_from`."""
 ENHANCED = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
 """IPTC's word for what a camera saw and a program changed."""
 
@@ -51,8 +53,8 @@ def build_smoothing_recipe(request: InterpolateRequest, plan: Plan, *, clip_id: 
 def _beginning(label: str, source_type: str, request: InterpolateRequest, clip_id: str, made_from: str | None,
                created: datetime) -> dict[str, Any]:
     return {"sprocket": RECIPE_VERSION, "kind": KIND, "label": label, "app_version": app_version(),
-            "created": created.isoformat(timespec="seconds"), "clip_id": clip_id, "made_from": made_from, "digitalSourceType": source_type,
-            "request": request.to_json()}
+            "created": created.isoformat(timespec="seconds"), "clip_id": clip_id, "made_from": made_from,
+            **({ALSO_FROM: request.then_clip} if request.then_clip else {}), "digitalSourceType": source_type, "request": request.to_json()}
 
 
 def _versions(*packages: str) -> dict[str, str | None]:

@@ -53,11 +53,15 @@ def run(plan: InterpolatePlan, *, part: Path, workspace: Path, recipe: Mapping[s
     `recipe` gets the cuts. Raises InvalidRequest for a video that is gone or cannot be read, Cancelled, StorageBlocked,
     OutputRejected.
     """
-    return _Interpolation(plan, part, workspace, recipe, cancelled, inputs).events()
+    if plan.then:
+        from engine.interpolate.filling_run import Filling
+
+        return Filling(plan, part, workspace, recipe, cancelled, inputs).events()
+    return Interpolation(plan, part, workspace, recipe, cancelled, inputs).events()
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class Frame:
     """A frame of the source."""
 
     number: int
@@ -65,13 +69,13 @@ class _Frame:
     pixels: np.ndarray
 
 
-class _Interpolation:
+class Interpolation:
     """The state of one run."""
 
     def __init__(self, plan: InterpolatePlan, part: Path, workspace: Path, recipe: Mapping[str, Any],
                  cancelled: Callable[[], bool], inputs: Path) -> None:
         self.plan, self.part, self.workspace, self.recipe, self.cancelled = plan, part, workspace, recipe, cancelled
-        self.path = input_file(inputs, plan.video, "video")
+        self.inputs, self.path = inputs, input_file(inputs, plan.video, "video")
         self.each = min(SEGMENT_FRAMES, max(LEAST_SEGMENT, SEGMENT_FRAMES * 1280 * 720 // (plan.width * plan.height)))
         self.seconds = {stage.value: 0.0 for stage in (Stage.LOAD, Stage.INTERPOLATE, Stage.VERIFY)}
         self.pair: tuple[int, Pair] | None = None
@@ -95,19 +99,12 @@ class _Interpolation:
             written = self.joined(facts, segments)
         cuts = all_cuts(segments)
         if cuts:
-            yield CutsFound(cuts)
+            yield CutsFound(cuts, faded=bool(self.plan.then))
         yield written()
 
     def source(self) -> VideoFacts:
         """Facts of the video, once it is known to be what the plan was made for."""
-        name = self.path.name
-        try:
-            same = name.partition(".")[0] == file_sha256(self.path)
-        except OSError as error:
-            raise InvalidRequest("video", f"its file {name[:12]}... cannot be read ({error.strerror}).") from error
-        if not same:
-            raise InvalidRequest("video", f"its file {name[:12]}... was changed after it was added. Choose the video again.")
-        return probe_video(self.path)
+        return unchanged(self.path, "video")
 
     def make(self, facts: VideoFacts, mark: str, segments: list[Segment]) -> Iterator[Event]:
         """Every piece that is not there yet, appended to `segments`."""
@@ -116,7 +113,7 @@ class _Interpolation:
             yield Resumed(done, self.plan.frames)
         frames = islice(self.frames(facts, done), done, None)
         self.began, start = time.perf_counter(), done
-        last: Between[_Frame] | None = next(frames, None)
+        last: Between[Frame] | None = next(frames, None)
         while last is not None:
             with self.clock(Stage.INTERPOLATE):
                 writer = SegmentWriter(self.workspace, len(segments), done, width=self.plan.width, height=self.plan.height,
@@ -138,15 +135,15 @@ class _Interpolation:
         if not segments:
             raise InvalidRequest("video", "has no frame that can be decoded. Convert it to an H.264 mp4.")
 
-    def frames(self, facts: VideoFacts, done: int) -> Iterator[Between[_Frame]]:
+    def frames(self, facts: VideoFacts, done: int) -> Iterator[Between[Frame]]:
         """All frames of the result. Pictures that only the first `done` of them need are not painted."""
         plan = self.plan
         skipped = 0 if facts.variable else max(0, int(done / (plan.fps * plan.slow) * plan.source_fps) - 3)
         shown = iter_timed(self.path, width=plan.width, height=plan.height, fit="crop", facts=facts, unpainted=skipped)
-        return placed(((now, length, _Frame(number, now, pixels)) for number, (now, length, pixels) in enumerate(shown)),
+        return placed(((now, length, Frame(number, now, pixels)) for number, (now, length, pixels) in enumerate(shown)),
                       plan.fps, plan.slow)
 
-    def picture(self, wanted: Between[_Frame]) -> np.ndarray:
+    def picture(self, wanted: Between[Frame]) -> np.ndarray:
         """A given frame as it is, another one between its neighbours: uint8 (height, width, 3)."""
         if wanted.after is None:
             return wanted.before.pixels
@@ -154,7 +151,11 @@ class _Interpolation:
             self.pair = wanted.before.number, Pair(*map(np.ascontiguousarray, (wanted.before.pixels, wanted.after.pixels)))
         if self.pair[1].cut:
             self.cuts.add(round(wanted.after.seconds, 4))
-        return self.pair[1].at(wanted.place)
+        return self.made(self.pair[1], wanted.place)
+
+    def made(self, pair: Pair, place: float) -> np.ndarray:
+        """A frame that is not given."""
+        return pair.at(place)
 
     def tell(self, done: int, start: int) -> Iterator[Event]:
         now = time.perf_counter()
@@ -196,6 +197,18 @@ class _Interpolation:
     def stop_if_cancelled(self) -> None:
         if self.cancelled():
             raise Cancelled("stopped on request.")
+
+
+def unchanged(path: Path, field: str) -> VideoFacts:
+    """Facts of an input. Raises InvalidRequest where it is not what its name says any more."""
+    name = path.name
+    try:
+        same = name.partition(".")[0] == file_sha256(path)
+    except OSError as error:
+        raise InvalidRequest(field, f"its file {name[:12]}... cannot be read ({error.strerror}).") from error
+    if not same:
+        raise InvalidRequest(field, f"its file {name[:12]}... was changed after it was added. Choose the video again.")
+    return probe_video(path)
 
 
 def all_cuts(segments: list[Segment]) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidRequest
@@ -56,10 +57,7 @@ def plan_smoothed(request: InterpolateRequest, facts: VideoFacts, origin: Origin
     Raises `InvalidRequest` (a model without stage-two weights, a rate that doubling cannot reach, a video of one frame or of too
     many), `CannotFit`, `ModelInvalid`.
     """
-    found = stage_two_of(spec)
-    if found is None:
-        raise InvalidRequest("method", f"generate needs stage-two weights, and {spec.name} has none ({FILE} in its folder). Use flow, "
-                                       "which moves pixels instead.", suggestion="flow")
+    found = stage_two_for(spec)
     if not 2 <= facts.frames <= MAX_KEY_FRAMES:
         raise InvalidRequest("video", f"has {facts.frames} frame{'' if facts.frames == 1 else 's'}; frames are generated between 2 to "
                                       f"{MAX_KEY_FRAMES}. For another one use flow.")
@@ -83,6 +81,15 @@ def plan_smoothed(request: InterpolateRequest, facts: VideoFacts, origin: Origin
         notes.append("Its sound is left out: clips of models have none, and this one gets its frames anew.")
     return replace(block, model=spec.name, spec=spec, frames=count, fps=fps, hierarchy=made, fit="crop", mode="t2v", input="",
                    work=rounds_work(made, None, block), notes=(*notes, *block.notes))
+
+
+def stage_two_for(spec: ModelSpec) -> tuple[Path, Path]:
+    """As `stage_two_of`. Raises `InvalidRequest` for a model without."""
+    found = stage_two_of(spec)
+    if found is None:
+        raise InvalidRequest("method", f"generate needs stage-two weights, and {spec.name} has none ({FILE} in its folder). Use flow, "
+                                       "which moves pixels instead.", suggestion="flow")
+    return found
 
 
 def _rounds(request: InterpolateRequest, rate: float) -> tuple[int, float]:

@@ -6,7 +6,7 @@ Paper: https://arxiv.org/abs/2408.06072
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from engine.errors import OutputRejected
+from engine.interpolate import community
 from engine.memory import Placement, everywhere
 from engine.models import (
     accelerate,
@@ -140,6 +141,18 @@ class CogVideoX:
         return conditioning.beside_noise(vae_encode.drawn(moments, generator).to(self.dtype), self.spec, shape)
 
     @torch.inference_mode()
+    def shown_beside(self, moments: list[list[Tensor]], known: Sequence[int], frames: int, shape: tuple[int, ...],
+                     generator: torch.Generator) -> Tensor:
+        """What `predict` takes beside latents of `shape` where the model is shown frames, see `VideoModel`."""
+        if self.spec.shown == "ends":
+            latents = [vae_encode.drawn(part, generator).to(self.dtype)[:, :, 0] for part in moments]
+            scale = 1 / self.spec.scaling_factor if self.spec.invert_scale_latents else self.spec.scaling_factor
+            return community.first_and_last(scale * latents[0], scale * latents[1], shape[1])
+        video = [torch.cat(part, dim=2)[:, : self.spec.latent_channels].to(self.dtype) for part in moments]
+        beside = community.mask_and_video(video[0] if video else None, known, frames, shape, self.spec.scaling_factor)
+        return beside.to(self.device, self.dtype)
+
+    @torch.inference_mode()
     def video_latents(self, moments: list[Tensor], shape: tuple[int, ...], stepper: conditioning.Noising,
                       generator: torch.Generator) -> Tensor:
         """Where a video starts, from all its moments."""
@@ -149,7 +162,7 @@ class CogVideoX:
     def predict(self, latents: Tensor, timestep: Tensor, text: Tensor, beside: Tensor | None = None) -> Tensor:
         """float32 (rows of text, frames, channels, height, width): the velocity of `latents` at `timestep`.
 
-        `beside`: of the shape of `latents`, what `image_beside` gave.
+        `beside`: what `image_beside` or `shown_beside` gave.
         """
         given = latents if beside is None else torch.cat([latents, beside], dim=2)
         transformer, kept = self.at_work("transformer"), self.components["transformer"].dtype
@@ -206,16 +219,28 @@ class CogVideoX:
         """
         scaled = 1 / self.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)
         vae, kept = self.at_work("vae"), self.components["vae"].dtype
-        if how in ("whole", "tiled") and not self._lean_tried:  # here, as it needs numbers
-            vae_decode.speed_up(vae, self.spec.latent_channels)
-            self._lean_tried = True
+        if how in ("whole", "tiled"):
+            self.make_lean(vae)
         for chunk in decoded(vae, scaled.to(kept), tile, how):
             if not torch.isfinite(chunk).all():
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")
-            # The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
-            unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
-            yield (unit * 255).round().to(torch.uint8).cpu()
+            yield pixels_of(chunk).cpu()
+
+    def make_lean(self, vae: Any) -> None:
+        """The decoder faster, where that gives the same picture; tried once, and only when it is about to decode, as it needs numbers."""
+        if not self._lean_tried:
+            vae_decode.speed_up(vae, self.spec.latent_channels)
+            self._lean_tried = True
+
+
+def pixels_of(chunk: Tensor) -> Tensor:
+    """(frames, height, width, 3) uint8 of a chunk (1, 3, frames, height, width) in -1..1.
+
+    The order of roundings is diffusers' own: 0..1 in the model's dtype, then float32, then 8 bit.
+    """
+    unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()
+    return (unit * 255).round().to(torch.uint8)
 
 
 def decoded(vae: Any, latents: Tensor, tile: tuple[int, int], how: str) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -49,6 +49,11 @@ class VideoModel(Protocol):
         """(frames read so far, moments) of uint8 (F, height, width, 3), in chunks."""
 
     def image_beside(self, moments: list[Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
+
+    def shown_beside(self, moments: list[list[Tensor]], known: Sequence[int], frames: int, shape: tuple[int, ...],
+                     generator: torch.Generator) -> Tensor:
+        """What stands beside latents of `shape` where the model is shown frames `known` of `frames`; moments: of each of
+        `engine.interpolate.community.shown_parts`."""
 
     def video_latents(self, moments: list[Tensor], shape: tuple[int, ...], stepper: Stepper,
                       generator: torch.Generator) -> Tensor: ...

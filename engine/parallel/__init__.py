@@ -6,7 +6,7 @@
     mesh        the ranks' process groups; every collective, with the bytes it sent
     attend      attention over tokens that lie on several ranks: Ulysses, ring, both
     spread      a model whose `predict`, `encode_frames` and `decode` run on all ranks
-    bands       layers of the VAE over rows that lie on several ranks
+    bands       layers of the VAE over rows that lie on several ranks     tiles   tiles of a decode, dealt out in turn
     rank        one process a device, kept warm between jobs        launch      torch's elastic launcher around it
     fleet       owns these processes                                drive       one job on a fleet, and again after a rank died
 

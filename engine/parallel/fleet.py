@@ -68,6 +68,8 @@ class Fleet:
         self._heard: dict[int, Heard] = {}
         self.held: dict[str, int] = {}
         """Bytes that ranks hold on GPUs between jobs, by device: free to the next job."""
+        self.link: tuple[float, float] | None = None
+        """Bytes a second between ranks, and seconds of an exchange, as `Mesh.link` measured them; None before the first job."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {ADDRESS: str(self._listener.address), SECRET: self._secret.hex(), "PYTHONPATH": path,
                                     "OMP_NUM_THREADS": str(threads)}
@@ -120,8 +122,8 @@ class Fleet:
                 for rank, kind, rest in self._listen():
                     if kind == "event":
                         yield rest[0]
-                    elif kind == "held":
-                        self.held[rest[0]] = rest[1]
+                    elif kind in ("link", "held"):
+                        self._measured(kind, rest)
                     elif kind in ("done", "failed"):
                         ended[rank] = unpacked(rest[0]) if kind == "failed" else None
                         since = since or time.monotonic()
@@ -139,6 +141,12 @@ class Fleet:
         errors = [error for _, error in sorted(ended.items()) if error is not None]
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
+
+    def _measured(self, kind: str, rest: list[Any]) -> None:
+        if kind == "link":
+            self.link = rest[0]
+        else:
+            self.held[rest[0]] = rest[1]
 
     def _meet(self) -> None:
         """Until all ranks are there and have imported what they need."""

@@ -6,6 +6,7 @@ Control (cancel wishes, checkpoints) goes over gloo and the computer's memory wh
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ from engine.parallel.watch import Pulse
 
 TIMEOUT = timedelta(minutes=10)
 """Of any exchange: the last resort. Ranks that died or stopped are found sooner, by `engine.parallel.watch`."""
+
+LINK_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+"""What is sent to measure the link: as much as a layer sends, and done in a moment."""
+LINK_TRIES = 3
 
 
 def join(device: torch.device) -> None:
@@ -73,6 +78,33 @@ class Mesh:
         self._groups = {name: mesh.get_group(name) for name in ("cfg", "ring", "ulysses")}
         self.sent: Counter[str] = Counter()
         """Bytes this rank sent, by kind of exchange."""
+
+    def link(self) -> tuple[float, float]:
+        """(bytes a second that a rank sends to all others while it receives as many, seconds of an exchange of next to nothing),
+        measured now, of the slowest rank; the same answer on every rank."""
+        size = LINK_BYTES[self.device.type] // self.degrees.ranks * self.degrees.ranks
+        large, small = (torch.zeros(count, dtype=torch.uint8, device=self.device) for count in (size, self.degrees.ranks))
+        latency = min(self._timed(small) for _ in range(LINK_TRIES))
+        seconds = min(self._timed(large) for _ in range(LINK_TRIES))
+        sent = size * (self.degrees.ranks - 1) / self.degrees.ranks
+        slowest = torch.tensor([seconds, latency], dtype=torch.float64)
+        with self.beat.exchange():
+            dist.all_reduce(slowest, dist.ReduceOp.MAX)
+        seconds, latency = slowest.tolist()
+        return sent / max(seconds - latency, 1e-9), latency
+
+    def _timed(self, sending: Tensor) -> float:
+        """Seconds of one all-to-all of `sending` over all ranks, begun together."""
+        into = torch.empty_like(sending)
+        with self.beat.exchange():
+            dist.barrier()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            begun = time.perf_counter()
+            dist.all_to_all_single(into, sending)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        return time.perf_counter() - begun
 
     @property
     def leads(self) -> bool:
@@ -164,6 +196,18 @@ class Mesh:
             with self.beat.exchange():
                 dist.recv(parts[-1], rank)
         return torch.cat(parts, dim)
+
+    def given(self, part: Tensor) -> None:
+        """Sends `part` to the first rank, which calls `taken`."""
+        with self.beat.exchange():
+            dist.send(part.contiguous(), 0)
+        self.sent["tiles"] += part.numel() * part.element_size()
+
+    def taken(self, into: Tensor, source: int) -> Tensor:
+        """`into`, with what rank `source` gave. For the first rank."""
+        with self.beat.exchange():
+            dist.recv(into, source)
+        return into
 
     def edges(self, first: Tensor, last: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """(the last row of the rank before, the first row of the rank after), of the same shape; None at the picture's ends."""

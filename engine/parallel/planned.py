@@ -92,7 +92,7 @@ def divide(wish: str | None, spec: ModelSpec, shape: Shape, hardware: Hardware, 
     least = min(gpu.free_bytes for gpu in used)
     rank = replace(hardware, free_bytes=min(hardware.free_bytes, least), device=used[0].device,
                    ram_bytes=None if hardware.ram_bytes is None else hardware.ram_bytes // degrees.ranks)
-    return _told(degrees, tuple(gpu.device for gpu in used), notes, spec, shape, rank, GPU)
+    return _told(degrees, tuple(gpu.device for gpu in used), notes, spec, shape, rank)
 
 
 def usable(hardware: Hardware) -> list[Gpu]:
@@ -103,8 +103,11 @@ def usable(hardware: Hardware) -> list[Gpu]:
 
 
 def machine_of(hardware: Hardware) -> tuple[Machine, int]:
-    """(what predictions are made for, bytes of a number)."""
-    return (PROCESSOR if hardware.device == "cpu" else GPU), (2 if hardware.bf16 else 4)
+    """(what predictions are made for, bytes of a number): the link as ranks measured it here, where they have."""
+    machine = PROCESSOR if hardware.device == "cpu" else GPU
+    if hardware.link is not None:
+        machine = replace(machine, link=hardware.link[0], latency=hardware.link[1])
+    return machine, 2 if hardware.bf16 else 4
 
 
 def most_ranks(hardware: Hardware) -> int:
@@ -127,12 +130,11 @@ def _on_cpu(degrees: Degrees, spec: ModelSpec, shape: Shape, hardware: Hardware)
     rank = replace(hardware, free_bytes=hardware.free_bytes // degrees.ranks, name=f"{hardware.name}, one of {degrees.ranks} ranks")
     notes = [f"{degrees.ranks} ranks on {hardware.cores} cores: no faster than one for each core."]
     notes = notes if degrees.ranks > hardware.cores else []
-    return _told(degrees, ("cpu",) * degrees.ranks, notes, spec, shape, rank, PROCESSOR)
+    return _told(degrees, ("cpu",) * degrees.ranks, notes, spec, shape, rank)
 
 
-def _told(degrees: Degrees, devices: tuple[str, ...], notes: list[str], spec: ModelSpec, shape: Shape, rank: Hardware,
-          machine: Machine) -> Division:
-    number = 2 if rank.bf16 else 4
+def _told(degrees: Degrees, devices: tuple[str, ...], notes: list[str], spec: ModelSpec, shape: Shape, rank: Hardware) -> Division:
+    machine, number = machine_of(rank)
     alone = step_cost(spec, shape, ALONE, machine, number).seconds
     speed_up = alone / step_cost(spec, shape, degrees, machine, number).seconds
     where = "ranks on the processor" if rank.device == "cpu" else "GPUs"

@@ -109,8 +109,11 @@ def _serve(line: Line) -> None:
             with beat.exchange():
                 join(torch.device(device))
         if degrees not in meshes:
+            first = not meshes
             with beat.exchange():
                 meshes[degrees] = Mesh(degrees, torch.device(device), beat)
+            if first:
+                line.say("link", meshes[degrees].link())
         _perform(line, replace(job, plan=replace(job.plan, device=device)), models, meshes[degrees])
 
 

@@ -21,10 +21,14 @@ from torch import Tensor
 from engine.errors import OutputRejected
 from engine.memory.shapes import decode_flops_per_pixel
 from engine.models.attention import JointAttention
+from engine.models.band_decode import decode_banded
+from engine.models.cogvideox import pixels_of
+from engine.models.vae_decode import decode_chunks
 from engine.parallel.attend import SequenceAttend, token_part
 from engine.parallel.bands import decode_rows, encode_rows
 from engine.parallel.degrees import Share, deal, share_of
 from engine.parallel.mesh import Mesh
+from engine.parallel.tiles import decode_tiles
 from engine.parallel.weights import compare_weights
 
 EXACT = ("whole", "banded")
@@ -132,24 +136,43 @@ class SpreadModel:
     def decode(self, latents: Tensor, tile: tuple[int, int], how: str = "whole") -> Iterator[Tensor]:
         """Chunks (frames, height, width, 3) uint8 on the first rank; (frames, 0, 0, 3) on the others, at the same moments.
 
-        What would be decoded in tiles for want of memory is decoded by the first rank alone: tiles are another picture.
+        What would be decoded in tiles for want of memory is, with the tiles dealt out in turn: the picture of the same tiles.
         """
         spec = self.model.spec
         sizes = self._rows(latents.shape[3], latents[:, :, 0].numel() * spec.spatial_scale**2 * spec.temporal_scale)
-        if sizes is None or how not in EXACT:
+        if sizes is None:
             yield from self._decode_alone(latents, tile, how)
+            return
+        if how not in EXACT:
+            yield from self._decode_tiles(latents, tile, how)
             return
         vae, kept = self.model.at_work("vae"), self.model.components["vae"].dtype
         scaled = (1 / spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)).to(kept)
         scale = spec.spatial_scale
         for chunk in decode_rows(vae, scaled, self.mesh, sizes):
-            if self.mesh.agree(not bool(torch.isfinite(chunk).all())):
-                raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights of the VAE, or "
-                                     "guidance far above this model's own.")
-            unit = (chunk[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float()  # rounded in diffusers' own order
-            pixels = (unit * 255).round().to(torch.uint8)
+            self._refuse_nan(chunk)
+            pixels = pixels_of(chunk)
             found = self.mesh.to_first(pixels, [scale * rows for rows in sizes], 1)
             yield pixels.new_empty(len(pixels), 0, 0, 3).cpu() if found is None else found.cpu()
+
+    def _decode_tiles(self, latents: Tensor, tile: tuple[int, int], how: str) -> Iterator[Tensor]:
+        vae, kept = self.model.at_work("vae"), self.model.components["vae"].dtype
+        scaled = (1 / self.model.spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)).to(kept)
+        if how == "tiled":
+            self.model.make_lean(vae)
+
+        def chunks(cut: Tensor) -> Iterator[Tensor]:
+            return decode_chunks(vae, cut, tile) if how == "tiled" else decode_banded(vae, cut)
+
+        for count, chunk in decode_tiles(vae, scaled, tile, self.mesh, chunks):
+            self._refuse_nan(chunk)
+            yield torch.empty(count, 0, 0, 3, dtype=torch.uint8) if chunk is None else pixels_of(chunk).cpu()
+
+    def _refuse_nan(self, chunk: Tensor | None) -> None:
+        """Raises `OutputRejected` on all ranks where one has numbers that are none."""
+        if self.mesh.agree(chunk is not None and not bool(torch.isfinite(chunk).all())):
+            raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights of the VAE, or "
+                                 "guidance far above this model's own.")
 
     def _decode_alone(self, latents: Tensor, tile: tuple[int, int], how: str) -> Iterator[Tensor]:
         """By the first rank; the others count its frames."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,9 @@ from app.queue.devices import environment, wanted
 from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.studio import Studio, open_studio
+from app.ui.actions import ACTIONS
+from app.ui.html.devices import DevicesView, devices_html
+from app.ui.layout import build_ui
 from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 from engine.request import GenerationRequest
@@ -82,3 +87,30 @@ def test_each_gpu_has_a_job_and_a_change_over_costs_none(settings: Settings, two
     finally:
         supervisor.close()
         studio.close()
+
+
+def test_the_fold_says_what_each_device_has_and_which_way_is_chosen(two_gpus: Hardware) -> None:
+    closed, opened = devices_html(None), devices_html(DevicesView(two_gpus, "each"))
+    assert 'data-open="devices"' in closed and "Looking" in closed
+    assert opened.count('class="device"') == 2 and "37.3 GB of 44.7 GB free" in opened and "7 %" in opened
+    assert re.findall(r'data-mode="(\w+)" aria-pressed="(\w+)"', opened) == [("together", "false"), ("each", "true")]
+    evil = replace(MACHINE, name="<script>")
+    alone = devices_html(DevicesView(evil, "each", problem="<b>no"))
+    assert "<script>" not in alone and "<b>no" not in alone and "device-mode" not in alone and "2 cores" in alone
+    full = replace(two_gpus, gpus=(replace(two_gpus.gpus[0], free_bytes=0, load=None),))
+    assert 'aria-valuenow="100"' in devices_html(DevicesView(full, "each")) and "Load" not in devices_html(
+        DevicesView(full, "each")).split("<ul")[1]
+
+
+def test_the_switch_on_the_page(studio: Studio, two_gpus: Hardware) -> None:
+    demo = build_ui(studio)
+    panel = next(block for block in demo.blocks.values() if getattr(block, "elem_id", "") == "devices")
+
+    def clicked(**said: str) -> str:
+        click = SimpleNamespace(studio=studio, parts=SimpleNamespace(devices=panel), text=lambda name: said.get(name, ""))
+        return ACTIONS[said["act"]](click)[panel]  # type: ignore[arg-type]
+
+    assert 'data-mode="together" aria-pressed="true"' in clicked(act="devices")
+    assert 'data-mode="each" aria-pressed="true"' in clicked(act="share_devices", mode="each")
+    assert studio.devices() == "each"
+    assert "use each" in clicked(act="share_devices", mode="none") and studio.devices() == "each"

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from app.errors import HistoryUnreachable, LeaseLost
+from app.history.opening import rebuild
 from app.history.records import ClipQuery, JobState
 from app.history.schema import metadata
 from app.queue.executor import Workplace, perform
@@ -145,6 +147,23 @@ def test_a_lease_that_was_taken_is_lost_and_a_wish_to_cancel_is_seen(studio: Stu
     studio.store.leases.fail(second, now=time.time(), code="x", message="a\0b")
     assert studio.job(job.id).state is JobState.CANCELLED
     assert studio.clips(ClipQuery(words="100% ä_")).total == 0
+
+
+def test_a_studio_moves_to_the_server_with_its_clips_and_its_waiting_jobs(settings: Settings) -> None:
+    before = open_studio(settings.model_copy(update={"database": SecretStr("")}))
+    made, waiting = before.submit({"prompt": "one", "seed": 2**62}), before.submit({"prompt": "two"})
+    claim = before.store.leases.claim(this_process(), now=time.time(), only=made.id)
+    assert claim is not None
+    perform(Workplace(before.settings, before.store, FakeEngine(), FakeModels(), threading.Event()), claim)
+    before.create_project("Ärger")
+    before.close()
+    assert rebuild(settings) == 1 and rebuild(settings) == 0
+    after = open_studio(settings)
+    assert after.clip(made.id).seed == 2**62 and after.job(made.id).state is JobState.DONE
+    assert after.job(waiting.id).state is JobState.QUEUED and after.job(waiting.id).request["prompt"] == "two"
+    assert {project.name for project in after.projects()} >= {"Ärger"}
+    assert after.clips(ClipQuery(words="ON")).total == 1
+    after.close()
 
 
 def test_migrations_end_at_the_schema_of_the_code_there_too(studio: Studio) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,28 @@ def test_a_run_is_a_job_and_its_lora_is_on_the_shelf(studio: Studio, base: Path)
     markup = run_html(done, studio.training.run(card.id).events(), used=use_html(done, "a <b>clip", [Comparison("a", 7, 0.5, None, None)]))
     assert "a <b>" not in markup and "With, strength 0.5" in markup and "Compare with and without" in markup
     assert markup.count("<svg") == 4 and "Use in Create" in markup and "Held out" in markup
+
+
+def test_a_run_of_all_weights_is_used_as_a_model_of_its_own(studio: Studio, base: Path) -> None:
+    from training.lora.full import save_model
+    from training.lora.rundir import RunState
+
+    card = studio.training.start(ASKED | {"model": str(base), "method": "full", "name": "tuned"}, owner=LOCAL)
+    studio.cancel(card.job.id, owner=LOCAL) if card.job else None
+    with pytest.raises(NotAllowed, match="saved no model yet"):
+        studio.training.use_model(card.id, owner=LOCAL)
+    run = studio.training.run(card.id)
+    save_model(base, {}, run.model_folder("tuned"), {"step": 6})  # what a trainer does at its end
+    run.set_state(RunState("done", 6, 6))
+    assert studio.training.use_model(card.id, owner=LOCAL) == "tuned" == studio.training.use_model(card.id, owner=LOCAL)
+    assert "tuned" in [spec.name for spec in studio.models()]
+    with pytest.raises(NotAllowed, match="a model, not a LoRA"):
+        studio.training.use(card.id, owner=LOCAL)
+    done = studio.training.card(card.id, owner=LOCAL)
+    markup = run_html(done, run.events(), used=use_html(done, "a clip"))
+    between = use_html(replace(done, config=replace(done.config, method="stage-two")), "a clip")
+    assert "Compare with" in markup and "Compare with" not in between and "Use in Create" in between
+    assert "every weight of the transformer" in markup and "Strength" not in markup and "all weights" in runs_html([done], {})
 
 
 def test_a_base_that_is_gone_fails_in_words(studio: Studio, base: Path, tmp_path: Path) -> None:

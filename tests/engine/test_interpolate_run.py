@@ -122,7 +122,7 @@ def test_slowed_down_it_lasts_longer(tmp_path: Path, video: str) -> None:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "SEGMENT_FRAMES", 7)
     monkeypatch.setattr(running, "LEAST_SEGMENT", 1)
-    monkeypatch.setattr(running._Interpolation, "__init__", _pieces_of_seven(running._Interpolation.__init__))
+    monkeypatch.setattr(running.Interpolation, "__init__", _pieces_of_seven(running.Interpolation.__init__))
 
 
 def _pieces_of_seven(begin: Callable[..., None]) -> Callable[..., None]:
@@ -168,12 +168,12 @@ def test_damaged_and_foreign_pieces_are_made_again(tmp_path: Path, video: str) -
 
 
 def _run_slowly(folder: Path, name: str) -> None:
-    at = running._Interpolation.picture
+    at = running.Interpolation.picture
 
     def picture(self: Any, wanted: Any) -> np.ndarray:
         time.sleep(0.01)
         return at(self, wanted)
-    running._Interpolation.picture = picture  # type: ignore[method-assign]
+    running.Interpolation.picture = picture  # type: ignore[method-assign]
     done(planned(folder, name, fps=60), folder)
     os._exit(0)
 

@@ -81,6 +81,7 @@ def test_the_clip_is_that_of_one_process_and_the_fleet_stays_warm(job: Plan, mod
     assert [one.stage for one in events if isinstance(one, StageStarted)] == [
         Stage.LOAD, Stage.ENCODE, Stage.SAMPLE, Stage.DECODE, Stage.VERIFY]
     same(tmp_path / "first", tmp_path / "alone")
+    assert models.fleet is not None and models.fleet.link is not None and models.fleet.link[0] > 1e6
     assert models.fleet is not None
     pids = models.fleet.pids
     other = replace(job, parallel="cfg=2,ulysses=1,ring=1", cache="first-block")

@@ -19,13 +19,13 @@ from engine.spec import read_spec
 from tests.engine.tiny import CPU, save_tiny
 from tests.training.lora_tools import base_of, config, random_set, trainer
 from training.lora import checkpoint
-from training.lora.adapter import digest_of
 from training.lora.loop import World
 from training.lora.objective import Noise, squared_error
 from training.lora.order import first_visit
 from training.lora.preview import preview
 from training.lora.rundir import RunDir
 from training.lora.session import Session
+from training.lora.trained import digest_of
 
 
 def test_the_loss_is_the_published_one_in_exact_numbers(tiny_base: Path) -> None:

@@ -1,4 +1,4 @@
-"""The weights that are trained: peft's LoRA layers in the transformer, always in float32, and their running average.
+"""The weights of a LoRA: peft's layers in the transformer, always in float32.
 
 peft gives new layers the base's precision; in bf16 a step of usual size is lost in rounding for A, so they are float32 here whatever
 the base is. Their first values come from the run's own streams of randomness.
@@ -6,22 +6,21 @@ the base is. Their first values come from the run's own streams of randomness.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear as LoraLinear
-from torch import Tensor
 
 from engine.errors import InvalidRequest
 from engine.models.eight_bit import EightBitLinear
 from training.lora.config import TrainConfig
 from training.lora.streams import generator
+from training.lora.trained import Trained
 
 ADAPTER = "default"
 
@@ -35,12 +34,11 @@ def peft_config(config: TrainConfig) -> LoraConfig:
     return made
 
 
-class Adapter:
+class Adapter(Trained):
     """The trained weights of one run, by peft's names, in a fixed order."""
 
     def __init__(self, transformer: Any, config: TrainConfig) -> None:
         """Adds the layers. Raises `InvalidRequest` for a rank above a layer's width, or targets the model has not."""
-        self.transformer, self.config = transformer, config
         _check_rank(transformer, config)
         with warnings.catch_warnings(), _codes_shown(transformer):
             warnings.simplefilter("ignore")
@@ -49,12 +47,10 @@ class Adapter:
             parameter.requires_grad_("lora_" in name)
             if "lora_" in name:
                 parameter.data = parameter.data.float()
-        self.parameters: dict[str, torch.nn.Parameter] = {
-            _plain(name): parameter for name, parameter in sorted(transformer.named_parameters()) if parameter.requires_grad}
+        super().__init__(transformer, config, {
+            _plain(name): parameter for name, parameter in sorted(transformer.named_parameters()) if parameter.requires_grad})
         self._begin()
-        self.average: dict[str, Tensor] | None = None
-        if config.ema:
-            self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.begin_average()
 
     def _begin(self) -> None:
         """A as peft's default (Kaiming uniform with a = sqrt 5, which is 1 / sqrt inputs), B zero."""
@@ -64,61 +60,6 @@ class Adapter:
                     bound = 1 / math.sqrt(parameter.shape[1])
                     drawn = torch.rand(parameter.shape, generator=generator(self.config.seed, "init", number), dtype=torch.float32)
                     parameter.copy_(drawn * 2 * bound - bound)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Copies of the trained weights on the processor."""
-        return {name: parameter.detach().cpu().clone().contiguous() for name, parameter in self.parameters.items()}
-
-    def final(self) -> dict[str, Tensor]:
-        """What is exported: the running average where there is one."""
-        return self.tensors() if self.average is None else {name: value.cpu().clone() for name, value in self.average.items()}
-
-    def load(self, tensors: Mapping[str, Tensor], average: Mapping[str, Tensor] | None) -> None:
-        """Raises KeyError or RuntimeError for other names or shapes."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[name])
-                if self.average is not None:
-                    self.average[name].copy_((average or tensors)[name])
-
-    def update_average(self, step: int) -> None:
-        """After update number `step`; a young average forgets faster."""
-        if self.average is None:
-            return
-        decay = min(self.config.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                self.average[name].lerp_(parameter, 1 - decay)
-
-    def digest(self) -> str:
-        """64 hex digits over every bit of the trained weights."""
-        return digest_of(self.tensors())
-
-    @contextmanager
-    def showing(self) -> Iterator[None]:
-        """Inside, the transformer works with what would be exported."""
-        if self.average is None:
-            yield
-            return
-        trained = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        try:
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(self.average[name])
-            yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(trained[name])
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """64 hex digits over names and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

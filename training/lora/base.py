@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed:
     waiting = Home(dtype, "staged", "disk")
     native = (spec.native_height, spec.native_width)
     stored = dtype if config.base == "same" else config.base
-    pictures = spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
+    pictures = config.method != "stage-two" and spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
     home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
     placement = Placement(waiting, home, Home(dtype, "resident") if pictures else waiting, 1, "whole", "whole", native, "stock")
     model = CogVideoX(spec, dtype=dtype, device=machine.device, placement=placement, ways=TRAINED)
@@ -69,9 +70,16 @@ class Velocity:
         given = (noisy if beside is None else torch.cat([noisy, beside], dim=2)).to(kept)
         offset = noisy.new_full((1,), OFFSET, dtype=kept) if model.spec.takes_offset else None
         transformer = model.components["transformer"].ready()  # a streamed one rested while a preview was decoded
-        out: Tensor = transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
-                                        image_rotary_emb=self._rotary(tuple(noisy.shape)), return_dict=False)[0]
+        with self._products(transformer, kept):
+            out: Tensor = transformer(hidden_states=given, encoder_hidden_states=text.to(kept), timestep=times, ofs=offset,
+                                      image_rotary_emb=self._rotary(tuple(noisy.shape)), return_dict=False)[0]
         return out.float()
+
+    def _products(self, transformer: Any, kept: torch.dtype) -> Any:
+        """Weights that are trained in full are float32; their products are of the run's precision all the same."""
+        if transformer.time_embedding.linear_1.weight.dtype == kept:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, kept)
 
     def _rotary(self, shape: tuple[int, ...]) -> Any:
         """Create's own tables. Made here: those of a preview were made without gradients and cannot be used with them."""

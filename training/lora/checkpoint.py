@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,20 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
 
 
 def _write_all(part: Path, state: State) -> None:
-    files = {"adapter.safetensors": save(dict(state.adapter)), "optimizer.safetensors": save(dict(state.optimizer)),
-             "state.json": json.dumps({"step": state.step, "optimizer": state.rest, "bad_steps": state.bad_steps,
-                                       "seconds": state.seconds}).encode()}
+    rest = {"step": state.step, "optimizer": state.rest, "bad_steps": state.bad_steps, "seconds": state.seconds}
+    files: dict[str, Callable[[], bytes]] = {"adapter.safetensors": lambda: save(dict(state.adapter)),
+                                             "optimizer.safetensors": lambda: save(dict(state.optimizer)),
+                                             "state.json": lambda: json.dumps(rest).encode()}
     if state.average is not None:
-        files["average.safetensors"] = save(dict(state.average))
-    for name, data in files.items():
+        average = state.average
+        files["average.safetensors"] = lambda: save(dict(average))
+    digests = {}
+    for name, made in files.items():  # one after the other: those of a whole model are large
+        data = made()
+        digests[name] = hashlib.sha256(data).hexdigest()
         _write(part / name, data)
-    _write(part / MANIFEST, json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1).encode())
+        del data
+    _write(part / MANIFEST, json.dumps(digests, indent=1).encode())
     sync_dir(part)
 
 

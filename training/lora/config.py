@@ -30,9 +30,11 @@ TARGETS = {
     "attention+ff": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"),
     "all": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear", "norm2.linear"),
 }
+METHODS = ("lora", "full", "stage-two")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BASES = ("same", "int8", "fp8")
 MEMORY = ("auto", "keep", "recompute", "offload")
+SHARDING = ("no", "fsdp")
 STREAMING = ("auto", "no", "ram", "disk")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_RANK = 1024
@@ -52,6 +54,9 @@ class TrainConfig:
     """Name or folder of the set of clips; 'pocket-world' is the embedded model's own world."""
     name: str
     """What the LoRA is called; its file is <name>.safetensors."""
+    method: str = "lora"
+    """'lora': a small change beside the frozen base, one file; 'full': every weight of the transformer, a model of its own; 'stage-two':
+    what makes frames between frames, beside the frozen base (docs/hierarchy.md)."""
     rank: int = 32
     alpha: float | None = None
     """None: the rank, so that files are right even for programs that ignore alpha."""
@@ -109,6 +114,8 @@ class TrainConfig:
     """How the frozen base's matrices are stored: 'same' as the arithmetic, 'int8', 'fp8'."""
     memory: str = "auto"
     """What is kept of a block for its gradient: 'keep' all, 'recompute' it from its input, 'offload' that input too; 'auto' by budget."""
+    sharding: str = "no"
+    """'fsdp': several processes hold a share of the base each (of all weights with method full), and gather a block when it works."""
     streaming: str = "auto"
     """Whether the base's blocks wait in 'ram' or on the 'disk' until they are needed, or 'no': 'auto' where the budget wants it. The bits
     are the same."""
@@ -143,6 +150,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_words(self)
         _check_numbers(self)
+        _check_together(self)
         for name in ("trackers", "preview_prompts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -164,7 +172,7 @@ class TrainConfig:
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 WORDS = {"int": "whole number", "float": "number", "bool": "yes or no"}
 HARMLESS = ("keep", "save_steps", "save_seconds", "preview_steps", "preview_prompts", "preview_seed", "preview_frames", "preview_sampling",
-            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming")
+            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming", "sharding")
 """May be otherwise when a run goes on: the weights come out the same."""
 
 
@@ -236,8 +244,8 @@ def _of_kind(name: str, value: Any) -> Any:
 
 
 def _check_words(config: TrainConfig) -> None:
-    for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
-                        ("memory", MEMORY), ("streaming", STREAMING), ("device", ("", "cpu", "cuda"))):
+    for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
+                        ("memory", MEMORY), ("streaming", STREAMING), ("sharding", SHARDING), ("device", ("", "cpu", "cuda"))):
         value = getattr(config, name)
         if value not in known:
             raise InvalidRequest(name, f"is {str(value)[:40]!r}. Use one of {', '.join(filter(None, known))}.", suggestion=known[0])
@@ -284,11 +292,46 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.warmup > max(config.steps, DEFAULT_WARMUP):
         raise InvalidRequest("warmup", f"is {config.warmup} steps of {config.steps}; the full learning rate would never be reached.",
                              suggestion=config.steps // 10)
+
+
+def _check_together(config: TrainConfig) -> None:
+    """Settings that are right by themselves and do not go together."""
+    if config.method == "full":
+        _check_full(config)
+    if config.method == "stage-two":
+        _check_stage_two(config)
     if config.streaming in ("ram", "disk") and config.memory == "keep":
         raise InvalidRequest("streaming", f"is {config.streaming}, and memory keep would keep every block's weights on the device. Use "
                                           "memory recompute or auto.", suggestion="auto")
+    if config.sharding == "fsdp" and config.streaming in ("ram", "disk"):
+        raise InvalidRequest("sharding", f"is fsdp, and streaming is {config.streaming}; weights are shared out or they wait elsewhere. "
+                                         "Use one of the two.", suggestion="no")
+    if config.sharding == "fsdp" and config.method == "full" and config.optimizer not in ("adam", "adamw"):
+        raise InvalidRequest("optimizer", f"is {config.optimizer}, whose state cannot be shared out with all weights. Use adamw, or "
+                                          "sharding no.", suggestion="adamw")
     if config.dora and config.streaming in ("ram", "disk"):
         raise InvalidRequest("dora", f"needs the base's own numbers at once, and streaming is {config.streaming}. Use streaming no, or no "
                                      "dora.")
     if config.dora and config.base != "same":
         raise InvalidRequest("dora", "needs the base's own numbers, and a base in 8 bits has none. Use base same, or no dora.")
+
+
+def _check_full(config: TrainConfig) -> None:
+    """Raises `InvalidRequest` for what is only there beside a frozen base."""
+    for name, none in (("base", "same"), ("dropout", 0.0), ("dora", False), ("rslora", False)):
+        if getattr(config, name) != none:
+            raise InvalidRequest(name, f"is {getattr(config, name)!r}, which is a matter of a LoRA and its frozen base; method full "
+                                       "changes every weight. Leave it out, or use method lora.", suggestion=none)
+    if config.streaming in ("ram", "disk"):
+        raise InvalidRequest("streaming", f"is {config.streaming}; weights that are trained cannot wait elsewhere. Use streaming no, or "
+                                          "method lora.", suggestion="no")
+    if config.precision == "fp16":
+        raise InvalidRequest("precision", "is fp16, in which gradients of a whole model overflow. Use bf16 or fp32 with method full.",
+                             suggestion="bf16")
+
+
+def _check_stage_two(config: TrainConfig) -> None:
+    """Raises `InvalidRequest` for what stage two has not."""
+    for name, none in (("dropout", 0.0), ("dora", False), ("rslora", False), ("sharding", "no"), ("min_snr", 0.0), ("alpha", None)):
+        if getattr(config, name) != none:
+            raise InvalidRequest(name, f"is {getattr(config, name)!r}, which method stage-two has not. Leave it out.", suggestion=none)

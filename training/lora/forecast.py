@@ -18,14 +18,15 @@ from engine.memory.encoder import encode_frames_bytes
 from engine.memory.peak import CONTEXT_BYTES
 from engine.memory.placement import NUMBER_BYTES, Home, everywhere
 from engine.memory.shapes import Shape, latent_frames, tokens
-from engine.memory.weights import WAITING_BLOCKS, layout, working_bytes
+from engine.memory.weights import WAITING_BLOCKS, layout, slot_bytes, working_bytes
 from engine.spec import ModelSpec
 from training.data.buckets import WHOLE_PIXELS
-from training.lora.config import TrainConfig
+from training.lora.config import TARGETS, TrainConfig
+from training.lora.windows import SLOTS
 
 Size = tuple[int, int, int]
-KEPT_MAPS = {"attention": (21.0, 14.7), "attention+ff": (31.2, 19.8), "all": (35.2, 23.8)}
-"""By targets: in 16 bits, in float32. Others count as 'all'."""
+KEPT_MAPS = {"attention": (21.0, 14.7), "attention+ff": (31.2, 19.8), "all": (35.2, 23.8), "full": (24.1, 23.9)}
+"""By targets: in 16 bits, in float32. Others count as 'all'; 'full' is of a model that is trained as a whole."""
 LORA_NUMBERS: Mapping[str, float] = {"adam": 4, "adamw": 4, "adamw8bit": 2.6, "prodigy": 6, "adafactor": 2.3, "came": 3.5}
 """Numbers of 4 bytes held for each trained number: itself, its gradient, what the optimizer keeps."""
 SHARE = 0.92
@@ -57,21 +58,26 @@ class Choice:
         return f"{words}; the base's blocks come from {where} as they are needed" if where else words
 
 
-def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None) -> Choice:
-    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said.
+def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None, *, ranks: int = 1) -> Choice:
+    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said. `ranks`: processes, which may share the
+    weights out.
 
     Raises `CannotFit` where not even the least fits, with what would.
     """
+    if bucket is None and config.method == "stage-two":  # as many latent frames as a window has slots
+        bucket = ((SLOTS - 1) * spec.temporal_scale + 1, spec.native_height, spec.native_width)
     limit = int(min(machine.free_bytes, config.budget or machine.free_bytes) * SHARE)
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
     tried = []
     for policy, streamed in _ways(spec, config, machine, wanted):
-        choice = cost(spec, config, machine, policy, bucket, streamed)
+        choice = cost(spec, config, machine, policy, bucket, streamed, ranks)
         if choice.bytes <= limit:
             return choice
         tried.append(choice)
     least = min(tried, key=lambda one: one.bytes)
-    ways = [word for word, useful in (("base int8", config.base == "same"), ("memory auto", config.memory not in ("auto", "offload")),
+    ways = [word for word, useful in (("method lora", config.method == "full"),
+                                      ("base int8", config.base == "same" and config.method != "full"),
+                                      ("memory auto", config.memory not in ("auto", "offload")),
                                       ("streaming auto", config.streaming == "no" and not config.dora),
                                       ("a smaller batch", config.batch > 1), ("fewer frames or smaller clips", True),
                                       ("optimizer adamw8bit", config.optimizer in ("adam", "adamw", "prodigy"))) if useful]
@@ -83,7 +89,8 @@ def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequen
     """(policy, where the base's blocks wait) from the fastest to the smallest. A streamed block cannot be kept whole: its weights would
     be kept with it."""
     source = {"auto": "ram" if machine.device.startswith("cuda") else "disk", "no": ""}.get(config.streaming, config.streaming)
-    if config.streaming == "auto" and (config.dora or spec.layers <= WAITING_BLOCKS or words == ("keep",)):
+    never = config.sharding != "no" or config.dora or config.method == "full" or spec.layers <= WAITING_BLOCKS or words == ("keep",)
+    if config.streaming == "auto" and never:
         source = ""
     resident = [] if config.streaming in ("ram", "disk") else [(policy, "") for policy in _policies(spec.layers, words)]
     if not source:
@@ -93,7 +100,7 @@ def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequen
 
 
 def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None,
-         streamed: str = "") -> Choice:
+         streamed: str = "", ranks: int = 1) -> Choice:
     """Memory and arithmetic of one update with `policy`, the base's blocks `streamed` from 'ram' or 'disk' or on the device ('')."""
     frames, height, width = bucket or (spec.native_frames, spec.native_height, spec.native_width)
     dtype = config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
@@ -101,7 +108,9 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
     shape = Shape(frames, height, width, False)
     count = tokens(spec, shape)
     one_map = config.batch * count * spec.width * number
-    block = KEPT_MAPS.get(config.targets, KEPT_MAPS["all"])[number == 4] * one_map
+    full = config.method == "full"
+    kind = {"full": "full", "stage-two": "all"}.get(config.method, config.targets)
+    block = KEPT_MAPS.get(kind, KEPT_MAPS["all"])[number == 4] * one_map
     kept = sum(block if word == "keep" else one_map if word == "recompute" else 0 for word in policy)
     at_work = 0 if all(word == "keep" for word in policy) else block
     trained = lora_numbers(spec, config)
@@ -109,8 +118,15 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
     latents = 4 * 8 * config.batch * sampled * spec.latent_channels * (height // spec.spatial_scale) * (width // spec.spatial_scale)
     stored = dtype if config.base == "same" else config.base
     home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
-    parts = {"weights": working_bytes(layout(spec, "transformer"), home, dtype),
-             "lora": int(trained * 4 * (LORA_NUMBERS[config.optimizer] + (1 if config.ema else 0))),
+    held = int(trained * 4 * (LORA_NUMBERS[config.optimizer] + (1 if config.ema else 0)))
+    # Of a whole model each number is a weight already; autocast keeps a rounded copy of those at work.
+    weights = {"weights": trained * (4 if number == 4 else 6), "trained": held - 4 * trained} if full else {
+        "weights": working_bytes(layout(spec, "transformer"), home, dtype), "lora": held}
+    if config.sharding == "fsdp" and ranks > 1:  # a share of all, and two blocks whole: the one at work and the one that arrives
+        there = slot_bytes(layout(spec, "transformer"), Home(stored, "streamed"), dtype)
+        weights = {name: size if name == "lora" else size // ranks for name, size in weights.items()}
+        weights["weights"] += there
+    parts = weights | {
              "blocks": int(kept), "work": int(at_work + 6 * one_map + latents)
              + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}
     parts |= first_frame_bytes(spec, config, (frames, height, width), dtype, parts["blocks"] + parts["work"])
@@ -133,13 +149,17 @@ def first_frame_bytes(spec: ModelSpec, config: TrainConfig, size: Size, dtype: s
 
 
 def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:
-    """Trained numbers: from the checkpoint's own layers, or the shapes of a published CogVideoX block where only facts are here."""
+    """Trained numbers: all of the transformer's with method full; else from the checkpoint's own layers, or the shapes of a published
+    CogVideoX block where only facts are here."""
+    layers = TARGETS["all"] if config.method == "stage-two" else config.layers
+    if config.method == "full":
+        return spec.component_parameters["transformer"]
     if spec.installed:
-        return config.rank * sum(sum(shape) for name, shape in model_layers(spec).items() if name.endswith(config.layers))
+        return config.rank * sum(sum(shape) for name, shape in model_layers(spec).items() if name.endswith(layers))
     d = spec.width
     sizes = {"attn1.to_q": (d, d), "attn1.to_k": (d, d), "attn1.to_v": (d, d), "attn1.to_out.0": (d, d), "ff.net.0.proj": (d, 4 * d),
              "ff.net.2": (4 * d, d), "norm1.linear": (512, 6 * d), "norm2.linear": (512, 6 * d)}
-    return spec.layers * sum(config.rank * sum(sizes.get(layer, (d, d))) for layer in config.layers)
+    return spec.layers * sum(config.rank * sum(sizes.get(layer, (d, d))) for layer in layers)
 
 
 def step_seconds(choice: Choice, machine: Hardware, measured: float | None = None) -> float:

@@ -24,14 +24,18 @@ from training.lora import checkpoint, evaluate
 from training.lora.adapter import Adapter
 from training.lora.base import Velocity, first_frames
 from training.lora.config import TrainConfig
+from training.lora.full import FullWeights
 from training.lora.memory import use_policy
-from training.lora.objective import Batches, Noise, squared_error
+from training.lora.objective import Batch, Batches, Noise, squared_error
 from training.lora.optimizers import make_optimizer, restore, set_rate, state_of
 from training.lora.order import Order, first_visit, share
 from training.lora.rundir import RunDir
 from training.lora.samples import Sample, SampleSet
 from training.lora.schedules import factor
+from training.lora.sharding import whole
+from training.lora.stage_two import StageTwoWeights, Windows
 from training.lora.streams import seed_of
+from training.lora.trained import Trained
 
 FP16_SCALE = 2.0**10
 """The loss is so much larger while fp16 carries it back: a power of two, so nothing is rounded."""
@@ -71,12 +75,17 @@ class Trainer:
             raise InvalidRequest("accumulate", f"is {config.accumulate}, which {self.world.size} processes cannot share evenly; it counts "
                                                "the passes of a step over all of them.", suggestion=self.world.size)
         self.spec: ModelSpec = model.spec
-        self.adapter = Adapter(model.transformer, config)
+        self.adapter = trained_by(model.transformer, config, self.spec)
+        self.sharded = config.sharding == "fsdp" and self.world.size > 1
+        """Every pass through the model takes all processes."""
+        if self.sharded:
+            self.adapter.share_out(model.device)
         use_policy(model.transformer, policy or ("keep",) * self.spec.layers)
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)
         self.noise = Noise(self.spec.path)
-        self.batches = Batches(self.spec, config, self.noise, samples.empty_text(), model.device, first_frames(model))
+        kind = Windows if config.method == "stage-two" else Batches
+        self.batches = kind(self.spec, config, self.noise, samples.empty_text(), model.device, first_frames(model))
         self.order = Order(tuple(sample.bucket for sample in samples.train), config.batch, config.seed)
         self.dropouts = [module for name, module in model.transformer.named_modules()
                          if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
@@ -95,11 +104,14 @@ class Trainer:
         return wrong
 
     def save(self) -> None:
-        """Raises `StorageBlocked`."""
+        """By the first process; the others only help to gather what is shared out. Raises `StorageBlocked`."""
+        if self.world.rank and not self.adapter.shared_out:
+            return
         tensors, rest = state_of(self.optimizer)
         average = None if self.adapter.average is None else self.adapter.final()
-        checkpoint.save_state(self.run.checkpoints, checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest,
-                                                                     self.bad_steps, self.seconds), self.config.keep)
+        state = checkpoint.State(self.step, self.adapter.tensors(), average, tensors, rest, self.bad_steps, self.seconds)
+        if not self.world.rank:
+            checkpoint.save_state(self.run.checkpoints, state, self.config.keep)
 
     # ---- one update
 
@@ -135,6 +147,7 @@ class Trainer:
         batch = self.batches.visit(samples, first_visit(position, config.batch))
         weights = self.noise.snr_weight(batch.times, config.min_snr) if config.min_snr else None
         scale = FP16_SCALE if self.model.dtype == torch.float16 else 1.0
+        self.adapter.about_to_see(batch)
         with self._dropping(position):
             velocity = self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
             loss = squared_error(velocity, batch, weights).sum() / total
@@ -157,19 +170,33 @@ class Trainer:
         if self.world.size > 1:
             self.world.add(loss)
             for gradient in gradients:
-                self.world.add(gradient)
+                if self.adapter.shared_out:
+                    gradient.mul_(self.world.size)  # FSDP summed them already, and took the mean
+                else:
+                    self.world.add(gradient)
         if self.model.dtype == torch.float16:
             for gradient in gradients:
                 gradient.div_(FP16_SCALE)
         most = self.config.max_grad_norm or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most))
+        return float(whole(torch.nn.utils.clip_grad_norm_(self.adapter.parameters.values(), most)))
 
     # ---- looking
 
     def look(self) -> evaluate.Look:
         """The held-out loss now, of what would be exported."""
+        def predict(batch: Batch) -> torch.Tensor:
+            self.adapter.about_to_see(batch)
+            return self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
+
         with self.adapter.showing():
-            return evaluate.look(self.batches, self.velocity, self.samples.held_out, self.samples.train, self.config.eval_clips)
+            return evaluate.look(self.batches, predict, self.samples.held_out, self.samples.train, self.config.eval_clips)
+
+
+def trained_by(transformer: Any, config: TrainConfig, spec: ModelSpec) -> Trained:
+    """The weights that `config.method` trains."""
+    if config.method == "full":
+        return FullWeights(transformer, config, spec.path)
+    return StageTwoWeights(transformer, config, spec) if config.method == "stage-two" else Adapter(transformer, config)
 
 
 class _Dropping:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.errors import InvalidRequest
 from training.lora.config import TrainConfig
+from training.lora.sharding import as_is, whole
 
 PACKAGES = {"adamw8bit": "torchao", "prodigy": "prodigyopt", "came": "came_pytorch"}
 
@@ -59,6 +60,7 @@ def state_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[
 
     def packed(path: str, value: Any) -> Any:
         if isinstance(value, Tensor):
+            value = whole(value)
             if hasattr(value, "__tensor_flatten__") and type(value) is not Tensor:
                 parts, _context = value.__tensor_flatten__()
                 return {"parts": {part: packed(f"{path}.{part}", getattr(value, part)) for part in parts}}
@@ -89,7 +91,13 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], res
     if any("parts" in value for each in rest["state"].values() for value in each.values()):
         _restore_packed(optimizer, tensors, rest)
         return
-    state = {int(index): {key: unpacked(value) for key, value in each.items()} for index, each in rest["state"].items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def placed(value: Any, parameter: Tensor) -> Any:
+        return as_is(value, parameter) if isinstance(value, Tensor) else value
+
+    state = {int(index): {key: placed(unpacked(value), parameters[int(index)]) for key, value in each.items()}
+             for index, each in rest["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": [{key: unpacked(value) for key, value in group.items()}
                                                                 for group in rest["groups"]]})
 

@@ -26,9 +26,9 @@ from engine.request import GenerationRequest
 from engine.run import run
 from engine.video.publish import write_atomic
 from engine.video.recipe import build_recipe
-from training.lora.adapter import Adapter
 from training.lora.config import TrainConfig
 from training.lora.samples import Sample
+from training.lora.trained import Trained
 
 
 class Held:
@@ -51,7 +51,7 @@ class Held:
         """The trainer owns the model."""
 
 
-def preview(model: CogVideoX, adapter: Adapter, config: TrainConfig, machine: Hardware, prompt: str, folder: Path, *, number: int,
+def preview(model: CogVideoX, adapter: Trained, config: TrainConfig, machine: Hardware, prompt: str, folder: Path, *, number: int,
             cancelled: Callable[[], bool], tell: Callable[[int, int], None], start: Sample | None = None) -> Path:
     """The clip of `prompt` (<number>.mp4, .webp in `folder`). `start`: where an image model takes its first frame from.
 
@@ -83,7 +83,7 @@ def preview(model: CogVideoX, adapter: Adapter, config: TrainConfig, machine: Ha
         random.setstate(state[1])
         np.random.set_state(state[2])
     if adapter.digest() != before:
-        raise RuntimeError("a preview changed the LoRA that is being trained; please report this.")
+        raise RuntimeError("a preview changed the weights that are being trained; please report this.")
     return folder / f"{number}.mp4"
 
 

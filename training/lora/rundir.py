@@ -2,7 +2,7 @@
 
     run.json        settings, base, data, machine: what the run is         state.json   where it stands, and who runs it
     events.jsonl    every step, look at the held-out loss, preview, word   wish/        save, preview, pause, stop: files that ask for it
-    checkpoints/    previews/   lora/<name>.safetensors                    samples.safetensors (sets made here)
+    checkpoints/    previews/   lora/<name>.safetensors, or model/<name>/  samples.safetensors (sets made here)
 
 Pure, no torch.
 """
@@ -65,6 +65,14 @@ class RunDir:
 
     def lora_file(self, name: str) -> Path:
         return self.folder / "lora" / f"{name}.safetensors"
+
+    def model_folder(self, name: str) -> Path:
+        """Of a run that trains all weights: the model it made."""
+        return self.folder / "model" / name
+
+    def result(self, config: TrainConfig) -> Path:
+        """What the run makes: a LoRA's file, or a model's folder. It may not be there yet."""
+        return self.lora_file(config.name) if config.method == "lora" else self.model_folder(config.name)
 
     # ---- what it is
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,10 +27,12 @@ from training.lora.base import load_base, precision_of
 from training.lora.card import card
 from training.lora.config import TrainConfig
 from training.lora.forecast import choose_memory
+from training.lora.full import save_model
 from training.lora.loop import Stepped, Trainer, World, deterministic
 from training.lora.preview import preview
 from training.lora.rundir import RunDir, RunState
 from training.lora.samples import SampleSet
+from training.lora.stage_two import StageTwoWeights, write_stage_two
 from training.lora.trackers import Trackers
 
 log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ class Session:
                                             f"{now[:12]} is). Put it back, or begin a new run.")
         threads = int(facts.get("threads") or config.threads or self.machine.cores)
         deterministic(threads)
-        choice = choose_memory(spec, config, self.machine)
+        choice = choose_memory(spec, config, self.machine, ranks=self.world.size)
         model = load_base(spec, config, self.machine, choice.streamed)
         samples = self._samples(model)
         if facts.get("data", samples.digest) != samples.digest:
@@ -96,7 +99,8 @@ class Session:
         trainer = Trainer(model, config, samples, self.run, self.machine, policy=choice.policy, world=self.world)
         self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
                               "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
-                              "dtype": precision_of(config, self.machine), "layers": len(trainer.adapter.parameters) // 2,
+                              "dtype": precision_of(config, self.machine),
+                              "layers": len(trainer.adapter.parameters) // (2 if config.method == "lora" else 1),
                               "processes": self.world.size,
                               "parameters": sum(p.numel() for p in trainer.adapter.parameters.values())}
         wrong = trainer.resume()
@@ -116,43 +120,47 @@ class Session:
         config, saved_at, saved_step = self.config, time.monotonic(), trainer.step
         if trainer.step == 0 and trainer.bad_steps == 0:
             self.look(trainer)
-            self.show(trainer, scheduled=True)
+            self.show(trainer, scheduled=bool(self.config.preview_steps))
         while trainer.step < config.steps:
             wish = self.wish()
             if wish is not None:
-                if trainer.step != saved_step and self.first:
+                if trainer.step != saved_step:
                     trainer.save()
                 return wish
             begun = time.monotonic()
             self.told(trainer, trainer.update())
             self.paces.append(time.monotonic() - begun)
             if trainer.bad_steps >= config.max_bad_steps:
-                if self.first:
-                    trainer.save()
+                trainer.save()
                 return "failed"
             self.look(trainer)
-            due = trainer.step % config.save_steps == 0 or time.monotonic() - saved_at >= config.save_seconds
-            if due or trainer.step == config.steps or self.run.asked("save"):
+            late, asked, shown = self.agreed(time.monotonic() - saved_at >= config.save_seconds, self.run.asked("save"),
+                                             self.run.asked("preview"))
+            if late or asked or trainer.step % config.save_steps == 0 or trainer.step == config.steps:
+                trainer.save()
+                if asked:
+                    self.export(trainer)
                 if self.first:
-                    trainer.save()
-                    if self.run.asked("save"):
-                        self.export(trainer)
-                        self.run.granted("save")
+                    self.run.granted("save") if asked else None
                     self.run.tell("saved", step=trainer.step)
                 saved_at, saved_step = time.monotonic(), trainer.step
-            self.show(trainer, scheduled=bool(config.preview_steps) and trainer.step % config.preview_steps == 0)
+            self.show(trainer, scheduled=shown or (bool(config.preview_steps) and trainer.step % config.preview_steps == 0))
         return "done"
 
     def wish(self) -> str | None:
         """How the run shall end now, if it shall: 'paused' or 'stopped'."""
-        asked = [1.0 if flag else 0.0 for flag in (self.run.asked("stop"), self.run.asked("pause") or self.stopping.is_set())]
-        if self.world.size > 1:  # all processes agree, or one would wait for the others for ever
-            import torch
+        stop, pause = self.agreed(self.run.asked("stop"), self.run.asked("pause") or self.stopping.is_set())
+        return "stopped" if stop else "paused" if pause else None
 
-            together = torch.tensor(asked)
-            self.world.add(together)
-            asked = together.tolist()
-        return "stopped" if asked[0] else "paused" if asked[1] else None
+    def agreed(self, *flags: bool) -> list[bool]:
+        """Each flag, true where it is for any process: they must do the same, or one would wait for the others for ever."""
+        if self.world.size == 1:
+            return list(flags)
+        import torch
+
+        together = torch.tensor([1.0 if flag else 0.0 for flag in flags])
+        self.world.add(together)
+        return [value > 0 for value in together.tolist()]
 
     def told(self, trainer: Trainer, stepped: Stepped) -> None:
         """An update, in the log and wherever else it is wanted."""
@@ -172,9 +180,11 @@ class Session:
     def look(self, trainer: Trainer) -> None:
         """The held-out loss where it is due, once for each step."""
         every = self.config.eval_steps
-        if not self.first or not every or (trainer.step % every and trainer.step != self.config.steps):
+        if not every or (trainer.step % every and trainer.step != self.config.steps) or not (self.first or trainer.sharded):
             return
         found = trainer.look()
+        if not self.first:
+            return
         self.run.tell("eval", step=trainer.step, held_out=list(found.held_out), train=list(found.train))
         if found.held_out:
             self.means.append(sum(found.held_out) / len(found.held_out))
@@ -186,18 +196,25 @@ class Session:
 
     def show(self, trainer: Trainer, *, scheduled: bool) -> None:
         """Preview clips, if they are due or asked for. What goes wrong with one is no reason to stop training."""
-        if not self.first or not ((scheduled and self.config.preview_steps) or self.run.asked("preview")):
+        if not scheduled or not (self.first or trainer.sharded):
             return
-        self.run.granted("preview")
+        if self.config.method == "stage-two":
+            self.run.granted("preview")
+            if trainer.step == 0:
+                self.run.tell("warning", step=0, text="Stage two has no previews: its held-out loss says how it goes.")
+            return
+        if self.first:
+            self.run.granted("preview")
         held = trainer.samples.held_out or trainer.samples.train
         prompts = self.config.preview_prompts or (held[0].caption,)
         start = held[0] if self.spec.modes[0] == "i2v" else None
-        folder = self.run.previews / f"step-{trainer.step:08d}"
+        folder = self.run.previews / (f"step-{trainer.step:08d}" if self.first else f".rank-{self.world.rank}")
         self.say("previewing", trainer.step)
         for number, prompt in enumerate(prompts):
             try:
                 preview(trainer.model, trainer.adapter, self.config, self.machine, prompt, folder, number=number, start=start,
-                        cancelled=lambda: self.stopping.is_set() or self.run.asked("pause") or self.run.asked("stop"),
+                        cancelled=lambda: not trainer.sharded and (self.stopping.is_set() or self.run.asked("pause")
+                                                                   or self.run.asked("stop")),
                         tell=lambda done, of: self.say("previewing", trainer.step, f"Preview: {done} of {of}."))
             except Cancelled:
                 return
@@ -206,22 +223,43 @@ class Session:
             except SprocketError as error:
                 self.run.tell("warning", step=trainer.step, text=f"step {trainer.step}: no preview of {prompt[:60]!r}: {error}")
                 continue
+            if not self.first:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
             self.run.tell("preview", step=trainer.step, number=number, prompt=prompt, file=f"{folder.name}/{number}.mp4")
         self._told = 0.0
 
     # ---- the end
 
     def finish(self, trainer: Trainer) -> None:
-        """The LoRA's file, in whatever state it is: a stopped run's can be used too."""
-        if not self.first:
-            return
+        """What was trained as a file, in whatever state it is: a stopped run's can be used too."""
         self.say("saving", trainer.step)
         self.export(trainer)
         self.trackers.close()
 
     def export(self, trainer: Trainer) -> Path:
+        """What was trained, as others read it, in the run's folder."""
+        final = trainer.adapter.final() if self.first or trainer.adapter.shared_out else {}
+        if not self.first:
+            return self.run.result(self.config)
+        return self.export_lora(trainer, final) if self.config.method == "lora" else self.export_model(trainer, final)
+
+    def export_model(self, trainer: Trainer, final: Mapping[str, Any]) -> Path:
+        """A model folder in diffusers layout."""
+        config, path = self.config, self.run.model_folder(self.config.name)
+        facts = {"base": base_name(self.spec), "base_fingerprint": self.spec.fingerprint, "step": trainer.step, "held_out": self.means,
+                 "dataset": trainer.samples.digest, "config": config.to_json() | {"model": base_name(self.spec)}}
+        if isinstance(trainer.adapter, StageTwoWeights):
+            stage = trainer.adapter
+            save_model(self.spec.path, {}, path, facts, lambda folder: write_stage_two(folder, stage, self.spec, trainer.step))
+        else:
+            save_model(self.spec.path, final, path, facts)
+        self.run.tell("exported", step=trainer.step, file=path.name)
+        return path
+
+    def export_lora(self, trainer: Trainer, final: Mapping[str, Any]) -> Path:
         """<name>.safetensors and README.md in the run's `lora` folder."""
-        config, final = self.config, trainer.adapter.final()
+        config = self.config
         layers = export.of_adapter(final, config.effective_alpha, rslora=config.rslora)
         magnitudes = {name: tensor for name, tensor in final.items() if "magnitude" in name}
         path = self.run.lora_file(config.name)

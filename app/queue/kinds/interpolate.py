@@ -13,15 +13,14 @@ from app.history.records import Clip, Job
 from app.history.sidecar import source_of
 from app.queue.clips import ClipKind, clip_of, publish_clip
 from app.queue.kinds import Work
-from app.queue.kinds.smooth import smoothing
+from app.queue.kinds.smooth import both, smoothing
 from app.queue.workplace import Attempt, Workplace
 from engine.errors import InvalidRequest
 from engine.events import ClipWritten, CutsFound, Event
-from engine.inputs import input_file
+from engine.interpolate.filling import plan_flowed
 from engine.interpolate.plan import LABEL, InterpolatePlan, plan_interpolation
 from engine.interpolate.recipe import build_interpolation_recipe
 from engine.interpolate.request import InterpolateRequest, wish_words
-from engine.media.probe import probe_video
 
 
 class Interpolate(ClipKind):
@@ -34,16 +33,17 @@ class Interpolate(ClipKind):
             wish = InterpolateRequest.from_mapping(request)
         except InvalidRequest:
             return LABEL
-        return f"{wish_words(wish.fps, wish.slow)}: {wish.title or 'a video'}"
+        return f"{wish_words(wish.fps, wish.slow, wish.then)}: {wish.title or 'a video'}"
 
     def resolve(self, place: Workplace, job: Job) -> Work:
-        """By the method that is asked for. Raises as `plan_interpolation` or `smoothing`; InvalidRequest for a video that is gone."""
+        """By the method that is asked for. Raises as `plan_interpolation`, `plan_flowed`, `smoothing` or `both`."""
         request = InterpolateRequest.from_mapping(job.request)
-        facts = probe_video(input_file(place.settings.inputs_dir, request.video, "video"))
+        facts, second = both(request, place.settings.inputs_dir)
         if request.method == "generate":
-            return smoothing(place, job, request, facts)
-        plan = plan_interpolation(request, facts)
-        return Interpolation(job, request, plan, _parent(place, job), facts.recipe is not None)
+            return smoothing(place, job, request, facts, second)
+        plan = plan_interpolation(request, facts) if second is None else plan_flowed(request, facts, second)
+        generated = facts.recipe is not None or (second is not None and second.recipe is not None)
+        return Interpolation(job, request, plan, _parent(place, job), generated)
 
 
 def _parent(place: Workplace, job: Job) -> Clip | None:

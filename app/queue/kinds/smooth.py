@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from app.history.records import Clip, Job
@@ -16,30 +17,39 @@ from app.queue.workplace import Attempt, Workplace
 from app.settings import Settings
 from engine.events import ClipWritten, CutsFound, Event
 from engine.hardware import Hardware
+from engine.inputs import input_file
+from engine.interpolate.filling import plan_filled
 from engine.interpolate.recipe import build_smoothing_recipe
 from engine.interpolate.request import InterpolateRequest
 from engine.interpolate.smoothing import origin_of, plan_smoothed
 from engine.ladder import Lapse, read_lapses
-from engine.media.probe import VideoFacts
+from engine.media.probe import VideoFacts, probe_video
 from engine.plan import Plan
 from engine.spec import ModelSpec
 
 
-def smoothing(place: Workplace, job: Job, request: InterpolateRequest, facts: VideoFacts) -> Smoothing:
-    """Raises as `plan_smoothed` and `Engine.spec` do."""
+def both(request: InterpolateRequest, inputs: Path) -> tuple[VideoFacts, VideoFacts | None]:
+    """Facts of the video, and of the second one where there is one. Raises InvalidRequest for one that is gone or cannot be read."""
+    first = probe_video(input_file(inputs, request.video, "video"))
+    return first, probe_video(input_file(inputs, request.then, "then"), field="then") if request.then else None
+
+
+def smoothing(place: Workplace, job: Job, request: InterpolateRequest, facts: VideoFacts, second: VideoFacts | None) -> Smoothing:
+    """Raises as `smoothed_here` and `Engine.spec` do."""
     origin = origin_of(facts)
     spec = place.engine.spec(origin.model, place.settings.models_dir)
-    plan = smoothed_here(request, facts, spec, place.engine.hardware(), recent_clips(place.store, origin.model), place.settings,
+    plan = smoothed_here(request, facts, second, spec, place.engine.hardware(), recent_clips(place.store, origin.model), place.settings,
                          read_lapses(job.lapses), own_device=bool(place.device))
     return Smoothing(job, request, plan, facts.fps)
 
 
-def smoothed_here(request: InterpolateRequest, facts: VideoFacts, spec: ModelSpec, hardware: Hardware, clips: tuple[Clip, ...],
-                  settings: Settings, lapses: tuple[Lapse, ...] = (), own_device: bool = False) -> Plan:
-    """The plan for this machine. Raises as `plan_smoothed`."""
-    return plan_smoothed(request, facts, origin_of(facts), spec,
-                         lambda wish, model: plan_here(wish, model, hardware, clips, settings, lapses=lapses,
-                                                         own_device=own_device), hardware.device)
+def smoothed_here(request: InterpolateRequest, facts: VideoFacts, second: VideoFacts | None, spec: ModelSpec, hardware: Hardware,
+                  clips: tuple[Clip, ...], settings: Settings, lapses: tuple[Lapse, ...] = (), own_device: bool = False) -> Plan:
+    """The plan for this machine. Raises as `plan_smoothed`, or as `plan_filled` where there are two videos."""
+    plan_one = lambda wish, model: plan_here(wish, model, hardware, clips, settings, lapses=lapses, own_device=own_device)  # noqa: E731
+    if second is not None:
+        return plan_filled(request, facts, second, origin_of(facts), spec, plan_one, hardware.device)
+    return plan_smoothed(request, facts, origin_of(facts), spec, plan_one, hardware.device)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from app.history.records import Clip, ClipPage, Project
 from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
 from app.ui.html.common import ago, between_words, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
+from app.ui.html.fill import fill_html
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
 from app.ui.html.loras import told
@@ -25,8 +26,8 @@ def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], model
     return f"{head}{_filters(at, projects, models)}{body}{_pages(page, at)}"
 
 
-def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address) -> str:
-    """One clip: the video, what to do with it, where it comes from and all that made it."""
+def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address, others: Sequence[Clip] = ()) -> str:
+    """One clip: the video, what to do with it, where it comes from and all that made it. `others`: clips that may follow it."""
     back = at.href(clip="", view="gallery")
     star = button(
         "★ Favourite" if clip.favourite else "☆ Favourite",
@@ -45,7 +46,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
             + link("Download", clip_url(clip.id) + "?download=1", download=True)
             + button("Move to trash", "trash", kind="quiet-bad", clip=clip.id)
         )
-    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip)
+    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip) + fill_html(clip, others)
     video = (
         '<div class="screen-note"><p><b>The file is missing</b></p><p>It was moved or deleted outside Sprocket. '
         "Its settings are still here.</p></div>"
@@ -162,7 +163,7 @@ def _facts(clip: Clip, project: str) -> str:
         ("Prompt", clip.prompt),
         ("Made by", between_words(clip) if moved else ""),
         ("Out of", _source(clip.recipe) if moved else ""),
-        ("Scene cuts", _cuts(clip.recipe.get("cuts")) if moved else ""),
+        ("Scene cuts", _cuts(clip.recipe.get("cuts"), filled=bool(request.get("then"))) if moved else ""),
         ("Model of the source" if moved else "Model", source.get("model") if moved else clip.model),
         ("Size", f"{clip.width} × {clip.height}"),
         ("Length", f"{clip.frames} frames, {clip.frames / clip.fps:.1f} s at {clip.fps:g} fps"),
@@ -193,15 +194,20 @@ def _source(recipe: dict) -> str:
     return f"{rate:.5g} fps" + (f", slowed down {slow:g} times" if slow > 1 else "")
 
 
-def _cuts(seconds: object) -> str:
-    """Where nothing was interpolated."""
+def _cuts(seconds: object, *, filled: bool) -> str:
+    """Where nothing was interpolated; `filled`: between two clips."""
     if not isinstance(seconds, list) or not seconds:
         return ""
+    if filled:
+        return "no motion leads from one clip to the other; one fades into the other"
     return "frames hold at " + ", ".join(f"{at:.2f} s" for at in seconds[:8] if isinstance(at, (int, float)))
 
 
 def _start(request: dict) -> str:
     """What the clip was made from besides words."""
+    if request.get("given") and request.get("fps") is None and request.get("key_frames") is None:
+        count = len(request["given"]) + bool(request.get("image")) if isinstance(request["given"], list) else 0
+        return f"{count} frame{'' if count == 1 else 's'} that the model was shown"
     if request.get("image"):
         return "an image, " + ("with bars" if request.get("fit") == "pad" else "filling the frame")
     if request.get("video"):

@@ -27,14 +27,25 @@ def interpolate_html(clip: Clip) -> str:
 
 def _generated(clip: Clip) -> str:
     """For clips of the models that ship with stage-two weights; rounds double the rate, so only doublings are offered."""
-    source = clip.recipe.get("source") if isinstance(clip.recipe, dict) else None
-    model = source.get("model") if isinstance(source, dict) else clip.model
-    if model not in embedded():
+    if model_of(clip) not in embedded():
         return ""
     rates = "".join(_button(clip, f"Smooth to {clip.fps * times:g} fps", method="generate", fps=f"{clip.fps * times:.3f}")
                     for times in DOUBLINGS if clip.fps * times <= MOST_FPS)
     slow = "".join(_button(clip, f"Slow down {times}x", method="generate", slow=times) for times in DOUBLINGS)
     return _row(GENERATED, rates + slow)
+
+
+def model_of(clip: Clip) -> object:
+    """The model that made it, or what it was made from. A recipe comes from a file."""
+    source = clip.recipe.get("source") if isinstance(clip.recipe, dict) else None
+    return source.get("model") if isinstance(source, dict) else clip.model
+
+
+def input_html(name: str, fps: float) -> str:
+    """The row for a video that was brought in, by its name among the inputs."""
+    rates = [rate for rate in (*SMOOTH, 48, 60) if rate > fps + 0.01][:len(SMOOTH)]
+    each = [(f"Smooth to {rate} fps", rate, None) for rate in rates] + [(f"Slow down {times}x", None, times) for times in SLOW]
+    return _row(LABEL, "".join(button(words, "interpolate", kind="small", video=name, fps=rate, slow=times) for words, rate, times in each))
 
 
 def _button(clip: Clip, words: str, method: str | None = None, fps: object = None, slow: object = None) -> str:

@@ -18,6 +18,8 @@ from app.ui.html.source import ACCEPT
 SOURCES = {"made": "", "again": "made anew", "given": "your image"}
 PLACES = (("first", "First"), ("middle", "Middle"), ("last", "Last"))
 MOST_MARKS = 200
+TIMELINE = {"": "Images the clip passes through, if you have some", "masked": "Images this model is shown, if you have some",
+            "ends": "This model is shown the first frame, which the clip starts from, and the last one"}
 
 
 def keys_html(job: Job, frames: Sequence[KeyFrame]) -> str:
@@ -42,15 +44,17 @@ def keys_actions(job: Job) -> str:
     return button("Go on to the rounds", "go_on", kind="primary", job=job.id) + button("Cancel", "cancel", job=job.id)
 
 
-def timeline_html(known: Mapping[str, str], *, on: bool) -> str:
-    """Images that the clip passes through. `known`: place -> name of an input; `on`: whether key frames are asked for at all."""
+def timeline_html(known: Mapping[str, str], *, on: bool, shown: str = "") -> str:
+    """Images that the clip passes through. `known`: place -> name of an input; `on`: whether any can be; `shown`: of a model that is
+    shown them all at once, `ModelSpec.shown`."""
     if not on:
         return '<p class="timeline-off quiet">Choose a frame rate to make key frames first, then the frames between them.</p>'
-    slots = "".join(_slot(place, label, known.get(place, "")) for place, label in PLACES)
-    others = [(place, name) for place, name in known.items() if place not in dict(PLACES)]
+    places = [pair for pair in PLACES if shown != "ends" or pair[0] == "last"]  # its first frame is what the clip starts from
+    slots = "".join(_slot(place, label, known.get(place, "")) for place, label in places)
+    others = [(place, name) for place, name in known.items() if place not in dict(places)]
     more = "".join(f"<li>{esc(f'Frame {place}')} {button('Remove', 'unknown', kind='link small', place=place)}</li>" for place, _ in others)
     return (
-        f'<section class="timeline" aria-label="Images in the clip"><p class="quiet">Images the clip passes through, if you have some</p>'
+        f'<section class="timeline" aria-label="Images in the clip"><p class="quiet">{TIMELINE[shown]}</p>'
         f'<ol>{slots}</ol>{f"<ul>{more}</ul>" if more else ""}</section>'
     )
 
@@ -70,14 +74,19 @@ def hierarchy_html(clip: Clip) -> str:
         return ""
     given, edited = _numbers(said.get("given")), _numbers(said.get("edited"))
     stride = max(1, said["stride"]) if isinstance(said.get("stride"), int) else 1
-    rows = [_level("Key frames", said.get("key_fps"), said.get("key_frames"), "", _marks(clip.frames, stride, stride * 2, given, edited))]
+    between = frozenset(_numbers(said.get("between")))
+    if between:
+        rows = [_level("Frames of both clips", said.get("key_fps"), said.get("key_frames"), "", _fill_marks(clip.frames, between, stride))]
+    else:
+        marks = _marks(clip.frames, stride, stride * 2, given, edited)
+        rows = [_level("Key frames", said.get("key_fps"), said.get("key_frames"), "", marks)]
     for number, level in enumerate(said["levels"][:16], start=1):
         if not isinstance(level, dict):
             continue
         fresh = max(1, stride >> number)
         blocks = level.get("blocks")
         words = f"{level.get('makes')} made in {blocks} block{'' if blocks == 1 else 's'}"
-        marks = _marks(clip.frames, fresh, fresh * 2, given, ())
+        marks = _fill_marks(clip.frames, between, fresh) if between else _marks(clip.frames, fresh, fresh * 2, given, ())
         rows.append(_level(f"Round {number}", level.get("fps"), level.get("frames"), words, marks))
     legend = "" if not given else '<p class="quiet"><i class="mark given"></i> your images, unchanged in the clip</p>'
     return (
@@ -102,6 +111,17 @@ def _marks(frames: int, stride: int, old: int, given: Sequence[int], edited: Seq
     kinds = [(kind_of(index), index) for index in places]
     kinds += [("given", index) for index in there if index not in places]
     return "".join(f'<i class="mark {kind}" style="left:{index / last * 100:.2f}%"></i>' for kind, index in kinds)
+
+
+def _fill_marks(frames: int, between: frozenset[int], apart: int) -> str:
+    """As `_marks`, where frames of two clips are `old` and those between them were made, `apart` from each other."""
+    last, begin, shown = max(1, frames - 1), min(between) - 1, []
+    for index in range(0, frames, max(1, -(-frames // MOST_MARKS))):
+        if index not in between:
+            shown.append(("old", index))
+        elif (index - begin) % apart == 0:
+            shown.append(("new" if (index - begin) // apart % 2 else "old", index))
+    return "".join(f'<i class="mark {kind}" style="left:{index / last * 100:.2f}%"></i>' for kind, index in shown)
 
 
 def _numbers(value: object) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from app.history.records import Clip
 from app.input_view import PICTURES, InputFacts
 from app.ui.html.common import button, esc, link, short
+from app.ui.html.interpolate import input_html
 from app.ui.uploads import MAX_UPLOAD_BYTES
 from engine.media.probe import DEFAULT_LIMITS
 
@@ -121,9 +122,13 @@ def _filled(view: SourceView, facts: InputFacts) -> str:
         "Change…", "choose", kind="small", purpose="input", accept=ACCEPT["v2v" if facts.field == "video" else "i2v"]
     )
     remove = button("Remove", "unsource", kind="link small", title=f"Start without this {facts.field}")
+    more = ""
+    if facts.field == "video":
+        more = (f'<div class="only-frames"><p class="quiet">Or keep it as it is and only add frames:</p>'
+                f"{input_html(facts.name, facts.fps)}</div>")
     return (
         f'<div class="source-body"><figure class="fitted" style="{shape}">{picture}</figure>'
-        f'<div class="source-side">{_lines(view, facts)}<div class="source-actions">{again}{remove}</div></div></div>'
+        f'<div class="source-side">{_lines(view, facts)}<div class="source-actions">{again}{remove}</div></div>{more}</div>'
     )
 
 

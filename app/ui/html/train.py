@@ -12,9 +12,11 @@ from training.lora.config import (
     BASES,
     FIELDS,
     MEMORY,
+    METHODS,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
+    SHARDING,
     STREAMING,
     TARGETS,
     TRACKERS,
@@ -27,19 +29,20 @@ STATE_WORDS = {"waiting": "Waiting", "preparing": "Preparing", "running": "Train
                "interrupted": "Interrupted"}
 BAD = ("failed", "blocked", "interrupted")
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "The LoRA": ("rank", "alpha", "targets", "dropout", "rslora", "dora", "trigger"),
+    "What is trained": ("method", "rank", "alpha", "targets", "dropout", "rslora", "dora", "trigger"),
     "Learning": ("steps", "batch", "accumulate", "learning_rate", "schedule", "warmup", "cycles", "power", "max_grad_norm", "ema"),
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
     "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
-    "Memory and device": ("precision", "base", "memory", "streaming", "device", "threads"),
+    "Memory and device": ("precision", "base", "memory", "streaming", "sharding", "device", "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
                             "eval_clips",
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
 }
 HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "several, separated by ;"}
-CHOICES: Mapping[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "base": BASES,
-                                          "memory": MEMORY, "streaming": STREAMING, "targets": tuple(TARGETS),
+CHOICES: Mapping[str, tuple[str, ...]] = {"method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS,
+                                          "base": BASES,
+                                          "memory": MEMORY, "streaming": STREAMING, "sharding": SHARDING, "targets": tuple(TARGETS),
                                           "device": ("", "cuda", "cpu")}
 
 
@@ -63,9 +66,12 @@ def _run_row(card: RunCard, curve: Sequence[float]) -> str:
             f'{spark_svg(curve)}</a><div>'
             f'<p class="job-prompt"><a href="{href}" data-act="go">{esc(card.config.name)}</a></p><p class="job-line">{_chip(card)} · step '
             f'{card.state.step} of {card.config.steps} · {esc(short(card.config.model, 40))} on {esc(short(card.config.dataset, 40))} · '
-            f'rank '
-            f'{card.config.rank} · {esc(ago(card.created))}</p>{_bar(card)}</div><div class="job-actions">'
+            f'{_kind(card.config)} · {esc(ago(card.created))}</p>{_bar(card)}</div><div class="job-actions">'
             f'{_buttons(card, small=True)}</div></li>')
+
+
+def _kind(config: TrainConfig) -> str:
+    return {"full": "all weights", "stage-two": f"stage two, rank {config.rank}"}.get(config.method, f"rank {config.rank}")
 
 
 def _chip(card: RunCard) -> str:
@@ -180,9 +186,11 @@ def _warnings(events: Sequence[Mapping[str, Any]]) -> str:
 def _facts(card: RunCard) -> str:
     config, said = card.config, card.facts
     rows = {"Base": config.model, "Dataset": f"{config.dataset}, {said.get('clips', '?')} clips, {said.get('held_out', '?')} held out",
-            "LoRA": f"rank {config.rank}, alpha {config.effective_alpha:g}, {', '.join(config.layers)}",
+            **({"Trained": "every weight of the transformer" if config.method == "full" else f"stage two, rank {config.rank}"}
+               if config.method != "lora" else
+               {"LoRA": f"rank {config.rank}, alpha {config.effective_alpha:g}, {', '.join(config.layers)}"}),
             "Learning": f"{config.optimizer}, {config.learning_rate:g}, {config.schedule}, batch {config.batch} x {config.accumulate}",
-            "Arithmetic": f"{said.get('dtype', '?')}, LoRA in float32", "Seed": str(config.seed)}
+            "Arithmetic": f"{said.get('dtype', '?')}, trained weights in float32", "Seed": str(config.seed)}
     lines = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows.items())
     return f'<details class="recipe"><summary>Settings</summary><dl class="facts">{lines}</dl></details>'
 

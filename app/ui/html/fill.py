@@ -1,0 +1,54 @@
+"""Fill between two clips: which one follows, how many frames come between, and what makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from app.history.records import Clip
+from app.ui.html.common import esc, poster_url, short
+from app.ui.html.interpolate import GENERATED, LABEL, model_of
+from engine.interpolate.filling import SAME_RATE
+from engine.models.catalogue import embedded
+
+BETWEEN = (1, 3, 7, 15, 31)
+"""Frames; what rounds of a model can make, and flow as well."""
+CHOSEN = 7
+SUMMARY = '<summary class="btn small">Fill between this clip and another…</summary>'
+MOST = 24
+"""Clips to choose from."""
+
+
+def followers(clip: Clip, clips: Iterable[Clip]) -> list[Clip]:
+    """Of `clips` those that can be one clip with it: others of its size and rate."""
+    return [other for other in clips
+            if other.id != clip.id and not other.missing and other.sha256 != clip.sha256
+            and (other.width, other.height) == (clip.width, clip.height) and abs(other.fps - clip.fps) < SAME_RATE][:MOST]
+
+
+def fill_html(clip: Clip, others: Sequence[Clip]) -> str:
+    """Folded. `others`: from `followers`."""
+    if not others:
+        return (f'<details class="fill">{SUMMARY}<p class="quiet">There is no other clip of {clip.width} × {clip.height} at {clip.fps:g} '
+                "fps here to go on to. Make one, then fill between the two.</p></details>")
+    choices = "".join(_choice(other) for other in others)
+    counts = "".join(f'<option value="{count}"{" selected" if count == CHOSEN else ""}>{count} ({count / clip.fps:.1f} s)</option>'
+                     for count in BETWEEN)
+    ways = f'<option value="flow">{LABEL}</option>'
+    if model_of(clip) in embedded():
+        ways += f'<option value="generate">{GENERATED}</option>'
+    return (
+        f'<details class="fill">{SUMMARY}<form data-act="fill" data-clip="{clip.id}" data-view="create">'
+        f'<fieldset><legend>After this clip comes</legend><ul class="grid mini">{choices}</ul></fieldset>'
+        f'<div class="fill-row"><label><span>Frames between</span><select name="between">{counts}</select></label>'
+        f'<label><span>Made by</span><select name="method">{ways}</select></label>'
+        '<button class="btn primary" type="submit">Fill between</button></div></form></details>'
+    )
+
+
+def _choice(other: Clip) -> str:
+    return (
+        f'<li><label class="pick"><input type="radio" name="then" value="{other.id}" required><span class="poster">'
+        f'<img src="{poster_url(other.id)}" alt="" loading="lazy" width="{other.width}" height="{other.height}">'
+        f'<span class="length">{other.frames / other.fps:.1f} s</span></span>'
+        f'<span class="card-name">{esc(short(other.name or other.prompt, 40))}</span></label></li>'
+    )
