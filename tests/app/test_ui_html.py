@@ -161,7 +161,7 @@ def test_gallery_clip_and_header_are_escaped(clip) -> None:
     assert_harmless(header_html(at, projects, "p1", busy=3, blocked=EVIL, message=EVIL))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.builds(
         Address,
@@ -177,7 +177,7 @@ def test_an_address_survives_its_link(at: Address) -> None:
     assert Address.parse(at.href()) == at
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=300), st.integers(), st.none(), st.text("?&=%/.:[]", max_size=50)))
 def test_no_address_breaks_the_page(text: object) -> None:
     at = Address.parse(text)

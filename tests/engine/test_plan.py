@@ -49,7 +49,7 @@ def test_nothing_is_left_open() -> None:
 
 
 @given(frames=st.integers(1, 60), width=st.integers(16, 900), height=st.integers(16, 900), steps=st.integers(1, 200))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_refusal_names_a_value_that_works(frames: int, width: int, height: int, steps: int) -> None:
     fields: dict[str, Any] = {"frames": frames, "width": width, "height": height, "steps": steps}
     for _ in range(4):
@@ -121,7 +121,7 @@ def test_less_memory_means_bands_and_stages_then_tiles_then_a_refusal_with_numbe
 
 
 @given(frames=st.sampled_from([1, 9, 25, 49]), side=st.sampled_from([128, 256, 512]), guided=st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_more_never_needs_less(frames: int, side: int, guided: bool) -> None:
     small, large = Shape(frames, side, side, guided), Shape(frames + 8, side + 16, side, True)
     need = [forecast(SPEC, s, "bf16", everywhere("bf16", "resident", (s.height, s.width), tiled=False), "cpu").device_bytes

@@ -44,7 +44,7 @@ def test_prefixes_quotes_and_markdown_go(answer: str) -> None:
     assert text == PLAIN
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=300))
 def test_cleaning_twice_is_cleaning_once(answer: str) -> None:
     assert cleaned(cleaned(answer)) == cleaned(answer)
@@ -71,7 +71,7 @@ def test_cut_at_a_sentence_under_the_real_limit() -> None:
     assert found.text == text and note in found.notes and found.tokens == count(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["a", "red", "ball", "moves", "over", "the", "meadow", "quickly."]), min_size=1, max_size=200),
        st.integers(3, 60))
 def test_never_over_the_limit_and_a_beginning_of_what_was_said(words: list[str], limit: int) -> None:
