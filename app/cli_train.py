@@ -148,7 +148,7 @@ def stop(run: str, data_dir: DataDir = None) -> None:
 def use(run: str, data_dir: DataDir = None) -> None:
     """Put what the run has trained so far on the shelf of LoRAs, or a whole model among the models; prints its name."""
     with opened(data_dir) as studio:
-        if studio.training.card(run, owner=LOCAL).config.method == "full":
+        if studio.training.card(run, owner=LOCAL).config.method != "lora":
             print(studio.training.use_model(run, owner=LOCAL))
             return
         print(studio.training.use(run, owner=LOCAL).name)
@@ -171,7 +171,7 @@ def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in found.choice.parts.items())
     basis = "as this machine trained before" if found.measured else "a guess: this machine has not trained this model yet"
     what = (f"Model   every weight of the transformer: {found.choice.parts['trained'] / 2**30:.2f} GiB for their training"
-            if config.method == "full" else
+            if config.method == "full" else f"Frames between frames: stage two of rank {config.rank}" if config.method == "stage-two" else
             f"LoRA    rank {config.rank}, alpha {config.effective_alpha:g} on {', '.join(config.layers)}")
     return [what,
             f"Memory  {found.choice.bytes / 2**30:.2f} GiB of {found.free_bytes / 2**30:.1f} free ({parts}); {found.choice.words}",

@@ -186,7 +186,7 @@ class Trainings:
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         path = run.lora_file(card.config.name)
         if not path.is_file():
-            if card.config.method == "full":
+            if card.config.method != "lora":
                 raise NotAllowed("This run trains all weights: what it makes is a model, not a LoRA.")
             raise NotAllowed("This run has saved no LoRA yet. Press Save now, and wait for the step to end.")
         return self._loras.add(path)

@@ -1,12 +1,13 @@
-"""Kill -9 at random moments, then count: jobs lost, clips published twice, bad files seen.
+"""Faults at random moments, then count: jobs lost, clips published twice, bad files seen.
 
-    python -m bench.chaos [--kills 120] [--seed 1] [--keep DIR]
+    python -m bench.chaos [--faults 500] [--kills] [--seed 1] [--keep DIR]
 
-Three kinds of victims: `web` (the process that takes requests and watches the worker; its worker dies with it),
-`worker`, and `writer` (the worker in the moment it writes, checks or publishes a file). There is always work: the web
-process keeps a few jobs waiting. The engine is the fake of the tests (twelve steps, a checkpoint after each, a real
-small mp4); queue, history, supervisor and publishing are the real ones. A watcher opens every mp4 the moment it becomes
-visible. Exit code 0 only if every count that must be 0 is 0.
+Half are kill -9 (with --kills: all); the others stop a process past its lease, fill the disk, or make the clock jump by an hour
+(`chaos_faults.py`; the data folder is a small disk of its own where this user may mount one). Three kinds of victims are killed:
+`web` (the process that takes requests and watches the worker; its worker dies with it), `worker`, and `writer` (the worker in the moment
+it writes, checks or publishes a file). There is always work: the web process keeps a few jobs waiting. The engine is the fake of the tests
+(twelve steps, a checkpoint after each, a real small mp4); queue, history, supervisor and publishing are the real ones. A watcher opens
+every mp4 the moment it becomes visible. Exit code 0 only if every count that must be 0 is 0.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from app.errors import HistoryBusy  # noqa: E402
 from app.history.records import JobState  # noqa: E402
 from app.history.sidecar import read_sidecar  # noqa: E402
 from app.queue.supervisor import Supervisor  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from app.studio import Studio, open_studio  # noqa: E402
+from bench.chaos_faults import KILLS, Trouble, small_disk  # noqa: E402
 from engine.digest import file_sha256  # noqa: E402
-from engine.errors import SprocketError  # noqa: E402
+from engine.errors import SprocketError, StorageBlocked  # noqa: E402
 from engine.lifeline import die_with_parent  # noqa: E402
 from engine.video.probe import probe  # noqa: E402
 from tests.fakes import SPEC, STEPS  # noqa: E402
@@ -46,6 +50,7 @@ from tests.fakes import SPEC, STEPS  # noqa: E402
 WRITING = ("decode", "verify")
 SETTLE_SECONDS = 180.0
 WAITING_JOBS = 4
+LEASE_SECONDS = 1.6
 
 
 @dataclass
@@ -65,8 +70,10 @@ class Tally:
 
 
 def settings_for(folder: Path) -> Settings:
-    return Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0, ballast_bytes=0,
-                    preview_seconds=0.0, max_waiting=1000)
+    """A lease is short where a process is stopped past it, and the ballast fits the small disk."""
+    lease = float(os.environ.get("CHAOS_LEASE", "0"))
+    quick = {"lease_seconds": lease, "heartbeat_seconds": lease / 4, "ballast_bytes": 2 << 20} if lease else {"ballast_bytes": 0}
+    return Settings(data_dir=folder, engine="tests.fakes:FakeEngine", min_free_bytes=0, preview_seconds=0.0, max_waiting=1000, **quick)
 
 
 def web(folder: Path, first: int, taking: bool) -> None:
@@ -79,21 +86,23 @@ def web(folder: Path, first: int, taking: bool) -> None:
     print("ready", flush=True)
     number = first
     while True:
-        if taking and len(studio.jobs(active_only=True)) < WAITING_JOBS:
-            # The key makes it harmless to repeat a request that was killed between its commit and its acknowledgement.
-            job = studio.submit({"prompt": f"chaos {number}", "seed": number}, idempotency_key=f"request-{number}")
-            print(f"ack {number} {job.id}", flush=True)
-            number += 1
+        with contextlib.suppress(StorageBlocked, HistoryBusy):  # said to whoever asks; nothing was acknowledged
+            if taking and len(studio.jobs(active_only=True)) < WAITING_JOBS:
+                # The key makes it harmless to repeat a request that was killed between its commit and its acknowledgement.
+                job = studio.submit({"prompt": f"chaos {number}", "seed": number}, idempotency_key=f"request-{number}")
+                print(f"ack {number} {job.id}", flush=True)
+                number += 1
         time.sleep(0.05)
 
 
 class Web:
     """One life of the victim; remembers what it acknowledged."""
 
-    def __init__(self, folder: Path, tally: Tally, step_seconds: float, *, first: int = 0, taking: bool = True) -> None:
+    def __init__(self, folder: Path, tally: Tally, step_seconds: float, *, first: int = 0, taking: bool = True,
+                 more: Mapping[str, str] = MappingProxyType({})) -> None:
         self.next = first
         self._tally = tally
-        env = os.environ | {"FAKE_STEP_SECONDS": str(step_seconds), "PYTHONPATH": str(ROOT)}
+        env = os.environ | {"FAKE_STEP_SECONDS": str(step_seconds), "PYTHONPATH": str(ROOT), **more}
         with (folder.parent / "web.log").open("ab") as log:
             command = [sys.executable, "-m", "bench.chaos", "--web", str(folder), str(first), str(int(taking))]
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -195,31 +204,34 @@ def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def run_chaos(folder: Path, *, kills: int, seed: int, step_seconds: float = 0.06, pause: float = 1.5,
-              settle: float = SETTLE_SECONDS, say: bool = False) -> Tally:
-    """Kills `kills` times at random moments, lets the rest finish, and examines what is left in `folder` (new).
+              settle: float = SETTLE_SECONDS, say: bool = False, trouble: Trouble | None = None) -> Tally:
+    """Does `kills` faults at random moments, lets the rest finish, and examines what is left in `folder` (new or empty).
 
-    `pause`: longest time in seconds a victim lives after it is ready.
+    `pause`: longest time in seconds a victim lives after it is ready. `trouble`: other faults besides kills.
     """
     dice, tally = random.Random(seed), Tally()
     begun = time.monotonic()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     watcher = Watcher(folder / "media", tally)
-    running = Web(folder, tally, step_seconds)
+    more = trouble.environment() if trouble else {}
+    running = Web(folder, tally, step_seconds, more=more)
     try:
         while sum(tally.kills.values()) < kills:
             running.ready.wait(30.0)
             if dice.random() < 0.75:  # else the victim may die while it starts, which takes longer than a job
                 wait_for(lambda: at_work(folder))
             time.sleep(dice.random() * pause)
-            victim = dice.choice(("web", "worker", "worker", "writer"))
-            if strike(victim, running, folder, dice):
-                tally.kills[victim] += 1
-                if say and sum(tally.kills.values()) % 10 == 0:
-                    print(f"  {sum(tally.kills.values())} kills, {len(tally.acked)} jobs acknowledged", flush=True)
+            fault = dice.choice(trouble.kinds() if trouble else KILLS)
+            if happen(fault, running, folder, dice, trouble):
+                tally.kills[fault] += 1
+                if say and sum(tally.kills.values()) % 25 == 0:
+                    print(f"  {sum(tally.kills.values())} faults, {len(tally.acked)} jobs acknowledged", flush=True)
             if running.process.poll() is not None:
-                running = Web(folder, tally, step_seconds, first=running.next)
+                running = Web(folder, tally, step_seconds, first=running.next, more=more)
         running.kill()
-        running = Web(folder, tally, step_seconds, taking=False)
+        if trouble:
+            trouble.calm()
+        running = Web(folder, tally, step_seconds, taking=False, more=more)
         settle_down(folder, settle)
     finally:
         if running.process.poll() is None:
@@ -229,6 +241,14 @@ def run_chaos(folder: Path, *, kills: int, seed: int, step_seconds: float = 0.06
     examine(folder, tally)
     tally.facts["seconds"] = round(time.monotonic() - begun)
     return tally
+
+
+def happen(fault: str, running: Web, folder: Path, dice: random.Random, trouble: Trouble | None) -> bool:
+    """One fault, kill or other. False when there was nobody for it."""
+    if fault in KILLS or trouble is None:
+        return strike(fault, running, folder, dice)
+    stopped = running.worker() if fault == "stop worker" else psutil.Process(running.process.pid) if fault == "stop web" else None
+    return trouble.do(fault, stopped)
 
 
 def settle_down(folder: Path, seconds: float) -> None:
@@ -292,17 +312,18 @@ def _compare(studio: Studio, settings: Settings, tally: Tally) -> None:
 
 
 def show(tally: Tally) -> None:
-    kills = ", ".join(f"{count} {victim}" for victim, count in sorted(tally.kills.items()))
-    print(f"{'kill -9':36} {sum(tally.kills.values()):6}   ({kills})")
+    kinds = ", ".join(f"{count} {victim}" for victim, count in sorted(tally.kills.items()))
+    print(f"{'faults':36} {sum(tally.kills.values()):6}   ({kinds})")
     for name, value in (tally.facts | tally.findings).items():
         print(f"{name:36} {value!s:>6}{'' if name not in tally.findings else '   ok' if value == 0 else '   BAD'}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=120)
+    parser.add_argument("--faults", type=int, default=500)
+    parser.add_argument("--kills", action="store_true", help="kill -9 alone, on the ordinary disk")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="use this new folder and leave it behind")
+    parser.add_argument("--keep", type=Path, help="use this new folder and leave it behind (with --kills)")
     parser.add_argument("--web", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.web:
@@ -310,7 +331,15 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = (options.keep or Path(temporary)) / "data"
-        tally = run_chaos(folder, kills=options.kills, seed=options.seed, say=True)
+        if options.kills:
+            tally = run_chaos(folder, kills=options.faults, seed=options.seed, say=True)
+        else:
+            os.environ["CHAOS_LEASE"] = str(LEASE_SECONDS)
+            with small_disk(folder) as mounted:
+                trouble = Trouble(folder if mounted else None, Path(temporary) / "clock", LEASE_SECONDS, random.Random(options.seed + 1))
+                tally = run_chaos(folder, kills=options.faults, seed=options.seed, step_seconds=0.03, pause=0.6, say=True, trouble=trouble)
+                show(tally)
+            return 0 if tally.sound else 1
         show(tally)
     return 0 if tally.sound else 1
 

@@ -2,6 +2,7 @@
 
 middle   held-out clips of the exact world, every second or fourth frame given: PSNR of the frames made between, against optical
          flow and plain blending, motion by motion; and how far the subject's centre is off (generate / flow)
+fill     two clips with three frames missing between them: the same, and how far the subject's centre is off
 long     97 frames by hierarchy and by sliding windows at equal sampling cost, each next one from the last frame before it (a clip) or
          from the last two (a window of the stage-two model): how far the subject is from the best fit of the motion's own law over
          the whole action, and whether that motion is read
@@ -38,8 +39,9 @@ from engine.digest import file_sha256
 from engine.events import ClipWritten
 from engine.hardware import Hardware, detect
 from engine.interpolate import flow
+from engine.interpolate.filling import gap
 from engine.interpolate.interpolator import Interpolator, Window
-from engine.interpolate.levels import hierarchy
+from engine.interpolate.levels import Hierarchy, hierarchy
 from engine.models.cache import ModelCache
 from engine.models.catalogue import find
 from engine.plan import Plan, plan
@@ -54,7 +56,7 @@ from training.pocket.captions import caption
 SEED = 2027
 CPU = Hardware(device="cpu", name="one core", total_bytes=16 * 2**30, free_bytes=12 * 2**30, cores=1, bf16=detect("cpu").bf16)
 EXACT, BILINEAR, POINT = 8192 | 16384 | 262144, 2, 16
-PARTS = ("middle", "long", "given", "colour", "rate", "memory")
+PARTS = ("middle", "fill", "long", "given", "colour", "rate", "memory")
 
 
 def planned(model: str = "pocket", **fields: Any) -> Plan:
@@ -91,9 +93,8 @@ def flow_between(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
     return flow.between(a, b, [place])[0]
 
 
-def filled_in(maker: Interpolator, video: np.ndarray, every: int, fps: float) -> dict[int, np.ndarray]:
-    """The frames between every `every`-th, by rounds, from those alone."""
-    levels = hierarchy(len(video), fps, (len(video) - 1) // every + 1, most_keys=49, slots=maker.facts.slots)
+def filled_in(maker: Interpolator, video: np.ndarray, levels: Hierarchy) -> dict[int, np.ndarray]:
+    """The frames that `levels` makes, by rounds, from its key frames alone."""
     there = {index: video[index] for index in levels.keys}
     for level in levels.levels:
         for block in level.blocks:
@@ -118,7 +119,8 @@ def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Se
                 words = caption(scene, np.random.default_rng(SEED))
                 with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, prompt=words, size=(128, 192),
                                          tile=(128, 192)) as maker:
-                    there = filled_in(maker, video, every, 8.0)
+                    levels = hierarchy(25, 8.0, 24 // every + 1, most_keys=49, slots=maker.facts.slots)
+                    there = filled_in(maker, video, levels)
                 missing = [i for i in range(25) if i % every]
                 ends = lambda i: (i - i % every, i - i % every + every, i % every / every)  # noqa: B023, E731
                 others = [np.stack([way(video[a], video[b], p) for a, b, p in map(ends, missing)]) for way in (flow_between, blend)]
@@ -129,6 +131,30 @@ def middle(models: ModelCache, scenes: int, motions: Sequence[str], spacings: Se
             off = " / ".join(f"{each:.1f}" for each in np.mean(places, axis=0))
             print(f"{f'every {every}':<14}{motion:<15}{generate:>10.1f}{flow_db:>14.1f}{blended:>9.1f}{generate - flow_db:>+18.1f}"
                   f"{off:>20}", flush=True)
+
+
+BEFORE, BETWEEN = 11, 3
+"""Frames of the first clip, and those that are missing before the second."""
+
+
+def fill(models: ModelCache, scenes: int, motions: Sequence[str]) -> None:
+    """Fill between two clips: one clip of the world without its middle, whose truth is known."""
+    job = planned(prompt="-", key_frames=7, frames=25)
+    assert job.hierarchy is not None
+    base = planned("pocket-i2v", prompt="-", image="0" * 64 + ".png")
+    levels, missing = gap(BEFORE, BETWEEN, 25 - BEFORE - BETWEEN, 8.0, job.hierarchy.facts.slots), slice(BEFORE, BEFORE + BETWEEN)
+    print(f"\nfill: held-out clips of 25 frames as two, without the frames {BEFORE} to {BEFORE + BETWEEN - 1}; dB over those")
+    print(f"{'motion':<15}{'generate':>10}{'flow':>8}{'off place, px':>18}")
+    for motion in motions:
+        for scene in scenes_of(motion, scenes):
+            video = world.render(scene, 25).video
+            with Interpolator.opened(models.get(base), job.hierarchy.adapter, job.hierarchy.facts, size=(128, 192), tile=(128, 192),
+                                     prompt=caption(scene, np.random.default_rng(SEED))) as maker:
+                there = filled_in(maker, video, levels)
+            ours = np.stack([there[index] for index in range(BEFORE, BEFORE + BETWEEN)])
+            theirs = np.stack(flow.between(video[BEFORE - 1], video[BEFORE + BETWEEN], [0.25, 0.5, 0.75]))
+            off = " / ".join(f"{off_place(each, video[missing]):.1f}" for each in (ours, theirs))
+            print(f"{motion:<15}{psnr(ours, video[missing]):>10.1f}{psnr(theirs, video[missing]):>8.1f}{off:>18}", flush=True)
 
 
 def off_place(made: np.ndarray, truth: np.ndarray) -> float:
@@ -380,6 +406,7 @@ def main() -> None:
     with loaded() as models, tempfile.TemporaryDirectory() as folder:
         ways: Mapping[str, Callable[[], None]] = {
             "middle": lambda: middle(models, options.scenes, options.motions, options.every),
+            "fill": lambda: fill(models, options.scenes, options.motions),
             "long": lambda: long(models, Path(folder) / "long", options.prompts),
             "given": lambda: given(models, Path(folder) / "given"),
             "colour": lambda: colour(Path(folder) / "colour"), "rate": lambda: rate(models, options.prompts), "memory": memory}

@@ -54,8 +54,9 @@ def _work(run: RunDir, options: argparse.Namespace) -> str:
     from training.lora.opening import samples_of
     from training.lora.session import Session, stop_on_signals
     from training.lora.trackers import Trackers
-    from training.lora.world import the_world
+    from training.lora.world import of_rank, the_world
 
+    machine = of_rank(machine, os.environ)
     world = the_world(machine)
     trackers = Trackers(config.trackers if world.rank == 0 else (), config.name, run.folder / "trackers", config.to_json())
     session = Session(run, spec, machine, samples_of(run, config, options.datasets_dir), world=world, trackers=trackers)

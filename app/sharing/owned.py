@@ -33,7 +33,7 @@ ROLES: Mapping[str, Role | None] = {
     "add_input": MAKER, "add_frame": MAKER, "input_facts": VIEWER, "input_preview": VIEWER,
     "clips": VIEWER, "clip": VIEWER, "clip_path": VIEWER, "poster_path": VIEWER, "lineage": VIEWER, "rename": MAKER,
     "set_favourite": MAKER, "trash": MAKER, "untrash": MAKER, "move_clip": MAKER, "clip_request": VIEWER,
-    "request_from_file": MAKER, "missing_loras": ADMIN, "projects": VIEWER, "create_project": MAKER, "rename_project": MAKER,
+    "request_from_file": MAKER, "missing_loras": MAKER, "projects": VIEWER, "create_project": MAKER, "rename_project": MAKER,
     "models": VIEWER, "spec": VIEWER, "forecast": VIEWER, "in_words": VIEWER, "alternatives": VIEWER, "status": VIEWER, "hardware": VIEWER,
     "devices": VIEWER, "set_devices": ADMIN,
     "dismiss_recovery_message": ADMIN, "close": NEVER,

@@ -39,8 +39,7 @@ class OwnedPart:
         role, what = (Role.VIEWER if name in reads else need), f"{self._name}: {name.replace('_', ' ')}"
         found = getattr(self._part, name)
         if not callable(found):
-            self._allowed(need, what)
-            return found
+            return Own(found, self._allowed(need, what).owner)
         takes_owner = "owner" in inspect.signature(found).parameters
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,6 +58,18 @@ class OwnedPart:
             return found(*args, **kwargs)
 
         return call
+
+
+class Own:
+    """Something inside a room whose every call names an owner: the visitor."""
+
+    def __init__(self, thing: Any, owner: str) -> None:
+        self._thing, self._owner = thing, owner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "close":
+            raise AttributeError(name)
+        return lambda *args, **kwargs: getattr(self._thing, name)(*args, **(kwargs | {"owner": self._owner}))
 
 
 def _only_clips(source: object, then: object) -> None:

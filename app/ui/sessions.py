@@ -2,20 +2,29 @@
 
 - It describes every component of the page anew for each session, and again those that an event has changed, so that "deep links" can
   bring a page back as it was: 10 ms of each opening. Our addresses do what deep links do.
+- It copies its lists of all components and events for each session, and keeps ten thousand sessions: 60 KiB for each call of the API.
 - It makes each output of an event anew, also those that the event says nothing about: half a millisecond for each of forty.
 """
 
 from __future__ import annotations
 
 import datetime
+from collections import ChainMap
 from collections.abc import Sequence
 from copy import copy
+from itertools import islice
 from typing import Any
 
 import gradio as gr
+from fastapi import HTTPException
 from gradio.state_holder import SessionState, StateHolder
 from starlette.applications import Starlette
 from starlette.routing import Mount
+
+MOST_SESSIONS, MOST_MESSAGES = 2000, 500
+"""Pages, and calls of the API, each of which is a session; sessions with messages nobody has fetched. The oldest are forgotten."""
+MOST_IDLE, LOOKED_AT = 100, 20
+"""From so many sessions on, the oldest are looked at when one comes, and those that hold nothing go."""
 
 
 class LeanState(SessionState):
@@ -23,6 +32,9 @@ class LeanState(SessionState):
 
     def __init__(self, blocks: gr.Blocks) -> None:
         self.blocks_config = copy(blocks.default_config)
+        # Read through to the page as it was built; what an event has changed lies on top.
+        self.blocks_config.blocks = ChainMap({}, blocks.default_config.blocks)
+        self.blocks_config.fns = blocks.default_config.fns  # no session has events of its own
         self.config_values: dict[int, Any] = {}
         self.state_data: dict[int, Any] = {}
         self._state_ttl: dict[int, Any] = {}
@@ -37,6 +49,12 @@ class LeanState(SessionState):
         else:
             self.blocks_config.blocks[key] = value
 
+    @property
+    def idle(self) -> bool:
+        """Nothing in it differs from a new one."""
+        changed = self.blocks_config.blocks
+        return not self.state_data and isinstance(changed, ChainMap) and not changed.maps[0]
+
     def _update_config(self, key: int) -> None:
         """Nothing is described."""
 
@@ -49,8 +67,24 @@ class LeanHolder(StateHolder):
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
+            self._forget_idle()
             self.session_data[session_id] = LeanState(self.blocks)
         return super().__getitem__(session_id)
+
+    def _forget_idle(self) -> None:
+        """A call of the API leaves a session behind in which nothing is kept."""
+        if len(self.session_data) > MOST_IDLE:
+            for session_id, session in list(islice(self.session_data.items(), LOOKED_AT)):
+                if isinstance(session, LeanState) and session.idle:
+                    self.session_data.pop(session_id, None)
+                    self.time_last_used.pop(session_id, None)
+
+
+class Events(dict[int, Any]):
+    """The page's events by number; a number that is none is answered, where gradio breaks off with HTTP 500."""
+
+    def __missing__(self, number: int) -> Any:
+        raise HTTPException(404, f"The page has no event {str(number)[:40]}. Reload it.")
 
 
 class LeanBlocks(gr.Blocks):
@@ -86,8 +120,12 @@ def keep_lean(app: Starlette) -> None:
     for route in app.routes:
         if isinstance(route, Mount) and isinstance(getattr(route.app, "state_holder", None), StateHolder):
             gradio_app: Any = route.app
+            blocks = gradio_app.get_blocks()
+            blocks.default_config.fns = Events(blocks.default_config.fns)
             holder = LeanHolder()
-            holder.set_blocks(gradio_app.get_blocks())
+            holder.set_blocks(blocks)
+            holder.capacity = MOST_SESSIONS
+            blocks._queue.pending_messages_per_session.max_size = MOST_MESSAGES
             gradio_app.state_holder = holder
             return
     raise RuntimeError("gradio is not mounted here")

@@ -55,8 +55,9 @@ def train_use(click: Click) -> Changes:
         if click.text("how") != "compare":
             raise  # Create is on the screen already, and says it there
         return _at_run(click, card, str(error))
-    if card.config.method == "full":
-        notice = f"{short(card.config.name, 40)} is a model of its own, and chosen."
+    if card.config.method != "lora":
+        how = " Ask for key frames, and it makes those between." if card.config.method == "stage-two" else ""
+        notice = f"{short(card.config.name, 40)} is a model of its own, and chosen.{how}"
         return create.fill(click.studio, click.parts, request, notice) | {click.parts.at: Address(view="create").href()}
     strength = "the strength it was trained at" if weight == 1 else f"strength {weight:g}"
     notice = f"{short(card.config.name, 40)} is used, at {strength}."
@@ -65,7 +66,7 @@ def train_use(click: Click) -> Changes:
 
 def _request(trainings: Trainings, card: RunCard, prompt: str, seed: int | None, weight: float) -> GenerationRequest:
     """With what was trained: a LoRA beside its base, or a model."""
-    if card.config.method == "full":
+    if card.config.method != "lora":
         return GenerationRequest(prompt=prompt, model=trainings.use_model(card.id, owner=OWNER), seed=seed)
     lora = trainings.use(card.id, owner=OWNER)
     return GenerationRequest(prompt=prompt, model=card.config.model, seed=seed, loras=((lora.name, weight),))

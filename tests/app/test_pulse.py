@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import pytest
 
@@ -19,9 +20,9 @@ from app.sharing.users import Users
 from app.sharing.visitor import Role
 from app.studio import open_studio
 from app.ui.pulse import Pulse, mark_of
-from app.ui.sessions import spoken
+from app.ui.sessions import MOST_IDLE, LeanHolder, spoken
 from tests.fakes_studio import FakeStudio
-from tests.site import Site, serving
+from tests.site import Site, serving, wait_for
 
 STATUS = SimpleNamespace(worker_alive=True, worker_message=None, blocked_reason=None, recovery_message=None)
 
@@ -46,17 +47,15 @@ def test_people_hear_of_their_own_jobs_only(tmp_path: Path) -> None:
     studio = open_studio(Settings(data_dir=tmp_path, engine="tests.fakes:FakeEngine", min_free_bytes=0))
     with serving(studio, Access(SharingSettings(), tmp_path)) as site, httpx.Client(base_url=site.url, timeout=30) as client:
         def mark(name: str) -> str:
-            threading.Event().wait(0.3)  # a look is kept for a quarter of a second
             return str(client.get("/pulse", headers=bearer(tokens[name])).json()["mark"])
 
         assert client.get("/pulse").status_code == 401
         anna, ben = mark("anna"), mark("ben")
         job = studio.submit({"prompt": "a ball"}, owner="user:anna")
+        wait_for(lambda: mark("anna") != anna, "word of her job")  # a look is kept for a moment
         assert mark("ben") == ben
-        waiting = mark("anna")
-        assert waiting != anna
         studio.cancel(job.id, owner="user:anna")
-        assert mark("anna") == anna  # nothing of hers runs or waits, as before
+        wait_for(lambda: mark("anna") == anna, "word that nothing of hers waits any more")
     studio.close()
 
 
@@ -123,3 +122,20 @@ def test_an_event_sends_what_it_says_and_nothing_else(site: Site) -> None:
             "event_data": {"act": "example", "name": "rising star"}, "trigger_id": panel}).json()["data"]
     spoken_of = [number for number, value in enumerate(said) if value not in (None, {"__type__": "update"})]
     assert 0 < len(spoken_of) < 6 and len(said) > 40
+
+
+def test_an_event_the_page_does_not_have_is_answered(site: Site) -> None:
+    answer = httpx.post(f"{site.url}/gradio_api/run/predict", json={"fn_index": 99_999, "data": []}, timeout=30)
+    assert answer.status_code == 404 and "99999" in answer.json()["detail"]
+
+
+def test_sessions_in_which_nothing_is_kept_are_forgotten() -> None:
+    holder = LeanHolder()
+    with gr.Blocks() as page:
+        kept = gr.State("")
+    holder.set_blocks(page)
+    holder["somebody"][kept._id] = "a job"
+    for number in range(3 * MOST_IDLE):
+        assert kept._id in holder[f"call {number}"].blocks_config.blocks
+    assert len(holder.session_data) <= MOST_IDLE + 1
+    assert holder["somebody"][kept._id] == "a job"

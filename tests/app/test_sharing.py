@@ -6,12 +6,13 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app.errors import NotAllowed
+from app.errors import NotAllowed, NotFound
 from app.settings import Settings
 from app.sharing import passwords
 from app.sharing.access import COOKIE, Access
@@ -231,6 +232,10 @@ def test_what_belongs_to_all_is_for_admins(site: Site) -> None:
         with pytest.raises(NotAllowed, match="needs the role admin"):
             act(studio(Role.MAKER))
     assert studio(Role.VIEWER).datasets.list(owner="local") == ()
+    site.studio.datasets.work.start("user:x", "set", "Importing", lambda told, stopped: str(Path("/none").stat()))
+    assert [each.name for each in studio(Role.ADMIN).datasets.work.list(owner="local")] == ["set"]  # what failed stays until it is read
+    with pytest.raises(NotFound):
+        studio(Role.MAKER).missing_loras("0" * 32)  # remixing and restoring ask this
     with pytest.raises(InvalidRequest, match="one of your clips"):
         studio(Role.MAKER).interpolations.submit("/etc/passwd")
     with pytest.raises(AttributeError):

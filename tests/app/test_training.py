@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_a_run_of_all_weights_is_used_as_a_model_of_its_own(studio: Studio, base
         studio.training.use(card.id, owner=LOCAL)
     done = studio.training.card(card.id, owner=LOCAL)
     markup = run_html(done, run.events(), used=use_html(done, "a clip"))
+    between = use_html(replace(done, config=replace(done.config, method="stage-two")), "a clip")
+    assert "Compare with" in markup and "Compare with" not in between and "Use in Create" in between
     assert "every weight of the transformer" in markup and "Strength" not in markup and "all weights" in runs_html([done], {})
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from engine.errors import InvalidRequest
+from engine.hardware import Gpu
 from engine.models.catalogue import find
 from engine.spec import read_spec
 from tests.engine.tiny import CPU
@@ -21,6 +22,7 @@ from training.lora.config import TrainConfig
 from training.lora.forecast import cost
 from training.lora.rundir import RunDir
 from training.lora.session import Session
+from training.lora.world import of_rank
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +62,16 @@ def test_two_processes_with_half_of_the_weights_each_train_as_one(tiny_base: Pat
         for tensor, value in ends[0].adapter.items():
             torch.testing.assert_close(ends[1].adapter[tensor], value, rtol=1e-2, atol=1e-4)
         assert two.result(way).exists()
+
+
+def test_each_process_has_the_gpu_of_its_own_number() -> None:
+    gpus = tuple(Gpu(device=f"cuda:{n}", name="a GPU", total_bytes=8 * 2**30, free_bytes=(8 - n) * 2**30) for n in range(2))
+    both = replace(CPU, device="cuda:1", gpus=gpus)
+    seen = [of_rank(both, {"WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    assert [(each.device, each.free_bytes) for each in seen] == [("cuda:0", 8 * 2**30), ("cuda:1", 7 * 2**30)]
+    assert of_rank(both, {}) == both and of_rank(CPU, {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}) == CPU
+    with pytest.raises(InvalidRequest, match="has 2 GPUs"):
+        of_rank(both, {"WORLD_SIZE": "3", "LOCAL_RANK": "2"})
 
 
 def test_sharing_out_is_planned_with_and_what_cannot_be_shared_is_refused() -> None:

@@ -156,16 +156,16 @@ def text_file(cache: Path, key: str) -> Path:
 
 
 def build(dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, *, device: str = "cpu", dtype: str = "fp32",
-          encoders: Encoding | None = None, progress: Progress = lambda what, done, of: None,
+          encoders: Encoding | None = None, way: str = "", progress: Progress = lambda what, done, of: None,
           stopped: Callable[[], bool] = lambda: False) -> Built:
     """Encodes what is missing or damaged and returns the set. `folder`: the dataset's own. `dtype`: arithmetic of the
     encoders, 'fp32' or 'bf16'. `encoders`: those of a model that is loaded, in that dtype; else the text encoder and then the VAE are
-    loaded for it on `device`.
+    loaded for it on `device`. `way`: words for what sets the encoders apart from the usual ones; other words, other keys.
 
     Clips that cannot be used are in `left` with the reason. Raises `InvalidRequest` (field 'dataset') if none is left to train on,
     `StorageBlocked`, `ModelInvalid`, `Cancelled`; what was encoded until then stays.
     """
-    work = _Work(dataset, folder, spec, rules, dtype, progress, stopped)
+    work = _Work(dataset, folder, spec, rules, ", ".join(filter(None, (dtype, way))), progress, stopped)
     report = check(dataset, spec, rules)
     usable = [each for each in report.placed if not report.stopped(each.clip.id)]
     work.left += [Left(clip, problem.text) for clip in dataset.used

@@ -34,7 +34,7 @@ def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed:
     waiting = Home(dtype, "staged", "disk")
     native = (spec.native_height, spec.native_width)
     stored = dtype if config.base == "same" else config.base
-    pictures = spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
+    pictures = config.method != "stage-two" and spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
     home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
     placement = Placement(waiting, home, Home(dtype, "resident") if pictures else waiting, 1, "whole", "whole", native, "stock")
     model = CogVideoX(spec, dtype=dtype, device=machine.device, placement=placement, ways=TRAINED)
@@ -77,7 +77,7 @@ class Velocity:
 
     def _products(self, transformer: Any, kept: torch.dtype) -> Any:
         """Weights that are trained in full are float32; their products are of the run's precision all the same."""
-        if transformer.patch_embed.proj.weight.dtype == kept:
+        if transformer.time_embedding.linear_1.weight.dtype == kept:
             return nullcontext()
         return torch.autocast(self.model.device.type, kept)
 

@@ -30,7 +30,7 @@ TARGETS = {
     "attention+ff": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"),
     "all": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear", "norm2.linear"),
 }
-METHODS = ("lora", "full")
+METHODS = ("lora", "full", "stage-two")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BASES = ("same", "int8", "fp8")
 MEMORY = ("auto", "keep", "recompute", "offload")
@@ -55,7 +55,8 @@ class TrainConfig:
     name: str
     """What the LoRA is called; its file is <name>.safetensors."""
     method: str = "lora"
-    """'lora': a small change beside the frozen base, one file; 'full': every weight of the transformer, a model of its own."""
+    """'lora': a small change beside the frozen base, one file; 'full': every weight of the transformer, a model of its own; 'stage-two':
+    what makes frames between frames, beside the frozen base (docs/hierarchy.md)."""
     rank: int = 32
     alpha: float | None = None
     """None: the rank, so that files are right even for programs that ignore alpha."""
@@ -149,6 +150,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_words(self)
         _check_numbers(self)
+        _check_together(self)
         for name in ("trackers", "preview_prompts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -290,8 +292,14 @@ def _check_numbers(config: TrainConfig) -> None:
     if config.warmup > max(config.steps, DEFAULT_WARMUP):
         raise InvalidRequest("warmup", f"is {config.warmup} steps of {config.steps}; the full learning rate would never be reached.",
                              suggestion=config.steps // 10)
+
+
+def _check_together(config: TrainConfig) -> None:
+    """Settings that are right by themselves and do not go together."""
     if config.method == "full":
         _check_full(config)
+    if config.method == "stage-two":
+        _check_stage_two(config)
     if config.streaming in ("ram", "disk") and config.memory == "keep":
         raise InvalidRequest("streaming", f"is {config.streaming}, and memory keep would keep every block's weights on the device. Use "
                                           "memory recompute or auto.", suggestion="auto")
@@ -320,3 +328,10 @@ def _check_full(config: TrainConfig) -> None:
     if config.precision == "fp16":
         raise InvalidRequest("precision", "is fp16, in which gradients of a whole model overflow. Use bf16 or fp32 with method full.",
                              suggestion="bf16")
+
+
+def _check_stage_two(config: TrainConfig) -> None:
+    """Raises `InvalidRequest` for what stage two has not."""
+    for name, none in (("dropout", 0.0), ("dora", False), ("rslora", False), ("sharding", "no"), ("min_snr", 0.0), ("alpha", None)):
+        if getattr(config, name) != none:
+            raise InvalidRequest(name, f"is {getattr(config, name)!r}, which method stage-two has not. Leave it out.", suggestion=none)

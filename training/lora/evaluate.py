@@ -44,7 +44,7 @@ def _losses(batches: Batches, predict: Callable[..., torch.Tensor], samples: Seq
         losses = []
         for number, sample in enumerate(samples):
             batch = batches.fixed(sample, first + number, time)
-            losses.append(float(squared_error(predict(batch.noisy, batch.times, batch.text, batch.beside), batch)[0]))
+            losses.append(float(squared_error(predict(batch), batch)[0]))
         found.append(sum(losses) / len(losses))
     return tuple(found)
 

@@ -21,7 +21,8 @@ from engine.memory.shapes import Shape, latent_frames, tokens
 from engine.memory.weights import WAITING_BLOCKS, layout, slot_bytes, working_bytes
 from engine.spec import ModelSpec
 from training.data.buckets import WHOLE_PIXELS
-from training.lora.config import TrainConfig
+from training.lora.config import TARGETS, TrainConfig
+from training.lora.windows import SLOTS
 
 Size = tuple[int, int, int]
 KEPT_MAPS = {"attention": (21.0, 14.7), "attention+ff": (31.2, 19.8), "all": (35.2, 23.8), "full": (24.1, 23.9)}
@@ -63,6 +64,8 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
 
     Raises `CannotFit` where not even the least fits, with what would.
     """
+    if bucket is None and config.method == "stage-two":  # as many latent frames as a window has slots
+        bucket = ((SLOTS - 1) * spec.temporal_scale + 1, spec.native_height, spec.native_width)
     limit = int(min(machine.free_bytes, config.budget or machine.free_bytes) * SHARE)
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
     tried = []
@@ -106,7 +109,8 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
     count = tokens(spec, shape)
     one_map = config.batch * count * spec.width * number
     full = config.method == "full"
-    block = KEPT_MAPS["full" if full else config.targets if config.targets in KEPT_MAPS else "all"][number == 4] * one_map
+    kind = {"full": "full", "stage-two": "all"}.get(config.method, config.targets)
+    block = KEPT_MAPS.get(kind, KEPT_MAPS["all"])[number == 4] * one_map
     kept = sum(block if word == "keep" else one_map if word == "recompute" else 0 for word in policy)
     at_work = 0 if all(word == "keep" for word in policy) else block
     trained = lora_numbers(spec, config)
@@ -147,14 +151,15 @@ def first_frame_bytes(spec: ModelSpec, config: TrainConfig, size: Size, dtype: s
 def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:
     """Trained numbers: all of the transformer's with method full; else from the checkpoint's own layers, or the shapes of a published
     CogVideoX block where only facts are here."""
+    layers = TARGETS["all"] if config.method == "stage-two" else config.layers
     if config.method == "full":
         return spec.component_parameters["transformer"]
     if spec.installed:
-        return config.rank * sum(sum(shape) for name, shape in model_layers(spec).items() if name.endswith(config.layers))
+        return config.rank * sum(sum(shape) for name, shape in model_layers(spec).items() if name.endswith(layers))
     d = spec.width
     sizes = {"attn1.to_q": (d, d), "attn1.to_k": (d, d), "attn1.to_v": (d, d), "attn1.to_out.0": (d, d), "ff.net.0.proj": (d, 4 * d),
              "ff.net.2": (4 * d, d), "norm1.linear": (512, 6 * d), "norm2.linear": (512, 6 * d)}
-    return spec.layers * sum(config.rank * sum(sizes.get(layer, (d, d))) for layer in config.layers)
+    return spec.layers * sum(config.rank * sum(sizes.get(layer, (d, d))) for layer in layers)
 
 
 def step_seconds(choice: Choice, machine: Hardware, measured: float | None = None) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,12 @@ class FullWeights(Trained):
                 parameter.data = masters[name]
 
 
-def save_model(base: Path, weights: Mapping[str, Tensor], out: Path, facts: Mapping[str, Any]) -> None:
+def save_model(base: Path, weights: Mapping[str, Tensor], out: Path, facts: Mapping[str, Any],
+               beside: Callable[[Path], None] = lambda folder: None) -> None:
     """The model `base` with `weights` for its transformer's, as the folder `out`, complete or as it was before.
 
-    One weight file is in memory at a time. Raises `InvalidRequest` for weights the base has not, `StorageBlocked`.
+    `beside`: puts further files into it. One weight file is in memory at a time. Raises `InvalidRequest` for weights the base has not,
+    `StorageBlocked`.
     """
     part = out.with_name(f".{out.name}{PART}")
     with storage_errors(out.parent):
@@ -81,12 +83,13 @@ def save_model(base: Path, weights: Mapping[str, Tensor], out: Path, facts: Mapp
         shutil.rmtree(part, ignore_errors=True)
         try:
             shutil.copytree(base, part, copy_function=_linked, ignore=lambda folder, names: [
-                name for name in names if Path(folder).name == "transformer" and name.endswith(".safetensors")])
+                name for name in names if weights and Path(folder).name == "transformer" and name.endswith(".safetensors")])
             left = set(weights)
-            for path in sorted((base / "transformer").glob("*.safetensors")):
+            for path in sorted((base / "transformer").glob("*.safetensors")) if weights else ():
                 left -= _written(path, part / "transformer" / path.name, weights)
             if left:
                 raise InvalidRequest("model", f"has no weight {min(left)}, which was trained.")
+            beside(part)
             for name in ("README.md", "eval.json", "magcache.json"):  # what was measured of the base is not so of this
                 (part / name).unlink(missing_ok=True)
             (part / "training.json").write_text(json.dumps(dict(facts), indent=1))

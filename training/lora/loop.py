@@ -26,13 +26,14 @@ from training.lora.base import Velocity, first_frames
 from training.lora.config import TrainConfig
 from training.lora.full import FullWeights
 from training.lora.memory import use_policy
-from training.lora.objective import Batches, Noise, squared_error
+from training.lora.objective import Batch, Batches, Noise, squared_error
 from training.lora.optimizers import make_optimizer, restore, set_rate, state_of
 from training.lora.order import Order, first_visit, share
 from training.lora.rundir import RunDir
 from training.lora.samples import Sample, SampleSet
 from training.lora.schedules import factor
 from training.lora.sharding import whole
+from training.lora.stage_two import StageTwoWeights, Windows
 from training.lora.streams import seed_of
 from training.lora.trained import Trained
 
@@ -74,8 +75,7 @@ class Trainer:
             raise InvalidRequest("accumulate", f"is {config.accumulate}, which {self.world.size} processes cannot share evenly; it counts "
                                                "the passes of a step over all of them.", suggestion=self.world.size)
         self.spec: ModelSpec = model.spec
-        self.adapter: Trained = (FullWeights(model.transformer, config, self.spec.path) if config.method == "full"
-                                 else Adapter(model.transformer, config))
+        self.adapter = trained_by(model.transformer, config, self.spec)
         self.sharded = config.sharding == "fsdp" and self.world.size > 1
         """Every pass through the model takes all processes."""
         if self.sharded:
@@ -84,7 +84,8 @@ class Trainer:
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)
         self.noise = Noise(self.spec.path)
-        self.batches = Batches(self.spec, config, self.noise, samples.empty_text(), model.device, first_frames(model))
+        kind = Windows if config.method == "stage-two" else Batches
+        self.batches = kind(self.spec, config, self.noise, samples.empty_text(), model.device, first_frames(model))
         self.order = Order(tuple(sample.bucket for sample in samples.train), config.batch, config.seed)
         self.dropouts = [module for name, module in model.transformer.named_modules()
                          if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
@@ -146,6 +147,7 @@ class Trainer:
         batch = self.batches.visit(samples, first_visit(position, config.batch))
         weights = self.noise.snr_weight(batch.times, config.min_snr) if config.min_snr else None
         scale = FP16_SCALE if self.model.dtype == torch.float16 else 1.0
+        self.adapter.about_to_see(batch)
         with self._dropping(position):
             velocity = self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
             loss = squared_error(velocity, batch, weights).sum() / total
@@ -182,8 +184,19 @@ class Trainer:
 
     def look(self) -> evaluate.Look:
         """The held-out loss now, of what would be exported."""
+        def predict(batch: Batch) -> torch.Tensor:
+            self.adapter.about_to_see(batch)
+            return self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
+
         with self.adapter.showing():
-            return evaluate.look(self.batches, self.velocity, self.samples.held_out, self.samples.train, self.config.eval_clips)
+            return evaluate.look(self.batches, predict, self.samples.held_out, self.samples.train, self.config.eval_clips)
+
+
+def trained_by(transformer: Any, config: TrainConfig, spec: ModelSpec) -> Trained:
+    """The weights that `config.method` trains."""
+    if config.method == "full":
+        return FullWeights(transformer, config, spec.path)
+    return StageTwoWeights(transformer, config, spec) if config.method == "stage-two" else Adapter(transformer, config)
 
 
 class _Dropping:

@@ -65,6 +65,10 @@ class Batch:
     beside: Tensor | None
     padding: int
     """Latent frames at the front that are padding (CogVideoX 1.5); the loss leaves them out."""
+    weights: Tensor | None = None
+    """(B, F, 1, 1, 1): of each frame's error; None: all alike."""
+    fps: Tensor | None = None
+    """(B,): frames a second, where the model is told."""
 
 
 class Batches:
@@ -148,5 +152,9 @@ class Batches:
 
 def squared_error(velocity: Tensor, batch: Batch, weights: Tensor | None = None) -> Tensor:
     """Mean over all but the first dimension, float32 (B,); padding frames are left out."""
-    error = (velocity.float() - batch.target)[:, batch.padding:].square().flatten(1).mean(1)
+    squares = (velocity.float() - batch.target)[:, batch.padding:].square()
+    if batch.weights is not None:
+        share = batch.weights[:, batch.padding:]
+        squares = squares * (share / share.mean(dim=1, keepdim=True))
+    error = squares.flatten(1).mean(1)
     return error if weights is None else error * weights.to(error.device)

@@ -11,12 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from engine.video.publish import write_atomic
+from training.data.alone import FramesAlone
 from training.data.buckets import rules_of
 from training.data.cache import build, open_set
+from training.data.encode import LoadedEncoders
 from training.data.shelf import find_dataset
 from training.lora.config import POCKET_WORLD, TrainConfig
 from training.lora.rundir import RunDir
 from training.lora.samples import HeldSample, HeldSet, SampleSet, encode_set, pocket_world
+from training.lora.windows import rates_of
 
 SAMPLES = "samples.safetensors"
 
@@ -28,7 +31,7 @@ def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Calla
     """
     kept = run.folder / SAMPLES
     if config.dataset == POCKET_WORLD or kept.is_file():
-        return lambda model: _held(kept, model)
+        return lambda model: _held(kept, model, config.method)
     _config, facts, _created = run.read()
     dataset, folder = find_dataset(datasets or Path(), config.dataset, owner=facts.get("owner"))  # two people may call theirs alike
 
@@ -36,14 +39,17 @@ def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Calla
         if facts.get("data"):  # as it was when the run began, whatever was edited since
             return open_set(folder, facts["data"])
         spec, dtype = model.spec, {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(model.dtype), "fp32")
+        if config.method == "stage-two":
+            alone = FramesAlone(LoadedEncoders(model), rates_of(spec.fps))
+            return build(dataset, folder, spec, rules_of(spec), device=str(model.device), dtype=dtype, encoders=alone, way=alone.way).cached
         return build(dataset, folder, spec, rules_of(spec), device=str(model.device), dtype=dtype).cached
 
     return encoded
 
 
-def _held(kept: Path, model: Any) -> HeldSet:
+def _held(kept: Path, model: Any, method: str) -> HeldSet:
     if not kept.is_file():
-        save_set(kept, encode_set(model, pocket_world(24)))
+        save_set(kept, encode_set(model, pocket_world(24), rates=rates_of(model.spec.fps) if method == "stage-two" else ()))
     return load_set(kept)
 
 

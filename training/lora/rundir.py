@@ -72,7 +72,7 @@ class RunDir:
 
     def result(self, config: TrainConfig) -> Path:
         """What the run makes: a LoRA's file, or a model's folder. It may not be there yet."""
-        return self.model_folder(config.name) if config.method == "full" else self.lora_file(config.name)
+        return self.lora_file(config.name) if config.method == "lora" else self.model_folder(config.name)
 
     # ---- what it is
 

@@ -123,27 +123,36 @@ class Clip:
     split: str = field(default="train")
 
 
-def encode_set(model: CogVideoX, clips: Sequence[Clip], tell: Callable[[int, int], None] = lambda done, of: None) -> HeldSet:
-    """Clips in memory through `model`'s own encoders, as Create encodes."""
+def encode_set(model: CogVideoX, clips: Sequence[Clip], tell: Callable[[int, int], None] = lambda done, of: None, *,
+               rates: Sequence[float] = ()) -> HeldSet:
+    """Clips in memory through `model`'s own encoders, as Create encodes. `rates`: for stage two, each frame alone and words at each."""
     import torch
 
+    from engine.interpolate.levels import rate_words
     from engine.models.vae_encode import encode_chunks
+
+    def said(caption: str) -> Tensor:
+        if not rates:
+            return model.encode(caption, None)[0].clone()
+        return torch.stack([model.encode(rate_words(rate) + caption, None)[0].clone() for rate in rates])
 
     words: dict[str, Tensor] = {}
     entries = []
     for number, clip in enumerate(clips):
         height, width = clip.frames.shape[1:3]
         if clip.caption not in words:
-            words[clip.caption] = model.encode(clip.caption, None)[0].clone()
+            words[clip.caption] = said(clip.caption)
         with torch.inference_mode():
             vae = model.at_work("vae")
-            whole, first = (torch.cat([part for _, part in encode_chunks(vae, frames, (height, width))], dim=2)[0]
-                            for frames in (clip.frames, clip.frames[:1]))
+            one = lambda frames, size=(height, width), vae=vae: torch.cat(  # noqa: E731
+                [part for _, part in encode_chunks(vae, frames, size)], dim=2)[0]
+            first = one(clip.frames[:1])
+            whole = torch.cat([one(clip.frames[i:i + 1]) for i in range(len(clip.frames))], dim=1) if rates else one(clip.frames)
         key = hashlib.sha256(clip.frames.tobytes() + clip.caption.encode() + model.spec.fingerprint.encode()).hexdigest()
         entries.append(HeldSample(key, clip.split, (len(clip.frames), height, width), clip.caption, posterior(whole), posterior(first),
                                   words[clip.caption], torch.from_numpy(clip.frames[0].copy())))
         tell(number + 1, len(clips))
-    return HeldSet(tuple(entries), model.encode("", None)[0].clone())
+    return HeldSet(tuple(entries), said(""))
 
 
 def posterior(moments: torch.Tensor) -> tuple[Tensor, Tensor]:

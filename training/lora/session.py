@@ -32,6 +32,7 @@ from training.lora.loop import Stepped, Trainer, World, deterministic
 from training.lora.preview import preview
 from training.lora.rundir import RunDir, RunState
 from training.lora.samples import SampleSet
+from training.lora.stage_two import StageTwoWeights, write_stage_two
 from training.lora.trackers import Trackers
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Session:
         self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
                               "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
                               "dtype": precision_of(config, self.machine),
-                              "layers": len(trainer.adapter.parameters) // (1 if config.method == "full" else 2),
+                              "layers": len(trainer.adapter.parameters) // (2 if config.method == "lora" else 1),
                               "processes": self.world.size,
                               "parameters": sum(p.numel() for p in trainer.adapter.parameters.values())}
         wrong = trainer.resume()
@@ -197,6 +198,11 @@ class Session:
         """Preview clips, if they are due or asked for. What goes wrong with one is no reason to stop training."""
         if not scheduled or not (self.first or trainer.sharded):
             return
+        if self.config.method == "stage-two":
+            self.run.granted("preview")
+            if trainer.step == 0:
+                self.run.tell("warning", step=0, text="Stage two has no previews: its held-out loss says how it goes.")
+            return
         if self.first:
             self.run.granted("preview")
         held = trainer.samples.held_out or trainer.samples.train
@@ -236,14 +242,18 @@ class Session:
         final = trainer.adapter.final() if self.first or trainer.adapter.shared_out else {}
         if not self.first:
             return self.run.result(self.config)
-        return self.export_model(trainer, final) if self.config.method == "full" else self.export_lora(trainer, final)
+        return self.export_lora(trainer, final) if self.config.method == "lora" else self.export_model(trainer, final)
 
     def export_model(self, trainer: Trainer, final: Mapping[str, Any]) -> Path:
         """A model folder in diffusers layout."""
         config, path = self.config, self.run.model_folder(self.config.name)
         facts = {"base": base_name(self.spec), "base_fingerprint": self.spec.fingerprint, "step": trainer.step, "held_out": self.means,
                  "dataset": trainer.samples.digest, "config": config.to_json() | {"model": base_name(self.spec)}}
-        save_model(self.spec.path, final, path, facts)
+        if isinstance(trainer.adapter, StageTwoWeights):
+            stage = trainer.adapter
+            save_model(self.spec.path, {}, path, facts, lambda folder: write_stage_two(folder, stage, self.spec, trainer.step))
+        else:
+            save_model(self.spec.path, final, path, facts)
         self.run.tell("exported", step=trainer.step, file=path.name)
         return path
 

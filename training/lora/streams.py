@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 STREAMS = ("order", "time", "strata", "posterior", "noise", "caption", "image", "image-posterior", "image-noise", "image-pixels",
-           "dropout", "init", "held-out")
+           "stride", "start", "known", "dropout", "init", "held-out")
 
 
 def seed_of(seed: int, stream: str, *position: int) -> int:

@@ -36,6 +36,9 @@ class Trained:
         if self.average is not None:
             self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
+    def about_to_see(self, batch: Any) -> None:
+        """Called before each pass through the transformer."""
+
     def begin_average(self) -> None:
         """Where the settings want a running average, it begins with the weights as they are."""
         if self.config.ema:

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
+from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 from training.lora.loop import World
+
+
+def of_rank(machine: Hardware, environment: Mapping[str, str]) -> Hardware:
+    """The machine as one of several processes sees it: each has the GPU of its own number.
+
+    Raises `InvalidRequest` (processes) where there are more processes than GPUs.
+    """
+    size, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("LOCAL_RANK", "0"))
+    if size < 2 or machine.device == "cpu":
+        return machine
+    own = next((gpu for gpu in machine.gpus if gpu.device == f"cuda:{rank}"), None)
+    if own is None:
+        raise InvalidRequest("processes", f"are {size}, and this computer has {len(machine.gpus)} GPUs; each process needs one of its own.",
+                             suggestion=len(machine.gpus))
+    return replace(machine, device=own.device, name=own.name, total_bytes=own.total_bytes, free_bytes=own.free_bytes)
 
 
 def the_world(machine: Hardware) -> World:
@@ -20,6 +38,11 @@ def the_world(machine: Hardware) -> World:
     accelerator = Accelerator(cpu=machine.device == "cpu")
 
     def add(tensor: torch.Tensor) -> None:
-        torch.distributed.all_reduce(tensor)
+        if accelerator.device.type == tensor.device.type:
+            torch.distributed.all_reduce(tensor)
+            return
+        there = tensor.to(accelerator.device)  # NCCL sums on GPUs only
+        torch.distributed.all_reduce(there)
+        tensor.copy_(there)
 
     return World(accelerator.process_index, accelerator.num_processes, add)

@@ -21,6 +21,7 @@ from torch import Tensor
 from engine.interpolate.conditioning import beside, fold_mask
 from engine.interpolate.levels import rate_words
 from engine.interpolate.stage_two import StageTwo
+from training.lora.windows import draw_known
 
 from . import world
 from .arithmetic import mixed
@@ -112,20 +113,6 @@ def load_frames(folder: Path, scenes: int) -> Frames:
     """The shards of the first `scenes` scenes."""
     shards = [load_file(shard_path(folder, n)) for n in range(scenes // SCENES)]
     return Frames(*(torch.cat([shard[part] for shard in shards]) for part in ("moments", "mask", "starts")))
-
-
-def draw_known(rng: np.random.Generator, slots: int) -> list[int]:
-    """Which slots are known: every second one most often (the rounds), both ends, every third, the first, any, or none."""
-    kind = rng.choice(("second", "ends", "third", "first", "any", "none"), p=(0.5, 0.1, 0.1, 0.08, 0.14, 0.08))
-    if kind == "second":
-        return list(range(0, slots, 2))
-    if kind == "ends":
-        return [0, slots - 1]
-    if kind == "third":
-        return list(range(0, slots, 3))
-    if kind == "any":
-        return [i for i in range(slots) if rng.random() < 0.5]
-    return [0] if kind == "first" else []
 
 
 @dataclass(frozen=True)

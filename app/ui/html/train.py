@@ -71,7 +71,7 @@ def _run_row(card: RunCard, curve: Sequence[float]) -> str:
 
 
 def _kind(config: TrainConfig) -> str:
-    return "all weights" if config.method == "full" else f"rank {config.rank}"
+    return {"full": "all weights", "stage-two": f"stage two, rank {config.rank}"}.get(config.method, f"rank {config.rank}")
 
 
 def _chip(card: RunCard) -> str:
@@ -186,7 +186,8 @@ def _warnings(events: Sequence[Mapping[str, Any]]) -> str:
 def _facts(card: RunCard) -> str:
     config, said = card.config, card.facts
     rows = {"Base": config.model, "Dataset": f"{config.dataset}, {said.get('clips', '?')} clips, {said.get('held_out', '?')} held out",
-            **({"Trained": "every weight of the transformer"} if config.method == "full" else
+            **({"Trained": "every weight of the transformer" if config.method == "full" else f"stage two, rank {config.rank}"}
+               if config.method != "lora" else
                {"LoRA": f"rank {config.rank}, alpha {config.effective_alpha:g}, {', '.join(config.layers)}"}),
             "Learning": f"{config.optimizer}, {config.learning_rate:g}, {config.schedule}, batch {config.batch} x {config.accumulate}",
             "Arithmetic": f"{said.get('dtype', '?')}, trained weights in float32", "Seed": str(config.seed)}

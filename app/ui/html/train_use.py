@@ -32,10 +32,13 @@ def use_html(card: RunCard, prompt: str, comparisons: Sequence[Comparison] = (),
     seed = str(card.config.preview_seed) if seed is None else seed
     if card.active or not card.state.step or card.state.state not in ("done", "stopped", "paused") or card.config.dora:
         return ""
-    strength = "" if card.config.method == "full" else (  # a whole model is used or not
+    strength = "" if card.config.method != "lora" else (  # a whole model is used or not
         '<label><span>Strength (1 is as trained)</span><span class="lora-weight">'
         f'<input type="range" name="weight" min="0" max="{EVERYDAY_WEIGHT:g}" step="0.05" '
         f'value="{esc(weight)}" data-shown><output>{esc(weight)}</output></span></label>')
+    compare = '<button class="btn" type="submit" name="how" value="compare">Compare with and without</button>'
+    if card.config.method == "stage-two":  # an ordinary clip of it is its base's
+        compare = ""
     kind = "" if card.state.state == "paused" else "primary"
     return (
         f'<section class="lineage train-use" id="use"><h2>Use</h2><form data-act="train_use" data-run="{esc(card.id)}">'
@@ -43,7 +46,7 @@ def use_html(card: RunCard, prompt: str, comparisons: Sequence[Comparison] = (),
         f'</textarea></label><div class="train-first">{strength}<label><span>Seed</span><input name="seed" '
         f'inputmode="numeric" value="{esc(seed)}" autocomplete="off">'
         f'</label></div><div class="actions"><button class="btn {kind}" type="submit" data-view="create">Use in '
-        'Create</button><button class="btn" type="submit" name="how" value="compare">Compare with and without</button></div></form>'
+        f'Create</button>{compare}</div></form>'
         f'{"".join(_compared(each) for each in comparisons)}</section>'
     )
 
