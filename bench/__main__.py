@@ -27,6 +27,7 @@ BENCHES = {
     "parallel_faults": "a rank killed in each phase, and one stopped: seconds until it is noticed, what is left behind, the frames",
     "parallel_prediction": "the cost model for 1 to 12 GPUs beside xDiT's published steps; a prediction",
     "chaos": "kill -9, stopped processes, a full disk and a jumping clock: jobs lost, published twice, broken files",
+    "power_loss": "what a disk may hold after a power loss at each step of a job: jobs lost, files that are not whole",
     "sharing": "100 pages open and 20 people submitting at once: page actions, memory, nothing lost or doubled",
     "soak": "1,000 jobs through one server: memory, open files, temporary files",
     "bad_input": "68 groups of bad input against a running server: what came back, and what must never happen",

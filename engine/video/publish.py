@@ -24,7 +24,7 @@ def publish(part: Path, final: Path) -> bool:
     """
     with storage_errors(final.parent):
         _sync_file(part)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         try:
             os.link(part, final)  # unlike a rename, a link never replaces
         except FileExistsError:
@@ -45,7 +45,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises `StorageBlocked` for a full or read-only disk; the old content is then still there.
     """
     with storage_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             with temporary.open("xb") as file:
@@ -71,6 +71,16 @@ def storage_errors(where: Path) -> Iterator[None]:
                   errno.EACCES: "writing is not allowed"}
         raise StorageBlocked(f"{reason.get(error.errno, 'the disk is read-only')} ({where}). Nothing is lost: the job goes on "
                              "when there is room again.") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and what is missing above it. Each new name is durable: else a power cut takes the folder with all that is in it."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_dir(folder.parent)
 
 
 def sync_dir(folder: Path) -> None:
