@@ -9,17 +9,26 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import psutil
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, expect
 
 from app.history.records import Job, JobState
 from app.settings import Settings
+from engine.hardware import detect
+from engine.models.cache import ModelCache
+from engine.models.catalogue import find
+from engine.plan import plan
 from engine.request import GenerationRequest
+from engine.run import run
+from engine.spec import read_spec
+from engine.video.recipe import build_recipe
 from tests.site import Site, supervised_site, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -57,10 +66,23 @@ def fill(page: Page) -> None:
         page.fill(f"#field-{name} input", str(WISH[name]))
 
 
-def frames(site: Site, job: Job) -> np.ndarray:
-    assert job.clip_id is not None
-    with av.open(site.studio.clip_path(job.clip_id)) as video:
+def frames(file: Path) -> np.ndarray:
+    with av.open(file) as video:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+
+
+def on_one(folder: Path) -> Path:
+    """The clip of `WISH` made here, by one rank that predicts the halves of guidance one after the other, as two ranks do.
+
+    In one batch of two rows a float32 product may end in another last bit, which thirty steps make visible.
+    """
+    usual = plan(GenerationRequest.from_mapping(WISH), read_spec(find("pocket")), detect("cpu"))
+    halves = replace(usual, placement=replace(usual.placement, passes=2))
+    torch.set_num_threads(1)
+    for _ in run(halves, part=folder / "one.mp4", workspace=folder / "one", recipe=build_recipe(halves),
+                 models=ModelCache(), cancelled=lambda: False):
+        pass
+    return folder / "one.mp4"
 
 
 def ended(site: Site, job_id: str) -> Job | None:
@@ -69,7 +91,8 @@ def ended(site: Site, job_id: str) -> Job | None:
     return job if job.state is JobState.DONE else None
 
 
-def test_two_ranks_make_the_frames_of_one_and_a_killed_one_costs_nothing(real_site: Site, chromium: Browser) -> None:
+def test_two_ranks_make_the_frames_of_one_and_a_killed_one_costs_nothing(real_site: Site, chromium: Browser,
+                                                                             tmp_path: Path) -> None:
     page = chromium.new_page(viewport={"width": 1440, "height": 1000})
     page.set_default_timeout(60_000)
     page.goto(real_site.url)
@@ -93,9 +116,5 @@ def test_two_ranks_make_the_frames_of_one_and_a_killed_one_costs_nothing(real_si
     divided = wait_for(lambda: ended(real_site, job_id), "the clip on two ranks", PATIENCE)
     assert divided.attempt == 1 and divided.resumed_from >= 1
     expect(page.locator("#stage video")).to_be_visible(timeout=60_000)
-    single = real_site.studio.submit(GenerationRequest.from_mapping(WISH))
-    alone = wait_for(lambda: ended(real_site, single.id), "the clip on one rank", PATIENCE)
-    off = np.abs(frames(real_site, divided).astype(int) - frames(real_site, alone))
-    # In float32 a product of one row and one of two may differ in a last bit; 30 steps and H.264 spread that a little.
-    assert off.mean() <= 0.2 and off.max() <= 24
+    assert np.array_equal(frames(real_site.studio.clip_path(divided.clip_id)), frames(on_one(tmp_path)))
     page.close()
