@@ -101,6 +101,8 @@ running averages released in bf16.
   replaced by one that had learned to read; and time was made audible only for the last 1100 steps. A fresh run uses the
   final constants and has not been done end to end.
 - The guidance scale was picked from two trials (2.5 and 5) on 24 captions: 9 and 8 of them came out right in everything.
+- Ten steps are recommended and not twenty: on the same 48 captions 56 % of shapes come out right against 48 %. The errors of single
+  predictions add up; from held-out clips noised to t = 500 and sampled on, 65 % of shapes survive, and 90 % survive the autoencoder alone.
 - Curves mix phases: crops, then whole frames; single frames, then clips. Losses of different phases do not compare. They
   show the last run only, where it went on from released weights.
 - To go on from these weights: `python -m training.pocket --released assets/pocket --stages latents denoiser animator export card`;
