@@ -34,8 +34,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
     `loras`: what is known of those in the request: name, weight, file (its name as it was added), rank, alpha, trigger.
     """
     spec = plan.spec
-    model = Path(plan.model).name  # of a local folder its name, not where it lies
-    request = plan.request().to_json() | {"model": model}
+    request = plan.request().to_json() | {"model": _told(plan.model)}
     return {
         "sprocket": RECIPE_VERSION,
         "app_version": app_version(),
@@ -44,7 +43,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "made_from": made_from,
         "digitalSourceType": AI_SOURCE,
         "request": request,
-        "model": {"name": Path(spec.name).name, "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
+        "model": {"name": _told(spec.name), "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
         "loras": [dict(lora) for lora in loras],
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
                  "attention": plan.attention, "compile": plan.compile,
@@ -54,6 +53,11 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         **({} if plan.hierarchy is None else {"hierarchy": plan.hierarchy.to_json()}),
         "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
     }
+
+
+def _told(model: str) -> str:
+    """A model as strangers may know it: a hub id whole, so that a clip's settings can be restored; of a local folder its name."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def comment(recipe: Mapping[str, Any]) -> str:

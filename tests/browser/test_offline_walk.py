@@ -41,7 +41,7 @@ def test_a_walk_with_the_real_engine_calls_nobody(chromium: Browser, tmp_path: P
             for view in ("gallery", "queue", "train", "models"):
                 page.click(f"#header a[data-page='{view}']")
                 page.wait_for_selector(f"html[data-view='{view}']")
-                page.wait_for_load_state("networkidle")
+                page.wait_for_function("[...document.images].every((image) => image.complete)")
         assert len(list((tmp_path / "data" / "media").rglob("*.mp4"))) == 1
     finally:
         server.terminate()
