@@ -50,9 +50,7 @@ class FreshBlocks:
             self._lane.synchronize()
         self.source.rest()
         for packing in self.packings:
-            for weight in packing.weights:
-                for one in weight.all:
-                    one.unbind()
+            packing.unbind()
 
     def _before(self, index: int, block: nn.Module, inputs: Any) -> None:
         self._send_for(index)
@@ -62,9 +60,7 @@ class FreshBlocks:
             here.wait_event(arrived)
             run.record_stream(here)
         with torch.inference_mode(False):
-            for weight, views in zip(self.packings[index].weights, self.packings[index].views(run), strict=True):
-                for one, view in zip(weight.all, views, strict=True):
-                    one.bind(view)
+            self.packings[index].bind(run)
         following = index + (1 if index > self._last else -1)
         self._last = index
         self._coming = {number: coming for number, coming in self._coming.items() if number == following}

@@ -49,6 +49,18 @@ class Packing:
         return [[run[begin:begin + one.nbytes].view(one.dtype).view(one.shape) for one, begin in zip(weight.all, begins, strict=True)]
                 for weight, begins in zip(self.weights, self.begins, strict=True)]
 
+    def bind(self, run: Tensor) -> None:
+        """The weights are those in `run` from now on."""
+        for weight, views in zip(self.weights, self.views(run), strict=True):
+            for one, view in zip(weight.all, views, strict=True):
+                one.bind(view)
+
+    def unbind(self) -> None:
+        """The weights have no numbers."""
+        for weight in self.weights:
+            for one in weight.all:
+                one.unbind()
+
 
 def pack(weights: Sequence[Weight]) -> Packing:
     """The packing of one block."""
@@ -143,9 +155,7 @@ class BlockStream:
             size = max(packing.size for packing in packings)
             self._slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(SLOTS, len(blocks)))]
             for index, packing in enumerate(packings):
-                for weight, views in zip(packing.weights, packing.views(self._slots[index % SLOTS]), strict=True):
-                    for one, view in zip(weight.all, views, strict=True):
-                        one.bind(view)
+                packing.bind(self._slots[index % SLOTS])
         self._held: dict[int, tuple[int, Future[Any]]] = {}
         """Slot -> the block in it, and what to wait for before it is whole."""
         self._lane = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -166,9 +176,7 @@ class BlockStream:
             self._lane.synchronize()
         self.source.rest()
         for packing in self.packings:
-            for weight in packing.weights:
-                for one in weight.all:
-                    one.unbind()
+            packing.unbind()
         self._held, self._slots = {}, []
 
     def _before(self, index: int, block: nn.Module, inputs: Any) -> None:

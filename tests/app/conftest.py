@@ -43,3 +43,21 @@ def work_once(studio: Studio) -> Callable[[], Job | None]:
         perform(place, claim)
         return studio.store.jobs.get(claim.job.id)
     return work
+
+
+@pytest.fixture
+def said(settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """said(*words) -> what `sprocket interpolate *words --json` printed, and its exit code."""
+    import json
+
+    from app.cli import main
+
+    monkeypatch.setenv("SPROCKET_ENGINE", settings.engine)
+
+    def run(*words: str) -> dict:
+        monkeypatch.setattr("sys.argv", ["sprocket", "interpolate", *words, "--data-dir", str(settings.data_dir), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return json.loads(capfd.readouterr().out) | {"code": ended.value.code}
+
+    return run

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,6 +22,7 @@ from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 from engine.request import GenerationRequest
 from tests.fakes import MACHINE, SPEC, FakeEngine
+from tests.site import wait_for
 
 
 @pytest.fixture
@@ -31,13 +30,6 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Hardware:
     monkeypatch.setenv("FAKE_GPUS", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return FakeEngine().hardware()
-
-
-def until(what: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_who_is_started_for_what(two_gpus: Hardware) -> None:
@@ -75,12 +67,12 @@ def test_each_gpu_has_a_job_and_a_change_over_costs_none(settings: Settings, two
     studio = open_studio(settings)
     try:
         jobs = [studio.submit({"prompt": f"clip {number}", "parallel": "cfg=2"}).id for number in range(2)]
-        until(lambda: all(studio.job(job).step >= 2 for job in jobs))  # both at once
+        wait_for(lambda: all(studio.job(job).step >= 2 for job in jobs), "a second step of both", 60)  # both at once
         assert set(supervisor.worker_pids) == {"cuda:0", "cuda:1"} and supervisor.worker_pid is None
         assert set(studio.store.recall_all("worker")) == {"worker:cuda:0", "worker:cuda:1"}
         monkeypatch.setenv("FAKE_STEP_SECONDS", "0.0")
         studio.set_devices("together")
-        until(lambda: all(studio.job(job).state.ended for job in jobs))
+        wait_for(lambda: all(studio.job(job).state.ended for job in jobs), "the end of both", 60)
         assert set(supervisor.worker_pids) == {""} and set(studio.store.recall_all("worker")) == {"worker"}
         for job in map(studio.job, jobs):
             assert (job.state.value, job.attempt) == ("done", 2) and (job.resumed_from or 0) >= 2

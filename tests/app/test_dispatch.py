@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import psutil
@@ -18,6 +17,7 @@ from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from engine.errors import InvalidRequest
+from tests.site import wait_for
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
@@ -64,13 +64,6 @@ def test_settings_and_a_missing_package_are_refused_in_words(settings: Settings,
         Supervisor(settings.model_copy(update={"executor": "ray"})).start()
 
 
-def until(what: Callable[[], object], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def clustered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Studio, Supervisor]]:
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0.3")
@@ -88,23 +81,23 @@ def clustered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
 def test_two_places_of_a_real_ray_progress_cancel_and_a_killed_place(clustered: tuple[Studio, Supervisor]) -> None:
     studio, supervisor = clustered
     jobs = [studio.submit({"prompt": f"clip {number}"}).id for number in range(3)]
-    until(lambda: all(studio.job(job).step >= 1 for job in jobs[:2]))  # both at once, told as ever
+    wait_for(lambda: all(studio.job(job).step >= 1 for job in jobs[:2]), "a step of both", 90)  # both at once, told as ever
     assert studio.status().worker_alive and studio.job(jobs[2]).state is JobState.QUEUED
     holders = [studio.store.leases.holder(job) for job in jobs[:2]]
     assert None not in holders and holders[0] != holders[1]
     studio.cancel(jobs[0])
-    until(lambda: studio.job(jobs[0]).state is JobState.CANCELLED, 20)
+    wait_for(lambda: studio.job(jobs[0]).state is JobState.CANCELLED, "cancelling", 20)
     assert holders[1] is not None
     place = psutil.Process(holders[1].pid).ppid()
     os.kill(place, signal.SIGKILL)  # Ray's own worker; the kernel ends ours with it
-    until(lambda: all(studio.job(job).state is JobState.DONE for job in jobs[1:]))
+    wait_for(lambda: all(studio.job(job).state is JobState.DONE for job in jobs[1:]), "the end of the others", 90)
     again = studio.job(jobs[1])
     assert again.attempt == 2 and (again.resumed_from or 0) >= 1
     assert studio.clip_path(jobs[1]).is_file() and studio.clip_path(jobs[2]).is_file()
     last = studio.submit({"prompt": "one more"}).id
-    until(lambda: studio.job(last).step >= 2)
+    wait_for(lambda: studio.job(last).step >= 2, "the second step", 90)
     below = psutil.Process(supervisor.worker_pid).children(recursive=True)
     supervisor.close()
-    until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below), 30)
+    wait_for(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below), "the end of all below", 30)
     handed_back = studio.job(last)
     assert handed_back.state is JobState.QUEUED and studio.job_events(last)[-1].detail == "the worker was stopped"

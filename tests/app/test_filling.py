@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,18 +126,7 @@ def test_a_filled_clip_tells_its_rounds(pair: tuple[Clip, Clip]) -> None:
     assert [part.count("mark old") for part in (keys, first, second)] == [4, 4, 5]
 
 
-def test_the_command_line(studio: Studio, pair: tuple[Clip, Clip], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                          capfd: pytest.CaptureFixture[str]) -> None:
-    from app.cli import main
-
-    monkeypatch.setenv("SPROCKET_ENGINE", settings.engine)
-
-    def said(*words: str) -> dict:
-        monkeypatch.setattr("sys.argv", ["sprocket", "interpolate", *words, "--data-dir", str(settings.data_dir), "--json"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return json.loads(capfd.readouterr().out) | {"code": ended.value.code}
-
+def test_the_command_line(studio: Studio, pair: tuple[Clip, Clip], said: Callable[..., dict], tmp_path: Path) -> None:
     out = tmp_path / "joined.mp4"
     answer = said(pair[0].id, "--then", pair[1].id, "--between", "3", "--out", str(out))
     assert (answer["code"], answer["frames"]) == (0, pair[0].frames + 3 + pair[1].frames) and probe_video(out).frames == answer["frames"]

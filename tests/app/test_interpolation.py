@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import signal
 import threading
@@ -185,19 +184,7 @@ def test_cancelled_it_leaves_nothing(studio: Studio, work_once: Work, clip: Clip
     assert not list(studio.settings.data_dir.rglob("*.part")) and not (studio.settings.job_dir(job.id) / "work").exists()
 
 
-def test_the_command_line(studio: Studio, clip: Clip, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                          capfd: pytest.CaptureFixture[str]) -> None:
-    from app.cli import main
-
-    monkeypatch.setenv("SPROCKET_ENGINE", settings.engine)
-
-    def said(*words: str) -> dict:
-        monkeypatch.setattr("sys.argv", ["sprocket", "interpolate", *words, "--data-dir", str(settings.data_dir), "--json"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        answer = json.loads(capfd.readouterr().out)
-        return answer | {"code": ended.value.code}
-
+def test_the_command_line(studio: Studio, clip: Clip, said: Callable[..., dict], tmp_path: Path) -> None:
     out = tmp_path / "smooth.mp4"
     answer = said(clip.id, "--fps", "24", "--method", "flow", "--out", str(out))
     assert (answer["code"], answer["frames"], answer["fps"]) == (0, 27, 24.0) and probe_video(out).frames == 27

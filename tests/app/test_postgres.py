@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from app.settings import Settings
 from app.studio import Studio, open_studio
 from tests import postgres_server
 from tests.fakes import FakeEngine, FakeModels
+from tests.site import wait_for
 
 pytestmark = pytest.mark.skipif(bool(postgres_server.why_not()), reason=postgres_server.why_not() or "-")
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,23 +37,8 @@ def server() -> Iterator[postgres_server.Server]:
 
 
 @pytest.fixture
-def settings(server: postgres_server.Server, own_data_dir: Path) -> Settings:
-    return Settings(data_dir=own_data_dir, database=server.url(), engine="tests.fakes:FakeEngine", min_free_bytes=0, ballast_bytes=0,
-                    preview_seconds=0.0, tick_seconds=0.02, heartbeat_seconds=0.5)
-
-
-@pytest.fixture
-def studio(settings: Settings) -> Iterator[Studio]:
-    opened = open_studio(settings)
-    yield opened
-    opened.close()
-
-
-def until(what: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+def settings(settings: Settings, server: postgres_server.Server) -> Settings:
+    return Settings(**settings.model_dump() | {"database": server.url()})
 
 
 def test_two_workers_share_the_queue_and_one_takes_over_what_the_other_was_killed_in(studio: Studio) -> None:
@@ -62,12 +48,12 @@ def test_two_workers_share_the_queue_and_one_takes_over_what_the_other_was_kille
     workers = [subprocess.Popen([sys.executable, "-m", "app.queue.worker"], cwd=ROOT, stdin=subprocess.DEVNULL,
                                 env=os.environ | studio.settings.to_env() | {"FAKE_STEP_SECONDS": "0.04"}) for _ in range(2)]
     try:
-        until(lambda: len({from_json(row) for row in holders(studio)}) == 2)  # each has one of its own
+        wait_for(lambda: len({from_json(row) for row in holders(studio)}) == 2, "a job in each worker", 60)  # each has one of its own
         killed = workers[0]
         assert any(each.pid == killed.pid for row in holders(studio) if (each := from_json(row)))
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        until(lambda: studio.store.jobs.counts()[JobState.DONE] == len(jobs))
+        wait_for(lambda: studio.store.jobs.counts()[JobState.DONE] == len(jobs), "the end of all jobs", 60)
     finally:
         for worker in workers:
             worker.terminate()
@@ -99,7 +85,7 @@ def test_a_job_survives_a_cut_cable(server: postgres_server.Server, studio: Stud
 
     thread = threading.Thread(target=work)
     thread.start()
-    until(lambda: studio.job(job.id).step >= 2)
+    wait_for(lambda: studio.job(job.id).step >= 2, "the second step", 60)
     cable.cut()
     with pytest.raises(HistoryUnreachable, match="what waits goes on by itself") as unreachable:
         far.job(job.id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,20 @@ from training.lora.samples import HeldSample, HeldSet
 SETTINGS: dict[str, Any] = {"dataset": "made", "name": "made", "rank": 4, "steps": 6, "warmup": 2, "learning_rate": 1e-2,
                             "precision": "fp32",
                             "threads": 1, "batch": 2, "accumulate": 2, "device": "cpu"}
+
+
+@contextmanager
+def kept_for_the_gradient(own: set[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """What autograd keeps of the work inside, by address; `own`: addresses that do not count."""
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
 
 
 def config(folder: Path, **changes: Any) -> TrainConfig:

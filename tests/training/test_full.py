@@ -15,7 +15,7 @@ from engine.models.catalogue import find
 from engine.models.cogvideox import CogVideoX
 from engine.spec import read_spec
 from tests.engine.tiny import CPU
-from tests.training.lora_tools import base_of, config, random_set, trainer
+from tests.training.lora_tools import base_of, config, kept_for_the_gradient, random_set, trainer
 from training.lora.base import Velocity, load_base
 from training.lora.config import TrainConfig
 from training.lora.forecast import KEPT_MAPS, cost, lora_numbers
@@ -110,14 +110,7 @@ def test_what_is_kept_for_the_gradient_is_counted() -> None:
         assert lora_numbers(spec, wanted) == pytest.approx(numbers, rel=1e-3)
         own = {parameter.untyped_storage().data_ptr() for parameter in held.parameters.values()}
         shapes = {size for parameter in held.parameters.values() for size in (tuple(parameter.shape), tuple(parameter.shape[::-1]))}
-        kept: dict[int, torch.Tensor] = {}
-
-        def pack(tensor: torch.Tensor, own: set[int] = own, kept: dict[int, torch.Tensor] = kept) -> torch.Tensor:
-            if tensor.untyped_storage().data_ptr() not in own:
-                kept[tensor.untyped_storage().data_ptr()] = tensor
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with kept_for_the_gradient(own) as kept:
             Velocity(model)(torch.randn(1, 3, 8, 16, 24), torch.tensor([500]), torch.randn(1, 48, 128))
         rounded = sum(one.untyped_storage().nbytes() for one in kept.values() if tuple(one.shape) in shapes)
         maps = sum(one.untyped_storage().nbytes() for one in kept.values() if tuple(one.shape) not in shapes)

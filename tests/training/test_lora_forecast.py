@@ -12,6 +12,7 @@ from engine.errors import CannotFit
 from engine.hardware import Hardware
 from engine.models.catalogue import find
 from engine.spec import read_spec
+from tests.training.lora_tools import kept_for_the_gradient
 from training.lora.adapter import Adapter
 from training.lora.base import Velocity, load_base
 from training.lora.config import TrainConfig
@@ -29,14 +30,7 @@ def test_maps_kept_for_the_gradient_are_those_that_autograd_keeps(targets: str) 
         adapter = Adapter(model.transformer, config)
         assert lora_numbers(spec, config) == sum(parameter.numel() for parameter in adapter.parameters.values())
         own = {parameter.untyped_storage().data_ptr() for parameter in model.transformer.parameters()}
-        kept: dict[int, torch.Tensor] = {}
-
-        def pack(tensor: torch.Tensor, own: set[int] = own, kept: dict[int, torch.Tensor] = kept) -> torch.Tensor:
-            if tensor.untyped_storage().data_ptr() not in own:
-                kept[tensor.untyped_storage().data_ptr()] = tensor
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with kept_for_the_gradient(own) as kept:
             Velocity(model)(torch.randn(1, 3, 8, 16, 24), torch.tensor([500]), torch.randn(1, 48, 128))
         size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
         one_map = (3 * 96 + 48) * spec.width * (4 if precision == "fp32" else 2)
