@@ -25,13 +25,13 @@ class GradientMesh(Mesh):
     """A `Mesh` of `ulysses` alone whose `swap` and `gathered` can be differentiated, once. A ring's walk cannot."""
 
     def swapped(self, kind: str, flat: Tensor, given: Sequence[int], sizes: Sequence[int]) -> Tensor:
-        result: Tensor = _Swap.apply(flat, self, kind, tuple(given), tuple(sizes))  # type: ignore[no-untyped-call]
+        result: Tensor = _Swap.apply(flat, self, kind, tuple(given), tuple(sizes))
         return result
 
     def gathered(self, part: Tensor, sizes: Sequence[int], dim: int) -> Tensor:
         if len(sizes) == 1:
             return part
-        result: Tensor = _Gather.apply(part, self, tuple(sizes), dim)  # type: ignore[no-untyped-call]
+        result: Tensor = _Gather.apply(part, self, tuple(sizes), dim)
         return result
 
 

@@ -38,3 +38,14 @@ def check_devices(machine: Hardware, processes: int) -> None:
     if machine.device != "cpu" and processes > there:
         raise InvalidRequest("processes", f"are {processes}, and this computer has {there} GPU{'s' * (there > 1)}; each process needs one "
                                           "of its own.", suggestion=there)
+
+
+def division_words(config: TrainConfig) -> str:
+    """How the processes share the work, for people; '' for one."""
+    if config.ranks == 1:
+        return ""
+    parts, teams = config.sequence_parallel, config.ranks // config.sequence_parallel
+    passes = f"share the {config.accumulate} passes of a step" if teams > 1 else ""
+    tokens = f"divide the tokens of each clip by {parts}" if parts > 1 else ""
+    weights = "hold a share of the weights each" if config.sharding == "fsdp" else ""
+    return f"{config.ranks} processes {', '.join(filter(None, (passes, tokens, weights)))}; memory is that of each"

@@ -58,10 +58,10 @@ class PartDropout(torch.nn.Dropout):
 
     def __init__(self, p: float, part: int) -> None:
         super().__init__(p)
-        self.part, self.share = part, None
-        self.share: Share | None
+        self.part = part
+        self.share: Share | None = None
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
+    def forward(self, input: Tensor) -> Tensor:
         share = self.share
         if share is None or not self.training or input.ndim != 3 or input.shape[1] != share.tokens[self.part]:
             return super().forward(input)  # also what is not by token: the modulation's input, which every process has

@@ -9,11 +9,11 @@ from datetime import timedelta
 
 import torch
 
-from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 from engine.parallel.backward import GradientMesh
 from engine.parallel.degrees import Degrees
 from training.lora.loop import World
+from training.lora.processes import check_devices
 
 PATIENCE = timedelta(hours=6)
 """Of any exchange: the others wait while the first process makes previews. That one of them died the launcher notices."""
@@ -27,10 +27,8 @@ def of_rank(machine: Hardware, environment: Mapping[str, str]) -> Hardware:
     size, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("LOCAL_RANK", "0"))
     if size < 2 or machine.device == "cpu":
         return machine
-    own = next((gpu for gpu in machine.gpus if gpu.device == f"cuda:{rank}"), None)
-    if own is None:
-        raise InvalidRequest("processes", f"are {size}, and this computer has {len(machine.gpus)} GPUs; each process needs one of its own.",
-                             suggestion=len(machine.gpus))
+    check_devices(machine, int(environment.get("LOCAL_WORLD_SIZE", size)))
+    own = next(gpu for gpu in machine.gpus if gpu.device == f"cuda:{rank}")
     return replace(machine, device=own.device, name=own.name, total_bytes=own.total_bytes, free_bytes=own.free_bytes)
 
 
