@@ -73,7 +73,8 @@ class Mesh:
         `gathered` are for use, which stay within the team.
         """
         if dist.get_world_size() != degrees.ranks * teams:
-            raise ValueError(f"{teams} x {degrees} wants {degrees.ranks * teams} ranks, and there are {dist.get_world_size()}")
+            of = "" if teams == 1 else f" in {teams} teams"
+            raise ValueError(f"{degrees}{of} wants {degrees.ranks * teams} ranks, and there are {dist.get_world_size()}")
         self.degrees, self.device, self.rank, self.beat, self.teams = degrees, device, dist.get_rank(), beat or Beat(), teams
         self.cfg, self.ring, self.ulysses = degrees.place(self.rank % degrees.ranks)
         self.part = self.ring * degrees.ulysses + self.ulysses
