@@ -3,8 +3,8 @@
     python bench/engine_vs_pipeline.py [--model DIR] [--runs 5] [--steps N] [--dtype bf16|fp32] [--max-ratio 0.95]
 
 Both sides start from a loaded model and end with uint8 frames in memory: text encoding, all steps, decoding; the rounds
-alternate who goes first. The pipeline is as diffusers documents it. Two more ratios are printed: sampling and decoding alone. The verdict is on wall time, or on
-processor time where other programs kept this one from a full core (wall time then measures them).
+alternate who goes first. The pipeline is as diffusers documents it. Two more ratios are printed: sampling and decoding
+alone. The verdict is on wall time, or on processor time where other programs kept this one from a full core (wall time then measures them).
 
 In fp32 on a processor the engine's autoencoder convolves through oneDNN where torch would not (`engine.models.convolution`), which adds
 in another order. So in each round pixels may differ by one level of 255, and when the clock has stopped the pipeline makes the first
@@ -100,7 +100,7 @@ def compared(given: np.ndarray, expected: np.ndarray) -> tuple[int, str]:
     apart = np.abs(given.astype(int) - expected)
     if not apart.any():
         return 0, "equal"
-    return int(apart.max()), f"{np.count_nonzero(apart) / apart.size:.2%} of the numbers apart by {apart.max()} of 255 at most"
+    return int(apart.max()), f"{np.count_nonzero(apart):,} of {apart.size:,} numbers apart, by {apart.max()} of 255 at most"
 
 
 def live_peak(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan, modules: tuple[Any, ...]) -> tuple[int, str]:
