@@ -156,8 +156,7 @@ def add_endpoints(studio: Any) -> None:
         return job_state(job_id)
 
     endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
-                                           _interpolate_endpoint(studio), refine_endpoint(studio),
-                                           *gallery_endpoints(studio),
+                                           _interpolate_endpoint(studio), refine_endpoint(studio), *gallery_endpoints(studio),
                                            *_batch_endpoints(studio, job_state), *_key_frame_endpoints(studio, job_state)]
     for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
