@@ -25,12 +25,12 @@ from engine.models.catalogue import find
 from engine.spec import read_spec
 from training.lora.config import FIELDS, TrainConfig, explained, from_mapping, may_change
 from training.lora.forecast import choose_memory, step_seconds
+from training.lora.processes import check_devices, division_words
 from training.lora.rundir import EXITS, RunDir, RunState
 
 train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[COMMAND]",
                         help="Train a LoRA here and now: `sprocket train --model pocket --dataset D --name N --rank R --steps S`."
                              " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there.")
-Processes = Annotated[int, typer.Option(help="GPUs (or processes) that share the passes of a step.")]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +64,6 @@ def train(context: typer.Context, values: dict[str, Any],
           preset: Annotated[str, typer.Option(help=f"Start from {', '.join(PRESETS)}; other options change it.")] = "",
           out: Annotated[Path | None, typer.Option(help="The run's own folder; without it the run is in the studio, and its LoRA "
                                                         "on the shelf.")] = None,
-          processes: Processes = 1,
           dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and end.")] = False,
           data_dir: DataDir = None, as_json: Json = False) -> None:
     """Train a LoRA here and now, and say how it goes."""
@@ -86,13 +85,13 @@ def train(context: typer.Context, values: dict[str, Any],
         return
     run = RunDir(out)
     run.create(config)
-    raise SystemExit(_work(run, settings, processes, as_json))
+    raise SystemExit(_work(run, settings, as_json))
 
 
 @train_app.command("resume")
 @with_settings
 def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its id in the studio.")], values: dict[str, Any],
-           processes: Processes = 1, data_dir: DataDir = None, as_json: Json = False) -> None:
+           data_dir: DataDir = None, as_json: Json = False) -> None:
     """Go on from the newest sound checkpoint, exactly. Only settings that leave the weights as they are may change: saving, previews,
     trackers, and --steps where the schedule does not look at it."""
     folder = Path(run)
@@ -107,7 +106,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folde
         at.write(after, facts)
         for wish in ("pause", "stop"):
             at.granted(wish)
-        raise SystemExit(_work(at, settings_of(data_dir), processes, as_json))
+        raise SystemExit(_work(at, settings_of(data_dir), as_json))
     with opened(data_dir) as studio:
         card = studio.training.resume(run, owner=LOCAL, changes=values)
         if card.job is not None:
@@ -175,6 +174,7 @@ def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:
             f"LoRA    rank {config.rank}, alpha {config.effective_alpha:g} on {', '.join(config.layers)}")
     return [what,
             f"Memory  {found.choice.bytes / 2**30:.2f} GiB of {found.free_bytes / 2**30:.1f} free ({parts}); {found.choice.words}",
+            *([f"Shared  {shared}"] if (shared := division_words(config)) else []),
             f"Time    {found.seconds / 60:.1f} min for {config.steps} steps ({basis})",
             *(f"{name:<24}{value}" for name, value in config.to_json().items())]
 
@@ -187,18 +187,19 @@ def _ask(run: str, wish: str, data_dir: Path | None) -> None:
         studio.training.ask(run, wish, owner=LOCAL)
 
 
-def _work(run: RunDir, settings: Any, processes: int, as_json: bool) -> int:
+def _work(run: RunDir, settings: Any, as_json: bool) -> int:
     """The trainer in a process of its own, followed until it ends."""
     config, _facts, _created = run.read()
     spec = read_spec(find(config.model, models_dir=settings.models_dir), config.model)
     from engine.hardware import detect
 
     machine = detect(config.device or None)
-    choice = choose_memory(spec, config, machine, ranks=processes)
+    check_devices(machine, config.ranks)
+    choice = choose_memory(spec, config, machine)
     say(f"{config.name}: {choice.bytes / 2**30:.2f} GiB expected, about {config.steps * step_seconds(choice, machine) / 60:.0f} min")
     run.set_state(RunState("waiting", run.state().step, config.steps))
     command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),
-                             processes=processes)
+                             processes=config.ranks)
     with (run.folder / "training.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment())
         _follow(run, process)

@@ -27,6 +27,7 @@ from engine.spec import ModelSpec
 from training.data.shelf import find_dataset
 from training.lora.config import POCKET_WORLD, TrainConfig, from_mapping, may_change
 from training.lora.forecast import Choice, choose_memory, step_seconds
+from training.lora.processes import check_devices
 from training.lora.rundir import ACTIVE, RunDir, RunState
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Trainings:
         if spec.shown:
             raise InvalidRequest("model", f"{spec.name} is shown frames of the clip that it makes, and LoRAs are not trained on such "
                                           "models here. Choose one that makes videos from words or from a first frame.")
+        check_devices(machine, config.ranks)
         choice = choose_memory(spec, config, machine)
         speed = self._speed(config.model)
         seconds = config.steps * step_seconds(choice, machine, speed)

@@ -19,6 +19,7 @@ from engine.errors import SprocketError
 from engine.hardware import detect
 from engine.models.catalogue import find
 from engine.spec import read_spec
+from training.lora.processes import check_division
 from training.lora.rundir import EXITS, RunDir, RunState
 
 
@@ -56,8 +57,9 @@ def _work(run: RunDir, options: argparse.Namespace) -> str:
     from training.lora.trackers import Trackers
     from training.lora.world import of_rank, the_world
 
+    check_division(config, spec, int(os.environ.get("WORLD_SIZE", "1")))
     machine = of_rank(machine, os.environ)
-    world = the_world(machine)
+    world = the_world(machine, config.sequence_parallel)
     trackers = Trackers(config.trackers if world.rank == 0 else (), config.name, run.folder / "trackers", config.to_json())
     session = Session(run, spec, machine, samples_of(run, config, options.datasets_dir), world=world, trackers=trackers)
     stop_on_signals(session)

@@ -66,15 +66,21 @@ class Beat:
 class Mesh:
     """One rank's view of the fleet. All ranks must call the same methods in the same order."""
 
-    def __init__(self, degrees: Degrees, device: torch.device, beat: Beat | None = None) -> None:
-        """Wants `join` first, with `degrees.ranks` ranks in all."""
-        if dist.get_world_size() != degrees.ranks:
-            raise ValueError(f"{degrees} wants {degrees.ranks} ranks, and there are {dist.get_world_size()}")
-        self.degrees, self.device, self.rank, self.beat = degrees, device, dist.get_rank(), beat or Beat()
-        self.cfg, self.ring, self.ulysses = degrees.place(self.rank)
+    def __init__(self, degrees: Degrees, device: torch.device, beat: Beat | None = None, *, teams: int = 1) -> None:
+        """Wants `join` first, with `degrees.ranks` ranks in all.
+
+        `teams`: so many times as many, where each team of neighbours divides clips of its own (training): then only `swap`, `pass_on` and
+        `gathered` are for use, which stay within the team.
+        """
+        if dist.get_world_size() != degrees.ranks * teams:
+            of = "" if teams == 1 else f" in {teams} teams"
+            raise ValueError(f"{degrees}{of} wants {degrees.ranks * teams} ranks, and there are {dist.get_world_size()}")
+        self.degrees, self.device, self.rank, self.beat, self.teams = degrees, device, dist.get_rank(), beat or Beat(), teams
+        self.cfg, self.ring, self.ulysses = degrees.place(self.rank % degrees.ranks)
         self.part = self.ring * degrees.ulysses + self.ulysses
         """Of the tokens."""
-        mesh = init_device_mesh(device.type, (degrees.cfg, degrees.ring, degrees.ulysses), mesh_dim_names=("cfg", "ring", "ulysses"))
+        mesh = init_device_mesh(device.type, (teams, degrees.cfg, degrees.ring, degrees.ulysses),
+                                mesh_dim_names=("team", "cfg", "ring", "ulysses"))
         self._groups = {name: mesh.get_group(name) for name in ("cfg", "ring", "ulysses")}
         self.sent: Counter[str] = Counter()
         """Bytes this rank sent, by kind of exchange."""
@@ -141,13 +147,17 @@ class Mesh:
 
     def swap(self, kind: str, sending: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """All-to-all within `kind`: `sending[i]` goes to part i, whose answer has `sizes[i]` numbers; flat tensors."""
-        group, here = self._groups[kind], dist.get_rank(self._groups[kind])
         flat = torch.cat([one.reshape(-1) for one in sending])
+        return list(self.swapped(kind, flat, [one.numel() for one in sending], sizes).split(list(sizes)))
+
+    def swapped(self, kind: str, flat: Tensor, given: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """The same of what is one tensor already: `given[i]` numbers go to part i, behind each other."""
+        group = self._groups[kind]
         into = flat.new_empty(sum(sizes))
         with self.beat.exchange():
-            dist.all_to_all_single(into, flat, list(sizes), [one.numel() for one in sending], group=group)
-        self.sent[kind] += flat.element_size() * sum(one.numel() for part, one in enumerate(sending) if part != here)
-        return list(into.split(list(sizes)))
+            dist.all_to_all_single(into, flat, list(sizes), list(given), group=group)
+        self.sent[kind] += flat.element_size() * (flat.numel() - given[dist.get_rank(group)])
+        return into
 
     def pass_on(self, tensor: Tensor, size: int) -> tuple[Tensor, list[Any]]:
         """Begins to send `tensor` to the next station of the ring and to receive `size` numbers from the one before: (they, once
@@ -236,14 +246,14 @@ class Mesh:
 
     def _sequence(self) -> Any:
         """The group of ranks that share the tokens of this half of guidance."""
-        if self.degrees.cfg == 1:
+        if self.degrees.cfg * self.teams == 1:
             return dist.group.WORLD
         if self.degrees.ring == 1 or self.degrees.ulysses == 1:
             return self._groups["ulysses" if self.degrees.ring == 1 else "ring"]
         if "sequence" not in self._groups:
             size = self.degrees.sequence
-            made = [dist.new_group(list(range(half * size, (half + 1) * size))) for half in range(self.degrees.cfg)]
-            self._groups["sequence"] = made[self.cfg]
+            made = [dist.new_group(list(range(first, first + size))) for first in range(0, self.degrees.ranks * self.teams, size)]
+            self._groups["sequence"] = made[self.rank // size]
         return self._groups["sequence"]
 
     def _joined(self, kind: str, group: Any, part: Tensor, sizes: Sequence[int], dim: int) -> Tensor:

@@ -10,7 +10,7 @@ All else is computed by every rank alike. Between two calls nothing of this is o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from engine.models.attention import JointAttention
 from engine.models.band_decode import decode_banded
 from engine.models.cogvideox import pixels_of
 from engine.models.vae_decode import decode_chunks
-from engine.parallel.attend import SequenceAttend, token_part
+from engine.parallel.attend import SequenceAttend
 from engine.parallel.bands import decode_rows, encode_rows
-from engine.parallel.degrees import Share, deal, share_of
+from engine.parallel.degrees import Share, deal
 from engine.parallel.mesh import Mesh
 from engine.parallel.tiles import decode_tiles
+from engine.parallel.tokens import clip_share, divided_tokens
 from engine.parallel.weights import compare_weights
 
 EXACT = ("whole", "banded")
@@ -73,9 +74,7 @@ class SpreadModel:
 
     def share(self, latents: tuple[int, ...], text: int) -> Share:
         """Who has which tokens of a clip with latents of this shape and `text` tokens of words."""
-        spec = self.model.spec
-        frames, high, wide = latents[1], latents[3] // spec.patch_size, latents[4] // spec.patch_size
-        return share_of(self.mesh.degrees, text, -(-frames // (spec.patch_size_t or 1)) * high * wide, spec.heads)
+        return clip_share(self.mesh.degrees, self.model.spec, latents, text)
 
     @contextmanager
     def _sharing(self, latents: tuple[int, ...], text: int) -> Iterator[None]:
@@ -83,30 +82,8 @@ class SpreadModel:
         if self.mesh.degrees.sequence == 1:
             yield
             return
-        transformer, share, part = self.model.transformer, self.share(latents, text), self.mesh.part
-
-        def turned(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            table = named.get("image_rotary_emb")
-            if isinstance(table, Tensor):
-                table = token_part(table, share.video, part, 0)
-            elif table is not None:
-                table = tuple(token_part(one, share.video, part, 0) for one in table)
-            return given, named | {"image_rotary_emb": table}
-
-        def divided(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            video, words = named["hidden_states"], named["encoder_hidden_states"]
-            return given, named | {"hidden_states": token_part(video, share.video, part, 1).contiguous(),
-                                   "encoder_hidden_states": token_part(words, share.text, part, 1).contiguous()}
-
-        def whole(_: Any, given: Any, result: Tensor) -> Tensor:
-            return self.mesh.gathered(result, share.video, 1)
-
-        with ExitStack() as stack:
-            for hook in (transformer.register_forward_pre_hook(turned, with_kwargs=True),
-                         transformer.transformer_blocks[0].register_forward_pre_hook(divided, with_kwargs=True),
-                         transformer.proj_out.register_forward_hook(whole)):  # after the hooks of LoRAs, which see their own part
-                stack.callback(hook.remove)
-            stack.enter_context(self._attending(share))
+        share = self.share(latents, text)
+        with divided_tokens(self.model.transformer, self.mesh, share), self._attending(share):
             yield
 
     @contextmanager

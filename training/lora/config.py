@@ -116,6 +116,11 @@ class TrainConfig:
     """What is kept of a block for its gradient: 'keep' all, 'recompute' it from its input, 'offload' that input too; 'auto' by budget."""
     sharding: str = "no"
     """'fsdp': several processes hold a share of the base each (of all weights with method full), and gather a block when it works."""
+    processes: int = 0
+    """Processes, each with a GPU of its own, that share the work; 0: as many as `sequence_parallel`."""
+    sequence_parallel: int = 1
+    """So many processes divide the tokens of each clip among them, for clips that are too large or too slow for one GPU; the others, in
+    teams of as many, share the passes of a step."""
     streaming: str = "auto"
     """Whether the base's blocks wait in 'ram' or on the 'disk' until they are needed, or 'no': 'auto' where the budget wants it. The bits
     are the same."""
@@ -163,6 +168,11 @@ class TrainConfig:
         """Kinds of layers that are changed, by the end of their names."""
         return TARGETS.get(self.targets) or tuple(part.strip() for part in self.targets.split(",") if part.strip())
 
+    @property
+    def ranks(self) -> int:
+        """Processes that are started."""
+        return self.processes or self.sequence_parallel
+
     def to_json(self) -> dict[str, Any]:
         """All fields by name, JSON types only."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -172,7 +182,8 @@ class TrainConfig:
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 WORDS = {"int": "whole number", "float": "number", "bool": "yes or no"}
 HARMLESS = ("keep", "save_steps", "save_seconds", "preview_steps", "preview_prompts", "preview_seed", "preview_frames", "preview_sampling",
-            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming", "sharding")
+            "trackers", "max_bad_steps", "eval_steps", "name", "budget", "streaming", "sharding",
+            "processes", "sequence_parallel")
 """May be otherwise when a run goes on: the weights come out the same."""
 
 
@@ -270,6 +281,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1), "threads": (0, 1024), "save_steps": (1, MAX_STEPS), "save_seconds": (1, 86400), "keep": (1, 100),
     "eval_steps": (0, MAX_STEPS), "eval_clips": (1, 64), "preview_steps": (0, MAX_STEPS), "preview_seed": (0, 2**63 - 1),
     "preview_frames": (0, 1000), "preview_sampling": (0, 1000), "max_bad_steps": (1, 1000), "budget": (0, 2**50), "epsilon": (1e-30, 1),
+    "processes": (0, 1024), "sequence_parallel": (1, 64),
 }
 
 

@@ -22,6 +22,7 @@ from engine.memory.weights import WAITING_BLOCKS, layout, slot_bytes, working_by
 from engine.spec import ModelSpec
 from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TARGETS, TrainConfig
+from training.lora.processes import check_division
 from training.lora.windows import SLOTS
 
 Size = tuple[int, int, int]
@@ -29,6 +30,9 @@ KEPT_MAPS = {"attention": (21.0, 14.7), "attention+ff": (31.2, 19.8), "all": (35
 """By targets: in 16 bits, in float32. Others count as 'all'; 'full' is of a model that is trained as a whole."""
 LORA_NUMBERS: Mapping[str, float] = {"adam": 4, "adamw": 4, "adamw8bit": 2.6, "prodigy": 6, "adafactor": 2.3, "came": 3.5}
 """Numbers of 4 bytes held for each trained number: itself, its gradient, what the optimizer keeps."""
+EXCHANGED_MAPS, WHOLE_MAPS = 9, 3
+"""Sequence parallel: maps of its own tokens that a process holds while it exchanges queries, keys and values; and maps of all tokens,
+where they are cut into parts."""
 SHARE = 0.92
 """Of the free memory that is planned with: the rest is for what the allocator cannot use."""
 SPEED = {"cpu": 1.5e10, "cuda": 2.5e14}
@@ -45,7 +49,7 @@ class Choice:
     parts: Mapping[str, int]
     """Where they go: weights, lora, blocks, work."""
     flops: float
-    """Of one update."""
+    """Of one update, by each process."""
     streamed: str = ""
     """Where the base's blocks wait: 'ram', 'disk', or '' for on the device."""
 
@@ -58,15 +62,18 @@ class Choice:
         return f"{words}; the base's blocks come from {where} as they are needed" if where else words
 
 
-def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None, *, ranks: int = 1) -> Choice:
-    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said. `ranks`: processes, which may share the
-    weights out.
+def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucket: Size | None = None, *, ranks: int = 0) -> Choice:
+    """The fastest way that fits. `bucket`: (frames, height, width), the model's own unless said. `ranks`: processes, as many as the
+    settings want unless said, which may share the weights out and the tokens of a clip.
 
-    Raises `CannotFit` where not even the least fits, with what would.
+    Raises `CannotFit` where not even the least fits, with what would, and `InvalidRequest` where so many cannot share the run.
     """
+    ranks = ranks or config.ranks
+    check_division(config, spec, ranks)
     if bucket is None and config.method == "stage-two":  # as many latent frames as a window has slots
         bucket = ((SLOTS - 1) * spec.temporal_scale + 1, spec.native_height, spec.native_width)
-    limit = int(min(machine.free_bytes, config.budget or machine.free_bytes) * SHARE)
+    free = machine.free_bytes // (ranks if machine.device == "cpu" else 1)  # processes on a processor share its memory
+    limit = int(min(free, config.budget or free) * SHARE)
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
     tried = []
     for policy, streamed in _ways(spec, config, machine, wanted):
@@ -80,6 +87,7 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
                                       ("memory auto", config.memory not in ("auto", "offload")),
                                       ("streaming auto", config.streaming == "no" and not config.dora),
                                       ("a smaller batch", config.batch > 1), ("fewer frames or smaller clips", True),
+                                      ("sequence_parallel over several GPUs", machine.device != "cpu" and config.sequence_parallel == 1),
                                       ("optimizer adamw8bit", config.optimizer in ("adam", "adamw", "prodigy"))) if useful]
     raise CannotFit(f"training {spec.name} like this needs {least.bytes / 2**30:.1f} GiB, and {limit / 2**30:.1f} GiB can be used. "
                     f"What helps: {', '.join(ways)}.")
@@ -101,13 +109,16 @@ def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequen
 
 def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None,
          streamed: str = "", ranks: int = 1) -> Choice:
-    """Memory and arithmetic of one update with `policy`, the base's blocks `streamed` from 'ram' or 'disk' or on the device ('')."""
+    """Memory and arithmetic of one update with `policy`, of each of `ranks` processes, the base's blocks `streamed` from 'ram' or 'disk' or
+    on the device ('')."""
     frames, height, width = bucket or (spec.native_frames, spec.native_height, spec.native_width)
     dtype = config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
     number = NUMBER_BYTES[dtype]
     shape = Shape(frames, height, width, False)
-    count = tokens(spec, shape)
-    one_map = config.batch * count * spec.width * number
+    count, parts_of_clip = tokens(spec, shape), config.sequence_parallel
+    whole_map = config.batch * count * spec.width * number
+    one_map = config.batch * -(-count // parts_of_clip) * spec.width * number
+    exchange = EXCHANGED_MAPS * one_map + WHOLE_MAPS * whole_map if parts_of_clip > 1 else 0
     full = config.method == "full"
     kind = {"full": "full", "stage-two": "all"}.get(config.method, config.targets)
     block = KEPT_MAPS.get(kind, KEPT_MAPS["all"])[number == 4] * one_map
@@ -127,13 +138,13 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
         weights = {name: size if name == "lora" else size // ranks for name, size in weights.items()}
         weights["weights"] += there
     parts = weights | {
-             "blocks": int(kept), "work": int(at_work + 6 * one_map + latents)
+             "blocks": int(kept), "work": int(at_work + 6 * one_map + exchange + latents)
              + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}
     parts |= first_frame_bytes(spec, config, (frames, height, width), dtype, parts["blocks"] + parts["work"])
     again = sum(word != "keep" for word in policy) / max(1, len(policy))
     forward = config.batch * spec.layers * (24.0 * count * spec.width**2 + 4.0 * count**2 * spec.width)
     # Backward: the base's gradients to its inputs (as much as forward), LoRA's own are small; attention's backward is 2.5 times forward.
-    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again), streamed)
+    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again) / ranks, streamed)
 
 
 def first_frame_bytes(spec: ModelSpec, config: TrainConfig, size: Size, dtype: str, free: int) -> dict[str, int]:

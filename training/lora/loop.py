@@ -19,6 +19,7 @@ import torch
 from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 from engine.models.cogvideox import CogVideoX
+from engine.parallel.backward import GradientMesh
 from engine.spec import ModelSpec
 from training.lora import checkpoint, evaluate
 from training.lora.adapter import Adapter
@@ -29,9 +30,11 @@ from training.lora.memory import use_policy
 from training.lora.objective import Batch, Batches, Noise, squared_error
 from training.lora.optimizers import make_optimizer, restore, set_rate, state_of
 from training.lora.order import Order, first_visit, share
+from training.lora.processes import check_division
 from training.lora.rundir import RunDir
 from training.lora.samples import Sample, SampleSet
 from training.lora.schedules import factor
+from training.lora.sequence import Sequence
 from training.lora.sharding import whole
 from training.lora.stage_two import StageTwoWeights, Windows
 from training.lora.streams import seed_of
@@ -48,6 +51,27 @@ class World:
     rank: int = 0
     size: int = 1
     add: Callable[[torch.Tensor], None] = lambda tensor: None
+    mesh: GradientMesh | None = None
+    """Of the team that divides the tokens of its clips; None where each process has whole clips."""
+
+    @property
+    def parts(self) -> int:
+        """Processes of a team."""
+        return 1 if self.mesh is None else self.mesh.degrees.ranks
+
+    @property
+    def teams(self) -> int:
+        return self.size // self.parts
+
+    @property
+    def team(self) -> int:
+        """Number of this process's team."""
+        return self.rank // self.parts
+
+    @property
+    def speaks(self) -> bool:
+        """True for the one process of each team whose loss counts: the others have the same."""
+        return self.rank % self.parts == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +95,15 @@ class Trainer:
         self.world = world or World()
         if not samples.train:
             raise InvalidRequest("dataset", "has no clip to train on: all are held out or left out.")
-        if config.accumulate % self.world.size:
-            raise InvalidRequest("accumulate", f"is {config.accumulate}, which {self.world.size} processes cannot share evenly; it counts "
-                                               "the passes of a step over all of them.", suggestion=self.world.size)
         self.spec: ModelSpec = model.spec
+        check_division(config, self.spec, self.world.size)
         self.adapter = trained_by(model.transformer, config, self.spec)
         self.sharded = config.sharding == "fsdp" and self.world.size > 1
         """Every pass through the model takes all processes."""
         if self.sharded:
             self.adapter.share_out(model.device)
+        mesh = self.world.mesh
+        self.sequence = None if mesh is None else Sequence(model.transformer, self.spec, mesh)
         use_policy(model.transformer, policy or ("keep",) * self.spec.layers)
         self.optimizer = make_optimizer(config, self.adapter.parameters.values())
         self.velocity = Velocity(model)
@@ -125,7 +149,7 @@ class Trainer:
                                              power=config.power, rate=config.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss, times = torch.zeros((), dtype=torch.float64), []
-        for at in share(passes, self.world.rank, self.world.size):
+        for at in share(passes, self.world.team, self.world.teams):
             value, seen = self.backward(chosen[at], at, total)
             loss += value
             times += seen
@@ -148,11 +172,15 @@ class Trainer:
         weights = self.noise.snr_weight(batch.times, config.min_snr) if config.min_snr else None
         scale = FP16_SCALE if self.model.dtype == torch.float16 else 1.0
         self.adapter.about_to_see(batch)
-        with self._dropping(position):
+        with self._dropping(position), self._sharing(batch):
             velocity = self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
             loss = squared_error(velocity, batch, weights).sum() / total
             (loss * scale).backward()
         return float(loss.detach()), batch.times.tolist()
+
+    def _sharing(self, batch: Batch) -> Any:
+        """Where a team divides the tokens of its clips: there and back."""
+        return nullcontext() if self.sequence is None else self.sequence.sharing(tuple(batch.noisy.shape), batch.text.shape[1])
 
     def _dropping(self, position: int) -> Any:
         """LoRA dropout draws from torch's own generators: they are set by position for the pass, and are as before after it."""
@@ -168,7 +196,7 @@ class Trainer:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         if self.world.size > 1:
-            self.world.add(loss)
+            self.world.add(loss if self.world.speaks else loss.zero_())
             for gradient in gradients:
                 if self.adapter.shared_out:
                     gradient.mul_(self.world.size)  # FSDP summed them already, and took the mean
@@ -182,11 +210,17 @@ class Trainer:
 
     # ---- looking
 
+    @property
+    def looks(self) -> bool:
+        """Whether a look takes this process: the first alone, its team, or all where each has a share of the weights."""
+        return self.world.team == 0 or self.sharded
+
     def look(self) -> evaluate.Look:
         """The held-out loss now, of what would be exported."""
         def predict(batch: Batch) -> torch.Tensor:
             self.adapter.about_to_see(batch)
-            return self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
+            with self._sharing(batch):
+                return self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
 
         with self.adapter.showing():
             return evaluate.look(self.batches, predict, self.samples.held_out, self.samples.train, self.config.eval_clips)

@@ -88,7 +88,8 @@ class Session:
                 what = {"fingerprint": f"the base {spec.name}", "device": "the device"}[name]
                 raise InvalidRequest("run", f"{what} is not what this run began with, so it cannot go on exactly ({facts[name][:12]} was, "
                                             f"{now[:12]} is). Put it back, or begin a new run.")
-        threads = int(facts.get("threads") or config.threads or self.machine.cores)
+        shared = self.world.size if self.machine.device == "cpu" else 1
+        threads = int(facts.get("threads") or config.threads or max(1, self.machine.cores // shared))
         deterministic(threads)
         choice = choose_memory(spec, config, self.machine, ranks=self.world.size)
         model = load_base(spec, config, self.machine, choice.streamed)
@@ -180,7 +181,7 @@ class Session:
     def look(self, trainer: Trainer) -> None:
         """The held-out loss where it is due, once for each step."""
         every = self.config.eval_steps
-        if not every or (trainer.step % every and trainer.step != self.config.steps) or not (self.first or trainer.sharded):
+        if not every or (trainer.step % every and trainer.step != self.config.steps) or not trainer.looks:
             return
         found = trainer.look()
         if not self.first:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 import torch
 
-from engine.errors import InvalidRequest
 from engine.hardware import Hardware
+from engine.parallel.backward import GradientMesh
+from engine.parallel.degrees import Degrees
 from training.lora.loop import World
+from training.lora.processes import check_devices
+
+PATIENCE = timedelta(hours=6)
+"""Of any exchange: the others wait while the first process makes previews. That one of them died the launcher notices."""
 
 
 def of_rank(machine: Hardware, environment: Mapping[str, str]) -> Hardware:
@@ -21,21 +27,20 @@ def of_rank(machine: Hardware, environment: Mapping[str, str]) -> Hardware:
     size, rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("LOCAL_RANK", "0"))
     if size < 2 or machine.device == "cpu":
         return machine
-    own = next((gpu for gpu in machine.gpus if gpu.device == f"cuda:{rank}"), None)
-    if own is None:
-        raise InvalidRequest("processes", f"are {size}, and this computer has {len(machine.gpus)} GPUs; each process needs one of its own.",
-                             suggestion=len(machine.gpus))
+    check_devices(machine, int(environment.get("LOCAL_WORLD_SIZE", size)))
+    own = next(gpu for gpu in machine.gpus if gpu.device == f"cuda:{rank}")
     return replace(machine, device=own.device, name=own.name, total_bytes=own.total_bytes, free_bytes=own.free_bytes)
 
 
-def the_world(machine: Hardware) -> World:
-    """One process unless `accelerate launch` started more; then gradients are summed over all of them: data parallel, where the passes
-    of a step are shared out (`order.share`) and every process ends it with the same weights."""
+def the_world(machine: Hardware, sequence: int = 1) -> World:
+    """One process unless `accelerate launch` started more; then gradients are summed over all of them. The passes of a step are dealt out
+    (`order.share`) over teams of `sequence` processes, which divide the tokens of each clip (`training.lora.sequence`); every process
+    ends the step with the same weights. `training.lora.processes` says what divides."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return World()
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
-    accelerator = Accelerator(cpu=machine.device == "cpu")
+    accelerator = Accelerator(cpu=machine.device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
     def add(tensor: torch.Tensor) -> None:
         if accelerator.device.type == tensor.device.type:
@@ -45,4 +50,6 @@ def the_world(machine: Hardware) -> World:
         torch.distributed.all_reduce(there)
         tensor.copy_(there)
 
-    return World(accelerator.process_index, accelerator.num_processes, add)
+    size = accelerator.num_processes
+    mesh = None if sequence == 1 else GradientMesh(Degrees(ulysses=sequence), accelerator.device, teams=size // sequence)
+    return World(accelerator.process_index, size, add, mesh)

@@ -27,6 +27,7 @@ from engine.events import Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.memory.placement import Placement
 from training.lora.config import TrainConfig
 from training.lora.forecast import choose_memory, lora_numbers
+from training.lora.processes import check_devices
 from training.lora.rundir import EXITS, RunDir
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class TrainWork:
         log_file = attempt.settings.job_dir(attempt.job.id) / "training.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as out:
-            command = launch_command(self.run_dir.folder, self.models_dir, self.datasets_dir, self.device, parent=os.getpid())
+            command = launch_command(self.run_dir.folder, self.models_dir, self.datasets_dir, self.device, parent=os.getpid(),
+                                     processes=self.config.ranks)
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                                        env=environment())
             try:
@@ -183,6 +185,7 @@ class _Train:
         config, _facts, _created = run.read()
         spec = place.engine.spec(config.model, place.settings.models_dir)
         machine = place.engine.hardware(config.device or None)
+        check_devices(machine, config.ranks)
         choice = choose_memory(spec, config, machine)
         kept = (config.keep + 2) * lora_numbers(spec, config) * 4 * 4
         notes = (f"Memory: {choice.bytes / 2**30:.1f} GiB expected; {choice.words}.",)
