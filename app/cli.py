@@ -44,6 +44,7 @@ from app.cli_lora import lora_app
 from app.cli_loras import added as _added_loras
 from app.cli_loras import loras_app, stand_ins
 from app.cli_models import models_app
+from app.cli_published import add_commands as add_publishing
 from app.cli_queue import queue_app
 from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
@@ -59,9 +60,10 @@ from engine.video.publish import storage_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Make videos with open video-diffusion models, on your own machine.")
-history_app = typer.Typer(no_args_is_help=True, help="Clips: list, show, restore, rebuild.")
+history_app = typer.Typer(no_args_is_help=True, help="Clips: list, show, restore, publish, rebuild.")
 app.add_typer(queue_app, name="queue")
 app.add_typer(history_app, name="history")
+add_publishing(history_app)
 app.add_typer(models_app, name="models")
 app.add_typer(loras_app, name="loras")
 app.add_typer(lora_app, name="lora")

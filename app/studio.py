@@ -27,16 +27,18 @@ from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
 from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
+from app.published import PublicGallery
 from app.queue.devices import mode_of, set_mode, shared_out
 from app.queue.door import Engine, open_engine
 from app.queue.kinds import GENERATE
 from app.queue.process import this_process
 from app.queue.reports import SUPERVISOR, key_of, living
 from app.refining import Refining
+from app.restoring import request_of
 from app.settings import Settings
 from app.training import Trainings
 from engine.alternatives import Alternative, Alternatives, alternatives, in_words
-from engine.errors import AwaitingReview, InvalidRequest
+from engine.errors import AwaitingReview
 from engine.events import Event
 from engine.hardware import Hardware
 from engine.inputs import input_file
@@ -75,6 +77,8 @@ class Studio:
         """More frames for a clip or a video, `sprocket interpolate`."""
         self.refining = Refining(settings, self.spec, self.loras)
         """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
+        self.published = PublicGallery(self)
+        """Clips that others may look at, `sprocket history publish`."""
         self.datasets = Datasets(settings, self.spec, self.refining.describer)
         """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
@@ -289,8 +293,10 @@ class Studio:
         return self._saved(self.store.clips.set_favourite(checked_id(clip_id, "clip"), bool(favourite), owner=owner))
 
     def trash(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
-        """Out of the gallery; `untrash` brings it back. The files stay."""
-        return self._saved(self.store.clips.set_trashed(checked_id(clip_id, "clip"), time.time(), owner=owner))
+        """Out of the gallery, also the public one; `untrash` brings it back to the owner's. The files stay."""
+        clip = self._saved(self.store.clips.set_trashed(checked_id(clip_id, "clip"), time.time(), owner=owner))
+        self.published.forget(clip.id)
+        return clip
 
     def untrash(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
         return self._saved(self.store.clips.set_trashed(checked_id(clip_id, "clip"), None, owner=owner))
@@ -300,11 +306,11 @@ class Studio:
 
     def clip_request(self, clip_id: str, *, owner: str = LOCAL) -> GenerationRequest:
         """What to ask for to get this clip again."""
-        return _request_of(self.clip(clip_id, owner=owner).recipe)
+        return request_of(self.clip(clip_id, owner=owner).recipe)
 
     def request_from_file(self, path: Path) -> GenerationRequest:
         """The request in a Sprocket mp4 or sidecar from anywhere. Raises InvalidRequest."""
-        return _request_of(read_recipe(Path(path)))
+        return request_of(read_recipe(Path(path)))
 
     def missing_loras(self, source: str, *, owner: str = LOCAL) -> list[str]:
         """Of the LoRAs that made a clip (its id, mp4 or sidecar) those that are not here, as people know them."""
@@ -441,10 +447,3 @@ class Studio:
 
 def _wish(request: GenerationRequest | Mapping[str, Any]) -> GenerationRequest:
     return request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
-
-
-def _request_of(recipe: Mapping[str, Any]) -> GenerationRequest:
-    if recipe.get("kind", GENERATE) != GENERATE:
-        raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
-                                     "from.")
-    return GenerationRequest.from_mapping(recipe["request"])

@@ -10,10 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from app.errors import NotFound
 from app.history.ids import new_id
+from app.history.published import UNPUBLISHED
 from app.history.records import Clip, ClipPage, ClipQuery, Project
 from app.history.rows import clip_of, project_of, search_text
 from app.history.schema import clips, projects
-from app.history.substring import holds
+from app.history.substring import holds, words_of
 from app.history.transactions import Transactions
 from engine.errors import InvalidRequest
 from engine.interpolate.recipe import ALSO_FROM
@@ -160,7 +161,8 @@ class Clips:
         return self._changed(clip_id, owner, favourite=int(favourite))
 
     def set_trashed(self, clip_id: str, at: float | None, *, owner: str) -> Clip:
-        return self._changed(clip_id, owner, trashed_at=at)
+        """What is put into the trash is not published any more, and not again when it is put back."""
+        return self._changed(clip_id, owner, trashed_at=at, **({} if at is None else UNPUBLISHED))
 
     def set_project(self, clip_id: str, project_id: str, *, owner: str) -> Clip:
         def work(c: Connection) -> Clip:
@@ -258,7 +260,5 @@ def _conditions(query: ClipQuery, owner: str) -> list[ColumnElement[bool]]:
         where.append(clips.c.model == query.model)
     if query.favourites_only:
         where.append(clips.c.favourite == 1)
-    # a substring, not LIKE: % and _ are just characters, and casefold() knows more letters than SQLite's lower()
-    words = query.words.encode("utf-8", "replace").decode().replace("\0", " ").casefold().split()[:32]
-    where += [holds(clips.c.search, word) for word in words]
+    where += [holds(clips.c.search, word) for word in words_of(query.words)]
     return where

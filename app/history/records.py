@@ -148,6 +148,8 @@ class Clip:
     trashed_at: float | None = None
     missing: bool = False
     """The file is not where the row says."""
+    published_at: float | None = None
+    """Since when others may look at it, by its owner's act; None: nobody else."""
 
     @property
     def parents(self) -> tuple[str, ...]:

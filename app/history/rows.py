@@ -37,12 +37,18 @@ def clip_values(clip: Clip) -> dict[str, Any]:
     """The columns of a clip's row."""
     values = {name: getattr(clip, name) for name in _CLIP_FIELDS}
     return values | {"recipe": json.dumps(clip.recipe), "favourite": int(clip.favourite), "missing": int(clip.missing),
-                     "search": search_text(clip.prompt, clip.name)}
+                     "search": search_text(clip.prompt, clip.name),
+                     "public_search": None if clip.published_at is None else public_text(clip.prompt)}
 
 
 def search_text(prompt: str, name: str) -> str:
     """What the gallery's search looks through."""
     return f"{prompt}\n{name}".casefold()
+
+
+def public_text(prompt: str) -> str:
+    """What the public gallery's search looks through: a clip's name is its owner's own."""
+    return prompt.casefold()
 
 
 def project_of(row: Row[Any]) -> Project:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from app.history.records import JobState
 
-HEAD = "0004"
+HEAD = "0005"
 
 metadata = MetaData()
 _LARGE = Integer().with_variant(BigInteger, "postgresql")
@@ -119,12 +119,15 @@ clips = Table(
     Column("trashed_at", Float),
     Column("missing", Integer, nullable=False, server_default="0"),
     Column("sidecar_stale", Integer, nullable=False, server_default="0"),
+    Column("published_at", Float),
+    Column("public_search", Text),
     UniqueConstraint("job_id", name="uq_clips_job_id"),
     UniqueConstraint("file", name="uq_clips_file"),
     Index("ix_clips_owner_created", "owner", "created_at"),
     Index("ix_clips_made_from", "made_from"),
     Index("ix_clips_model_created", "model", "created_at"),
     Index("ix_clips_project_id", "project_id"),
+    Index("ix_clips_published_at", "published_at"),
 )
 
 meta = Table(

@@ -94,6 +94,7 @@ def read_sidecar(media_dir: Path, path: Path) -> Clip | None:
         recipe = read_recipe(path)
         values = recipe.pop("clip")
         file = PurePosixPath(path.relative_to(media_dir)).with_suffix(".mp4").as_posix()
+        values["published_at"] = None if values["trashed_at"] is not None else values.get("published_at")  # older ones do not say
         clip = Clip(**{field.name: values[field.name] for field in fields(Clip)
                        if field.name not in ("recipe", "missing", "file")}, recipe=recipe, file=file)
         return clip if _sound(clip) else None
@@ -104,7 +105,7 @@ def read_sidecar(media_dir: Path, path: Path) -> Clip | None:
 def _sound(clip: Clip) -> bool:
     texts = (clip.owner, clip.name, clip.prompt, clip.model, clip.sha256)
     counts = (clip.size_bytes, clip.width, clip.height, clip.frames, clip.seed)
-    times = (clip.created_at, *([] if clip.trashed_at is None else [clip.trashed_at]))
+    times = (clip.created_at, *(at for at in (clip.trashed_at, clip.published_at) if at is not None))
     if not all(isinstance(text, str) for text in texts):
         return False
     for text in texts:

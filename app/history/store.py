@@ -12,6 +12,7 @@ from app.history.clips import Clips, Projects
 from app.history.jobs import Jobs
 from app.history.leases import Leases
 from app.history.migrate import migrate
+from app.history.published import Published
 from app.history.schema import meta
 from app.history.transactions import open_database
 from app.settings import Settings
@@ -26,6 +27,7 @@ class Store:
         self.leases = Leases(self.database, settings.lease_seconds)
         self.clips = Clips(self.database)
         self.projects = Projects(self.database)
+        self.published = Published(self.database)
 
     def migrate(self, backups_dir: Path) -> None:
         migrate(self.database, backups_dir)

@@ -30,3 +30,8 @@ def _strpos(element: _Position, compiler: Any, **options: Any) -> str:
 def holds(text: ColumnElement[str], part: str) -> ColumnElement[bool]:
     """True where `part` occurs in `text`; % and _ are just characters."""
     return _Position(text, part) > 0
+
+
+def words_of(said: str) -> list[str]:
+    """The words of a search, as the columns that are searched spell them. `casefold` knows more letters than SQLite's lower()."""
+    return said.encode("utf-8", "replace").decode().replace("\0", " ").casefold().split()[:32]

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.errors import NotAllowed
 from app.history.usage import unfinished, usage_of
 from app.sharing.belongings import Belongings, as_mapping
+from app.sharing.gallery import OwnedGallery
 from app.sharing.parts import PARTS, OwnedPart
 from app.sharing.quotas import Pace, Standing, check_bytes, check_jobs, check_prompt
+from app.sharing.roles import allowed, has_owner
 from app.sharing.settings import SharingSettings
 from app.sharing.visitor import ANONYMOUS, Role, Visitor
 from app.studio import Studio
@@ -70,6 +70,10 @@ class OwnedStudio:
     @property
     def loras(self) -> Gated:
         return Gated(self._studio.loras, LORA_ROLES, self._who, "LoRAs")
+
+    @property
+    def published(self) -> OwnedGallery:
+        return OwnedGallery(self._studio.published, self._who, self._limits)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "store":
@@ -130,16 +134,6 @@ class OwnedStudio:
         return usage_of(self._studio.store, owner).clip_bytes + self._belongings.size(owner)
 
 
-def has_owner(use_case: Callable[..., Any]) -> bool:
-    """Does it belong to an owner?"""
-    return _has_owner(getattr(use_case, "__func__", use_case))
-
-
-@functools.lru_cache(maxsize=256)
-def _has_owner(function: Callable[..., Any]) -> bool:
-    return "owner" in inspect.signature(function).parameters
-
-
 class Gated:
     """Something all share: whoever has the role may use that part of it, the rest is for admins."""
 
@@ -153,14 +147,3 @@ class Gated:
         if need is not VIEWER or self._who() is not None:
             allowed(self._who(), need, f"{self._word}: {name.replace('_', ' ')}")
         return getattr(self._thing, name)
-
-
-def allowed(visitor: Visitor | None, need: Role | None, what: str) -> Visitor:
-    """The visitor, if the role suffices. Raises NotAllowed."""
-    if visitor is None:
-        raise NotAllowed("You are not signed in, or your session is over. Sign in again.")
-    if need is None:
-        raise NotAllowed(f"“{what}” is not done from a page; use the command line on the studio's own machine.")
-    if visitor.role < need:
-        raise NotAllowed(f"Your role here is {visitor.role.word}; “{what}” needs the role {need.word}. Ask whoever runs this studio.")
-    return visitor

@@ -40,6 +40,8 @@ class SharingSettings(BaseSettings):
     """The same for somebody on a Space who has not signed in; 0: signing in is needed to make anything."""
     anonymous_hours: float = Field(default=24.0, gt=0.0)
     """What somebody made who had not signed in is deleted after so long."""
+    open_gallery: bool = False
+    """Lets people who have not signed in look at the clips that others have published."""
     queue_size: int = Field(default=64, ge=1)
     """Most jobs of all people that run or wait."""
     submits_a_minute: int = Field(default=20, ge=1)

@@ -112,14 +112,16 @@ def keep_house(studio: Studio, sharing: SharingSettings, there: Path | None) -> 
 
 
 def expire(studio: Studio, hours: float, there: Path | None, now: float | None = None) -> int:
-    """Deletes the clips of browsers that never signed in, `hours` after they were made; their rows say that the file is gone."""
+    """Deletes the clips of browsers that never signed in, `hours` after they were made; nobody sees them any more."""
     old = made_before(studio.store, ANONYMOUS, (time.time() if now is None else now) - hours * 3600)
-    for _id, file in old:
+    for clip, file in old:
         if there is not None:
             bucket.forget(there, file)
         path = studio.settings.media_dir / file
         for ending in (".json", ".mp4", ".webp"):
             path.with_suffix(ending).unlink(missing_ok=True)
+        studio.published.forget(clip)
     if old:
         studio.store.clips.set_missing([clip for clip, _file in old], True)
+        studio.store.published.withdraw(clip for clip, _file in old)
     return len(old)

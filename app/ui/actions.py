@@ -29,6 +29,7 @@ from app.ui.length import LENGTH_ACTIONS
 from app.ui.loras import LORA_ACTIONS
 from app.ui.model_actions import MODEL_ACTIONS
 from app.ui.parts import OWNER, Changes, Parts, remembered, remembered_batch
+from app.ui.public_actions import PUBLIC_ACTIONS
 from app.ui.refine import REFINE_ACTIONS, reset
 from app.ui.source import panel
 from app.ui.source_actions import SOURCE_ACTIONS
@@ -141,6 +142,17 @@ def remix(click: Click) -> Changes:
     return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice, made_from=clip.id)
 
 
+def remix_public(click: Click) -> Changes:
+    """The settings of somebody's published clip into the form. It is no parent: what others made is not one's own lineage."""
+    clip = click.studio.published.clip(click.text("clip"))
+    request = click.studio.published.request(clip.id)
+    notice = f"Settings of “{short(clip.prompt, 50)}”, seed included."
+    if clip.starts_from:
+        notice += f" It started from {' and '.join(clip.starts_from)}, which its owner keeps: bring your own."
+    notice += create.gone_words(click.studio.loras.missing(clip.recipe))
+    return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice)
+
+
 def restore(click: Click) -> Changes:
     clip = click.studio.clip(click.text("clip"), owner=OWNER)
     request = click.studio.clip_request(clip.id, owner=OWNER)
@@ -250,6 +262,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         take_back,
         edit,
         remix,
+        remix_public,
         restore,
         again,
         unremix,
@@ -274,6 +287,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         *INTERPOLATE_ACTIONS,
         *REFINE_ACTIONS,
         *LENGTH_ACTIONS,
+        *PUBLIC_ACTIONS,
     )
 }
 

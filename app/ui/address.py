@@ -2,7 +2,7 @@
 reload, back, a bookmark and a second tab all show the same.
 
     /?view=create&job=ID        /?view=queue        /?view=gallery&words=red&model=pocket&favourites=1&sheet=2
-    /?view=gallery&clip=ID      /?view=gallery&trash=1      /?view=models
+    /?view=gallery&clip=ID      /?view=gallery&trash=1      /?view=gallery&public=1      /?view=models
     /?view=train                /?view=train&set=ID&step=captions&show=problems
     /?view=train&run=all        /?view=train&run=ID     /?view=train&run=new&set=ID&origin=ID
 
@@ -20,7 +20,7 @@ from app.history.records import ClipQuery
 VIEWS = ("create", "queue", "gallery", "models", "train")
 MAX_ADDRESS = 4000
 MAX_PAGE = 1_000_000
-FLAGS = ("favourites", "trash")
+FLAGS = ("favourites", "trash", "public")
 TEXTS = ("words", "project", "model", "clip", "job", "set", "step", "shapes", "show", "run", "origin")
 
 
@@ -44,6 +44,8 @@ class Address:
     model: str = ""
     favourites: bool = False
     trash: bool = False
+    public: bool = False
+    """Everybody's published clips, not one's own."""
     run: str = ""
     """A training run; 'new' for the form."""
     origin: str = ""

@@ -10,6 +10,7 @@
     client.predict("<clip id>", 24, api_name="/interpolate")  -> job id; (clip, fps, slow, method, video, then, between)
     client.predict("ball goes up", api_name="/refine")        -> {text, original, notes, backend, tokens, max_tokens, fallback}
     client.predict("<job id>", api_name="/key_frames")        -> {frames: [...]} of a job with review; "/edit_key_frame", "/go_on" act on it
+    client.predict("<clip id>", api_name="/publish")          -> {id, published_at}; "/unpublish", "/public_clips": `gallery_api`
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
 `clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
@@ -23,8 +24,9 @@ from typing import Any
 
 import gradio as gr
 
-from app.history.records import Clip, ClipQuery, Job
+from app.history.records import Clip, Job
 from app.queue.kinds import job_title
+from app.ui.gallery_api import checked_search, gallery_endpoints
 from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
 from app.ui.refine_api import refine_endpoint
@@ -34,7 +36,6 @@ from engine.errors import InvalidRequest
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
                   "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "precision", "budget",
                   "device", "cache", "cfg_gate", "key_frames", "fps", "given", "review", "wish", "refiner")
-MAX_WORDS = 200
 
 
 def job_json(job: Job, clip: Clip | None) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def clip_json(clip: Clip) -> dict[str, Any]:
         "sha256": clip.sha256,
         "favourite": clip.favourite,
         "made_from": clip.made_from,
+        "published_at": clip.published_at,
         "kind": kind_of_clip(clip),
         "created_at": clip.created_at,
     }
@@ -154,7 +156,7 @@ def add_endpoints(studio: Any) -> None:
         return job_state(job_id)
 
     endpoints: list[Callable[..., Any]] = [submit, job, cancel, _clips_endpoint(studio), _models_endpoint(studio), _loras_endpoint(studio),
-                                           _interpolate_endpoint(studio), refine_endpoint(studio),
+                                           _interpolate_endpoint(studio), refine_endpoint(studio), *gallery_endpoints(studio),
                                            *_batch_endpoints(studio, job_state), *_key_frame_endpoints(studio, job_state)]
     for endpoint in endpoints:
         gr.api(guarded(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
@@ -163,11 +165,7 @@ def add_endpoints(studio: Any) -> None:
 def _clips_endpoint(studio: Any) -> Callable[..., dict]:
     def clips(words: Any = None, page: Any = None) -> dict:
         """Finished clips, newest first, 24 a page; every one of `words` occurs in the prompt or the name."""
-        if words is not None and (not isinstance(words, str) or len(words) > MAX_WORDS):
-            raise InvalidRequest("words", f"must be text of at most {MAX_WORDS} characters.")
-        if page is not None and (isinstance(page, bool) or not isinstance(page, int) or not 1 <= page <= 10**6):
-            raise InvalidRequest("page", f"must be a whole number from 1, not {str(page)[:40]!r}.")
-        found = studio.clips(ClipQuery(words=words or "", page=page or 1), owner=OWNER)
+        found = studio.clips(checked_search(words, page), owner=OWNER)
         shown = [clip_json(clip) for clip in found.clips]
         return {"clips": shown, "page": found.page, "pages": found.pages, "total": found.total}
 

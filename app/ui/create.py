@@ -291,7 +291,11 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
 
 def without(studio: Any, source: str) -> str:
     """A sentence for the LoRAs that made a clip (its id or file) and are not on this machine; '' where all are."""
-    gone = studio.missing_loras(source, owner=OWNER)
+    return gone_words(studio.missing_loras(source, owner=OWNER))
+
+
+def gone_words(gone: list[str]) -> str:
+    """The sentence itself; `gone`: LoRAs as people know them."""
     return f" Not on this machine: the LoRA{'s' if len(gone) > 1 else ''} {', '.join(gone)}." if gone else ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 
 from app.sharing.access import Access
+from app.sharing.gallery import PATHS
 from app.sharing.visitor import SCOPE_KEY, Role, Visitor, asking
 from app.ui.guard import READING, Receive, Scope, Send
 from engine.errors import SprocketError
@@ -50,7 +51,7 @@ class Gate:
         except SprocketError:  # which file that is, strangers need not know
             await refuse(send, 503, "Nobody can sign in just now: the users file is damaged.")
             return
-        if visitor is None and path not in OPEN and not (self.access.own_paths and path.startswith(self.access.own_paths)):
+        if visitor is None and not self._open(scope["method"], path):
             known = self.access.welcome() if wants_page(scope) else None
             if known is None:
                 await _ask_in(scope, send)
@@ -62,6 +63,12 @@ class Gate:
             await self._inside(scope, receive, send, visitor)
         finally:
             asking.reset(mark)
+
+    def _open(self, method: str, path: str) -> bool:
+        """May people read this who have not signed in? Behind it only what is published is there for them."""
+        if path in OPEN or (self.access.own_paths and path.startswith(self.access.own_paths)):
+            return True
+        return self.access.sharing.open_gallery and method in READING and PATHS.fullmatch(path) is not None
 
     async def _inside(self, scope: Scope, receive: Receive, send: Send, visitor: Visitor | None) -> None:
         path, method = scope["path"], scope["method"]

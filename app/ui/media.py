@@ -3,6 +3,7 @@
 GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seeking works
 GET /media/clips/{clip}.json               the recipe
 GET /media/posters/{clip}.webp
+                                           mp4 and poster also of what others have published (`app.published`)
 GET /media/previews/{job}.webp             changes while the job runs
 GET /media/datasets/{set}/{clip}.webp, .mp4    a clip to train on: its picture, and its own file
 GET /media/inputs/{name}.webp?width&height&fit&frames&fps   an image or video to start from, as it will be fitted
@@ -18,6 +19,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from app.key_frames import picture
+from app.sharing.gallery import OwnedGallery
 from app.ui.parts import OWNER
 from engine.errors import SprocketError
 
@@ -28,6 +30,8 @@ SAFE = {
 }
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NEVER = {"Cache-Control": "no-store"}
+ASKED = {"Cache-Control": "private, no-cache"}
+"""Of what another has published: it may not be there any more."""
 
 
 def media_routes(studio: Any) -> APIRouter:
@@ -36,9 +40,11 @@ def media_routes(studio: Any) -> APIRouter:
 
     @router.api_route("/clips/{clip_id}.mp4", methods=["GET", "HEAD"])
     def clip(clip_id: str, download: str = "") -> Response:
-        found = _find(lambda: studio.clip_path(clip_id, owner=OWNER))
+        found, caching = _find(lambda: studio.clip_path(clip_id, owner=OWNER)), FOREVER
+        if found is None and shared(studio):
+            found, caching = _find(lambda: studio.published.video(clip_id)), ASKED
         name = found.name if found and download == "1" else None
-        return _file(found, "video/mp4", FOREVER, name)
+        return _file(found, "video/mp4", caching, name)
 
     @router.get("/clips/{clip_id}.json")
     def recipe(clip_id: str) -> Response:
@@ -49,7 +55,10 @@ def media_routes(studio: Any) -> APIRouter:
 
     @router.get("/posters/{clip_id}.webp")
     def poster(clip_id: str) -> Response:
-        return _file(_find(lambda: studio.poster_path(clip_id, owner=OWNER)), "image/webp", FOREVER)
+        found, caching = _find(lambda: studio.poster_path(clip_id, owner=OWNER)), FOREVER
+        if found is None and shared(studio):
+            found, caching = _find(lambda: studio.published.poster(clip_id)), ASKED
+        return _file(found, "image/webp", caching)
 
     @router.get("/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
@@ -85,6 +94,11 @@ def media_routes(studio: Any) -> APIRouter:
         return Response(data, media_type="image/webp", headers=SAFE | FOREVER)
 
     return router
+
+
+def shared(studio: Any) -> bool:
+    """Do several people use it, so that one may have published something for another?"""
+    return isinstance(getattr(studio, "published", None), OwnedGallery)
 
 
 def _find(look: Callable[[], Path | None]) -> Path | None:

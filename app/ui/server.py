@@ -88,7 +88,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
         i18n=None,
     )
     keep_lean(app)
-    put_gate(app, access)
+    put_gate(app, access, studio)
     app.add_middleware(Guard, hosts=settings.allowed_hosts)
     app.add_middleware(Meter, metrics=metrics)
     return app

@@ -11,6 +11,7 @@ from app.sharing.access import Access
 from app.sharing.owned import OwnedStudio
 from app.space.access import has_oauth
 from app.ui.gate import Gate
+from app.ui.public import public_routes
 from app.ui.signin import signin_routes
 from app.ui.visiting import visitor_here
 
@@ -24,8 +25,8 @@ def owned(studio: Any, access: Access | None) -> Any:
     return mine
 
 
-def put_gate(app: FastAPI, access: Access | None) -> None:
-    """Call before the Host and Origin check is put in front, and before gradio is asked for anything."""
+def put_gate(app: FastAPI, access: Access | None, studio: Any) -> None:
+    """Call before the Host and Origin check is put in front, and before gradio is asked for anything. `studio`: from `owned`."""
     if access is not None:
         routes = app.router.routes
         before = len(routes)
@@ -33,6 +34,7 @@ def put_gate(app: FastAPI, access: Access | None) -> None:
             attach_oauth(app)
         else:
             app.include_router(signin_routes(access))
+        app.include_router(public_routes(studio))
         routes[:0] = [routes.pop() for _ in range(len(routes) - before)][::-1]  # gradio, mounted at /, would answer first
         app.add_middleware(Gate, access=access)
         app.user_middleware.sort(key=lambda each: each.cls is Gate)  # the platform's session is read before the gate asks for it

@@ -25,11 +25,11 @@ HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": POLICY, "X-Co
 
 def signin_routes(access: Access) -> APIRouter:
     """The routes over one doorkeeper."""
-    router = APIRouter()
+    router, gallery = APIRouter(), access.sharing.open_gallery
 
     @router.get("/signin")
     def page(request: Request) -> Response:
-        return HTMLResponse(signin_html(there=own_place(request.query_params.get("next", "/"))), headers=HEADERS)
+        return HTMLResponse(signin_html(there=own_place(request.query_params.get("next", "/")), gallery=gallery), headers=HEADERS)
 
     @router.post("/signin")
     async def sign_in(request: Request) -> Response:
@@ -43,10 +43,10 @@ def signin_routes(access: Access) -> APIRouter:
             token = await run_in_threadpool(access.sign_in, name, form.get("password", ""), access.address(peer, headers))
         except TooManyAttempts as error:
             wait = {"Retry-After": str(int(error.seconds) + 1)}
-            return HTMLResponse(signin_html(there=there, said=str(error), name=name), 429, headers=HEADERS | wait)
+            return HTMLResponse(signin_html(there=there, said=str(error), name=name, gallery=gallery), 429, headers=HEADERS | wait)
         except SprocketError as error:
             words = said(error) if error.code == "sign_in_refused" else "Nobody can sign in just now: the users file is damaged."
-            return HTMLResponse(signin_html(there=there, said=words, name=name), 401, headers=HEADERS)
+            return HTMLResponse(signin_html(there=there, said=words, name=name, gallery=gallery), 401, headers=HEADERS)
         answer = RedirectResponse(there, status_code=303, headers={"Cache-Control": "no-store"})
         answer.set_cookie(COOKIE, token, max_age=int(access.sharing.session_seconds), httponly=True, samesite="lax", path="/",
                           secure=access.is_https(peer, request.url.scheme, headers))

@@ -18,6 +18,7 @@ from app.ui.html.models import models_html
 from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
 from app.ui.parts import OWNER, remembered_batch
+from app.ui.public import gallery_of, public_view, section
 from engine.errors import SprocketError
 from engine.spec import ModelSpec
 
@@ -146,10 +147,12 @@ def ahead(studio: Any, job: Job) -> int:
 
 def gallery(studio: Any, at: Address) -> str:
     """The Gallery page: the grid, or the page of the clip the address names."""
+    if at.public:
+        return public_view(studio, at)
     projects = studio.projects(owner=OWNER)
     if not at.clip:
         page: ClipPage = studio.clips(at.query(), owner=OWNER)
-        return gallery_html(page, at, projects, [spec.name for spec in studio.models()])
+        return gallery_html(page, at, projects, [spec.name for spec in studio.models()], shared=gallery_of(studio) is not None)
     try:
         clip = studio.clip(at.clip, owner=OWNER)
     except NotFound:
@@ -161,7 +164,7 @@ def gallery(studio: Any, at: Address) -> str:
     parents, children = studio.lineage(clip.id, owner=OWNER)
     name = next((p.name for p in projects if p.id == clip.project_id), "")
     others = followers(clip, studio.clips(ClipQuery(page_size=FOLLOWERS_OF), owner=OWNER).clips)
-    return clip_html(clip, parents, children, name, at, others)
+    return clip_html(clip, parents, children, name, at, others, section(studio, clip))
 
 
 def models(studio: Any, said: object = "") -> str:

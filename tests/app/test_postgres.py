@@ -148,6 +148,9 @@ def test_a_studio_moves_to_the_server_with_its_clips_and_its_waiting_jobs(settin
     assert after.clip(made.id).seed == 2**62 and after.job(made.id).state is JobState.DONE
     assert after.job(waiting.id).state is JobState.QUEUED and after.job(waiting.id).request["prompt"] == "two"
     assert {project.name for project in after.projects()} >= {"Ärger"}
+    after.store.published.publish(made.id, owner="local", now=5.0)
+    assert after.published.page(ClipQuery(words="ONE")).total == 1 and after.published.page(ClipQuery(words="o%e")).total == 0
+    assert after.store.published.unpublish(made.id).published_at is None and after.published.page().total == 0
     assert after.clips(ClipQuery(words="ON")).total == 1
     after.close()
 

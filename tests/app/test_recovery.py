@@ -38,6 +38,7 @@ def shelf(studio: Studio, work_once: Work) -> tuple[Clip, Clip]:
     second = studio.clips(ClipQuery(words="two")).clips[0]
     studio.set_favourite(first.id)
     studio.rename(first.id, "The best")
+    studio.store.published.publish(first.id, owner="local", now=5.0)
     studio.trash(second.id)
     return studio.clip(first.id), studio.clip(second.id)
 

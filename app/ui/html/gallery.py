@@ -14,20 +14,23 @@ from app.ui.html.fill import fill_html
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
 from app.ui.html.loras import told
+from app.ui.html.public import tabs
 from app.ui.html.source import extend_html
 
 
-def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], models: Sequence[str]) -> str:
-    """The grid for the filters in `at`."""
+def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], models: Sequence[str], *, shared: bool = False) -> str:
+    """The grid for the filters in `at`. `shared`: there is a public gallery, too."""
     title = "Trash" if at.trash else "Gallery"
     count = f"{page.total:,} clip{'' if page.total == 1 else 's'}"
     head = f'<header class="page-head"><h1 class="page-title">{title}</h1><span class="quiet">{count}</span></header>'
     body = _grid(page, at) if page.clips else _nothing(at)
-    return f"{head}{_filters(at, projects, models)}{body}{_pages(page, at)}"
+    return f"{head}{tabs(at) if shared and not at.trash else ''}{_filters(at, projects, models)}{body}{_pages(page, at)}"
 
 
-def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address, others: Sequence[Clip] = ()) -> str:
-    """One clip: the video, what to do with it, where it comes from and all that made it. `others`: clips that may follow it."""
+def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address, others: Sequence[Clip] = (),
+              publishing: str = "") -> str:
+    """One clip: the video, what to do with it, where it comes from and all that made it. `others`: clips that may follow it;
+    `publishing`: markup for who may see it."""
     back = at.href(clip="", view="gallery")
     star = button(
         "★ Favourite" if clip.favourite else "☆ Favourite",
@@ -58,7 +61,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
     return (
         f'<nav class="crumbs" aria-label="Back">{link("← " + ("Trash" if at.trash else "Gallery"), back, kind="inline")}</nav>'
         f'<article class="clip" data-clip="{clip.id}"><div class="clip-main"><div class="screen" style="--shape:{shape:.4f}">{video}</div>'
-        f'<div class="actions">{actions}</div>{smooth}</div><div class="clip-side">{_name_form(clip)}'
+        f'<div class="actions">{actions}</div>{smooth}{publishing}</div><div class="clip-side">{_name_form(clip)}'
         f"{_facts(clip, project)}{hierarchy_html(clip)}{_lineage(parents, children)}{_recipe(clip)}</div></article>"
     )
 
@@ -105,6 +108,7 @@ def card(clip: Clip, at: Address) -> str:
     """A poster that links to the clip's page; hovering or focusing it plays the clip."""
     star = '<span class="star" title="Favourite">★</span>' if clip.favourite else ""
     gone = '<span class="gone">file missing</span>' if clip.missing else ""
+    gone += '<span class="gone">public</span>' if clip.published_at and not clip.missing else ""
     return (
         f'<li><a class="card" href="{esc(at.href(view="gallery", clip=clip.id, job=""))}" data-act="go" data-clip="{clip.id}" '
         f'data-play="{clip_url(clip.id)}">'

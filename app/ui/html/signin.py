@@ -5,10 +5,12 @@ from __future__ import annotations
 from app.ui.html.common import esc
 
 
-def signin_html(*, there: str = "/", said: str = "", name: str = "") -> str:
-    """The whole document. `there`: where to go afterwards; `said`: why it did not work."""
+def signin_html(*, there: str = "/", said: str = "", name: str = "", gallery: bool = False) -> str:
+    """The whole document. `there`: where to go afterwards; `said`: why it did not work; `gallery`: there is
+    something to look at without."""
     told = f'<p class="banner bad" role="alert" id="why">{esc(said)}</p>' if said else ""
     described = ' aria-describedby="why"' if said else ""
+    look = '<p class="quiet"><a href="/public">Look at what has been published</a></p>' if gallery else ""
     first, second = ("", " autofocus") if name else (" autofocus", "")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -20,7 +22,7 @@ def signin_html(*, there: str = "/", said: str = "", name: str = "") -> str:
         f' maxlength="64"{first}{described}></label>'
         f'<label>Password<input name="password" type="password" autocomplete="current-password" required maxlength="200"{second}></label>'
         '<button type="submit">Sign in</button></form>'
-        '<p class="quiet">Accounts are made by whoever runs this studio.</p></main></body></html>'
+        f'<p class="quiet">Accounts are made by whoever runs this studio.</p>{look}</main></body></html>'
     )
 
 
