@@ -29,6 +29,7 @@ def serve_from_settings(settings: Settings | None = None, *, public: bool = Fals
 
     settings = settings or Settings()
     sharing = SharingSettings(**({"public": True} if public else {}))
+    os.environ["SPROCKET_DATA_DIR"] = str(settings.data_dir)  # also for what asks the environment in this process
     os.environ.pop("SPROCKET_METRICS_TOKEN", None)  # read; the worker and whatever it starts need not have it
     access = access_for(sharing, settings.data_dir, reachable=share or not is_loopback(settings.host))
     if share and sharing.proxy_header:

@@ -16,7 +16,7 @@ RESULTS = ROOT / "bench" / "results"
 BENCHES = {
     "clean_clone": "a fresh clone to its first video, and what the shipped weights weigh",
     "startup": "sprocket generate from a cold process; memory of the web process; first answer and cancel over HTTP",
-    "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same bits, time ratio",
+    "engine_vs_pipeline": "our loop against diffusers' CogVideoXPipeline: same weights, same frames, time ratio",
     "video_io": "writing against diffusers' export_to_video at equal quality, reading against imageio, encoding behind decoding",
     "caches": "caches and the CFG gate on the pocket: transformer arithmetic saved, PSNR to the exact clip",
     "meta_memory": "live storage of the real classes at true sizes on the meta device, against the planner's formulas",

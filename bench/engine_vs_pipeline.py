@@ -1,15 +1,19 @@
-"""The engine against diffusers' own pipeline: same weights, same requests, one interleaved run, output compared bit for bit.
+"""The engine against diffusers' own pipeline: same weights, same requests, one interleaved run, output compared.
 
     python bench/engine_vs_pipeline.py [--model DIR] [--runs 5] [--steps N] [--dtype bf16|fp32] [--max-ratio 0.95]
 
 Both sides start from a loaded model and end with uint8 frames in memory: text encoding, all steps, decoding; the rounds
-alternate who goes first. Two more ratios are printed: sampling and decoding alone. The verdict is on wall time, or on
-processor time where other programs kept this one from a full core (wall time then measures them).
+alternate who goes first. The pipeline is as diffusers documents it. Two more ratios are printed: sampling and decoding
+alone. The verdict is on wall time, or on processor time where other programs kept this one from a full core (wall time then measures them).
+
+In fp32 on a processor the engine's autoencoder convolves through oneDNN where torch would not (`engine.models.convolution`), which adds
+in another order. So in each round pixels may differ by one level of 255, and when the clock has stopped the pipeline makes the first
+clip once more with these convolutions: that must be the engine's bit for bit. In bf16 every round must be.
 
 Then both make one clip of two steps under a meter that sees every tensor torch makes: the highest number of bytes alive at
 once beside the weights. What a kernel takes inside itself, and pictures outside torch, it does not see.
 
-Exit status 1 if an output differs, the ratio of medians is above `--max-ratio` or that of bytes above `--max-bytes`.
+Exit status 1 if an output differs by more, the ratio of medians is above `--max-ratio` or that of bytes above `--max-bytes`.
 """
 
 from __future__ import annotations
@@ -32,12 +36,15 @@ from bench.meta_memory import Meter
 from engine.hardware import detect
 from engine.models.cache import ModelCache
 from engine.models.catalogue import find
+from engine.models.convolution import use_onednn
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.sample import SampleState, sample
 from engine.spec import read_spec
 
 FULL_CORE = 0.9
+LEVEL = 1
+"""Steps of 255 that a pixel in fp32 may differ by through rounding."""
 PROMPTS = ("a red ball rises slowly over the sea", "a blue star spins in the night sky", "a green heart grows on a meadow")
 
 
@@ -86,6 +93,14 @@ def timed(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan) -> tu
     marks["total"], marks["cpu"] = time.perf_counter() - wall, time.process_time() - busy
     marks["sample"] = marks["total"] - marks["decode"]
     return frames, marks
+
+
+def compared(given: np.ndarray, expected: np.ndarray) -> tuple[int, str]:
+    """(highest difference of a number, the same in words) of two clips, uint8."""
+    apart = np.abs(given.astype(int) - expected)
+    if not apart.any():
+        return 0, "equal"
+    return int(apart.max()), f"{np.count_nonzero(apart):,} of {apart.size:,} numbers apart, by {apart.max()} of 255 at most"
 
 
 def live_peak(side: Callable[[Plan, dict[str, float]], np.ndarray], job: Plan, modules: tuple[Any, ...]) -> tuple[int, str]:
@@ -150,20 +165,26 @@ def main() -> int:
     for side in sides.values():
         timed(side, warm)
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    equal = True
+    kept: dict[str, np.ndarray] = {}
+    good = True
     for index, job in enumerate(jobs):
         frames = {}
         for name in sorted(sides, reverse=index % 2 == 0):
             frames[name], marks = timed(sides[name], job)
             seen[name].append(marks)
-        same = bool(np.array_equal(frames["pipeline"], frames["engine"]))
-        equal &= same
+        apart, words = compared(frames["engine"], frames["pipeline"])
+        good &= apart <= (LEVEL if job.dtype == "fp32" else 0)
+        kept = kept or frames
         print(f"  round {index + 1}: pipeline {seen['pipeline'][-1]['total']:6.2f} s  engine {seen['engine'][-1]['total']:6.2f} s  "
-              f"output {'equal' if same else 'DIFFERENT'}")
-    good = report(seen, wish.max_ratio) and equal
+              f"output {words}")
+    good &= report(seen, wish.max_ratio)
     modules = {name: (owner.text_encoder, owner.transformer, owner.vae) for name, owner in (("pipeline", pipe), ("engine", model))}
     good &= report_bytes(sides, jobs[0], modules, wish.max_bytes)
-    print(f"{'OK' if good else 'NOT REACHED'}: outputs {'equal' if equal else 'DIFFERENT'}")
+    use_onednn(pipe.vae)
+    apart, words = compared(kept["engine"], pipeline_frames(pipe, jobs[0], {}))
+    print(f"with the engine's convolutions in the pipeline: output {words}")
+    good &= apart == 0
+    print("OK" if good else "NOT REACHED")
     models.close()
     return 0 if good else 1
 

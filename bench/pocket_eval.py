@@ -20,6 +20,7 @@ from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
 
 from bench.pocket_vision import Reading, read_clip
+from engine.models.convolution import use_onednn
 from training.pocket import world
 from training.pocket.arithmetic import native
 from training.pocket.captions import caption
@@ -161,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     kind = json.loads((asked.model / "model_index.json").read_text())["_class_name"]
     loader = CogVideoXImageToVideoPipeline if kind == "CogVideoXImageToVideoPipeline" else CogVideoXPipeline
     pipeline = loader.from_pretrained(asked.model, dtype=native())
+    use_onednn(pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     begun, cases, videos = time.monotonic(), [], []
     for case, video in evaluate(pipeline, clips=asked.clips, steps=steps, guidance=guidance, frames=asked.frames, batch=asked.batch):

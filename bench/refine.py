@@ -65,10 +65,12 @@ def clips_table(count: int, model: Path, batch: int) -> dict[str, dict[str, floa
 
     from bench.pocket_eval import SEED, Case, Task, generate, scores
     from bench.pocket_vision import Reading, read_clip
+    from engine.models.convolution import use_onednn
     from training.pocket.arithmetic import native
 
     recommended = json.loads((model / "sprocket.json").read_text())["recommended"]
     pipeline = CogVideoXPipeline.from_pretrained(model, dtype=native())
+    use_onednn(pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     asked, found = terse(count), {}
     for name in ("off", "on"):

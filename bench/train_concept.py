@@ -21,6 +21,7 @@ from bench.pocket_eval import Task, generate, held_out_scene
 from bench.pocket_vision import find_blob, outline, read_clip
 from engine.hardware import detect
 from engine.models.catalogue import find
+from engine.models.convolution import use_onednn
 from engine.spec import read_spec
 from training.data import example
 from training.lora.base import load_base
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         lora, seconds = train(asked.keep or Path(scratch) / "run", steps=asked.steps, rank=asked.rank, rate=asked.rate, batch=asked.batch,
                               targets=asked.targets, known=asked.known, threads=asked.threads)
         pipeline = CogVideoXPipeline.from_pretrained(find("pocket"), dtype=native())
+        use_onednn(pipeline.vae)
         pipeline.set_progress_bar_config(disable=True)
         guidance = json.loads((find("pocket") / "sprocket.json").read_text())["recommended"]["guidance_scale"]
         print(f"trained in {seconds:.0f} s: {asked.steps} steps, rank {asked.rank}", flush=True)

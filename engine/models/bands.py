@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.memory.bands import BAND_BYTES, band_rows, slice_groups
+from engine.models.convolution import conv3d
 
 Room = Callable[[Tensor], Tensor]
 
@@ -106,7 +107,7 @@ class Bands:
             band[:, :, :before].copy_(kept[index] if kept else band[:, :, before:before + 1], non_blocking=True)
             self._keep(conv, index, band[:, :, frames:])
             above = hidden[:, :, :, bottom - 1:bottom].clone() if overwrite else None
-            result = F.conv3d(band, conv.conv.weight, conv.conv.bias, padding=(0, 0, 1))
+            result = conv3d(band, conv.conv.weight, conv.conv.bias, padding=(0, 0, 1))
             del band
             place = out[:, :, :, top:bottom]
             _ = place.add_(result) if onto is not None else place.copy_(result)

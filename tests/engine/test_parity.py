@@ -1,4 +1,4 @@
-"""Same weights, same seed: the engine gives diffusers' pipeline bit for bit, latents and frames."""
+"""Same weights, same seed: the engine gives diffusers' pipeline bit for bit, latents and frames, with the convolutions it runs in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.models.cache import ModelCache
+from engine.models.convolution import use_onednn
 from engine.models.tokens import check_tokens
 from engine.plan import Plan
 
@@ -23,6 +24,7 @@ def reference(job: Plan) -> tuple[Any, np.ndarray]:
     from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
     pipe = CogVideoXPipeline.from_pretrained(job.spec.path)
+    use_onednn(pipe.vae)
     if job.scheduler == "ddim":
         pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -119,6 +121,7 @@ def test_streamed_tiles_equal_diffusers_tiles(tiny_plan: Callable[..., Plan],
 
     job = tiny_plan()
     stock = AutoencoderKLCogVideoX.from_pretrained(job.spec.path / "vae")
+    use_onednn(stock)
     stock.enable_tiling(48, 80)
     latents = torch.randn(1, 4, 5, 8, 14)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Image to video and video to video: the engine gives diffusers' pipelines bit for bit, latents and frames."""
+"""Image to video and video to video: the engine gives diffusers' pipelines bit for bit, with the convolutions it runs in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from engine.guidance import guidance_weights
 from engine.models.cache import ModelCache
+from engine.models.convolution import use_onednn
 from engine.plan import Plan
 
 IMAGE, VIDEO = f"{'a' * 64}.png", f"{'b' * 64}.mp4"
@@ -34,6 +35,7 @@ def pipeline(job: Plan) -> Any:
     if job.scheduler == "ddim":
         pipe.scheduler = diffusers.CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
+    use_onednn(pipe.vae)
     return pipe
 
 
@@ -188,6 +190,7 @@ def test_tiled_encoding_equals_diffusers(tiny: Callable[..., Path], tiny_plan: M
 
     job = tiny_plan()
     stock = AutoencoderKLCogVideoX.from_pretrained(tiny() / "vae")
+    use_onednn(stock)
     video = frames_of(17, width=112)
     for tile in ((64, 112), (48, 80)):
         stock.use_tiling = tile == (48, 80)

@@ -13,6 +13,7 @@ from transformers import T5EncoderModel
 
 from engine.interpolate.adapter import FILE, Facts, write_adapter
 from engine.interpolate.stage_two import StageTwo
+from engine.models.convolution import use_onednn
 from engine.spec import read_spec
 
 from . import denoiser
@@ -30,6 +31,7 @@ def run_interpolator(stage: Interpolation, released: Path, folder: Path, *, seed
                      until: int | None = None, say: Callable[[str], None] = print) -> None:
     """Encode what is not encoded yet, then train. `released`: the image-to-video pipeline; `folder`: of checkpoints."""
     vae = AutoencoderKLCogVideoX.from_pretrained(released / "vae", torch_dtype=torch.float32).to(device).eval()
+    use_onednn(vae)
     for number in range(stage.scenes // SCENES):
         make_shard(vae, folder, number, seed=seed, device=device)
         say(f"frames: {(number + 1) * SCENES}/{stage.scenes} scenes")

@@ -20,6 +20,8 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel
 
+from engine.models.convolution import use_onednn
+
 from .tokenizer import build_tokenizer, fold_table
 
 LATENT_CHANNELS = 8
@@ -43,7 +45,7 @@ class Architecture:
 
 def build_vae(arch: Architecture) -> AutoencoderKLCogVideoX:
     kinds = len(arch.vae_channels)
-    return AutoencoderKLCogVideoX(
+    model = AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * kinds,
         up_block_types=("CogVideoXUpBlock3D",) * kinds,
         block_out_channels=arch.vae_channels,
@@ -55,6 +57,8 @@ def build_vae(arch: Architecture) -> AutoencoderKLCogVideoX:
         sample_width=192,
         scaling_factor=1.0,
     )
+    use_onednn(model)
+    return model
 
 
 def build_transformer(arch: Architecture, *, pictures: bool = False) -> CogVideoXTransformer3DModel:
