@@ -329,7 +329,9 @@ def history_restore(
             request = studio.clip_request(source)
             if studio.clip(source).trashed_at is not None:
                 studio.untrash(source)
-        gone = studio.missing_loras(source)
+        gone, other = studio.missing_loras(source), studio.stand_in(source)
+    if other:
+        _say(other.strip())
     if gone:
         _say(f"Not in this studio, and needed to make this clip again: {', '.join(gone)}. `sprocket loras add FILE` takes a LoRA in.")
     if as_json:

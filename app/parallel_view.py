@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from app.links import link_words
 from engine.errors import InvalidRequest
 from engine.hardware import Gpu, Hardware
 from engine.memory import Shape
-from engine.parallel.cost import Choice
+from engine.parallel.cost import Choice, Machine
 from engine.parallel.degrees import MOST_RANKS
-from engine.parallel.planned import offers
+from engine.parallel.planned import machine_of, offers
 from engine.plan import Plan
 from engine.spec import ModelSpec
 
@@ -31,6 +33,13 @@ def choices_json(made: Plan, hardware: Hardware, gpus: int) -> list[dict[str, An
             for one in offers(made.spec, made.shape, hardware, gpus)]
 
 
+def link_json(hardware: Hardware) -> dict[str, Any]:
+    """The way between devices that these predictions are made with; `measured`: seconds since 1970, null where it is assumed."""
+    machine, _ = machine_of(hardware)
+    return {"bytes_per_second": machine.link, "latency_seconds": machine.latency,
+            "measured": None if hardware.link is None else hardware.link_at}
+
+
 def choices_text(made: Plan, hardware: Hardware, gpus: int) -> str:
     """The same for a person; the first of each number is the fastest."""
     kind = "ranks" if hardware.device == "cpu" else "GPUs"
@@ -41,6 +50,7 @@ def choices_text(made: Plan, hardware: Hardware, gpus: int) -> str:
                      f"{one.cost.sent_bytes / 1e9:8.3f} GB a step")
     if len(lines) == 2:
         lines.append("          none: there is nothing to divide among so many")
+    lines.append(f"  Link: {_link(hardware)}.")
     return "\n".join(lines)
 
 
@@ -63,8 +73,14 @@ def devices_words(hardware: Hardware) -> str:
     """What there is, with load and memory, in one line."""
     if hardware.device == "cpu":
         cores = f"{hardware.cores} core{'s' if hardware.cores > 1 else ''}"
-        return f"{cores} here, {hardware.free_bytes / 1e9:.0f} GB free; ranks share them. Faster, not smaller."
-    return "; ".join(map(_gpu, hardware.gpus)) + ". Faster, not smaller."
+        return f"{cores} here, {hardware.free_bytes / 1e9:.0f} GB free; ranks share them. Faster, not smaller. {_link(hardware)}."
+    several = f" {_link(hardware)}." if len(hardware.gpus) > 1 else ""
+    return f"{'; '.join(map(_gpu, hardware.gpus))}. Faster, not smaller.{several}"
+
+
+def _link(hardware: Hardware) -> str:
+    machine: Machine = machine_of(replace(hardware, link=None))[0]
+    return link_words(hardware, machine.link)
 
 
 def _gpu(gpu: Gpu) -> str:

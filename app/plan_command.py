@@ -17,7 +17,8 @@ import typer
 from app.errors import HistoryBusy, HistoryDamaged, SchemaTooNew
 from app.history.opening import open_store
 from app.history.records import Clip
-from app.parallel_view import check_gpus, choices_json, choices_text
+from app.links import with_link
+from app.parallel_view import check_gpus, choices_json, choices_text, link_json
 from app.planning import corrections_of, plan_here, recent_clips, timings_of
 from app.settings import Settings
 from engine.alternatives import Alternatives, alternatives
@@ -122,6 +123,7 @@ def plan_command(
     check_gpus(gpus)
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
     hardware, spec = machine(budget, ram, device), resolve(model, settings.models_dir)
+    hardware = hardware if budget else with_link(hardware, settings.data_dir)
     policy = Policy(profile=profile, quality=quality, executable=spec.installed if now is None else now)
     clips = _clips(settings, spec.name)
     request = GenerationRequest(prompt="a clip to be planned", model=spec.name, width=width, height=height, frames=frames,
@@ -132,7 +134,7 @@ def plan_command(
     choices = alternatives(made, hardware, timings, known) if policy.executable else None
     stages = forecast_stages(made, timings)
     if as_json:
-        several = {} if gpus is None else {"parallel": choices_json(made, hardware, gpus)}
+        several = {} if gpus is None else {"parallel": choices_json(made, hardware, gpus), "link": link_json(hardware)}
         print(json.dumps(report(made, stages, choices) | several))
     else:
         print(text(made, stages, choices) + ("" if gpus is None else "\n" + choices_text(made, hardware, gpus)))

@@ -120,7 +120,7 @@ class PublicGallery:
 
     def request(self, clip_id: str) -> GenerationRequest:
         """The settings, for making something of one's own. Raises NotFound, InvalidRequest (no model made it)."""
-        return request_of(self.clip(clip_id).recipe)
+        return request_of(self.clip(clip_id).recipe, self._studio.models())
 
     def publish(self, clip_id: str, *, owner: str = LOCAL) -> Clip:
         """Raises NotFound, NotAllowed (in the trash, or its file is missing), OutputRejected (the file cannot be shown)."""

@@ -34,7 +34,7 @@ from app.queue.kinds import GENERATE
 from app.queue.process import this_process
 from app.queue.reports import SUPERVISOR, key_of, living
 from app.refining import Refining
-from app.restoring import request_of
+from app.restoring import recipe_of, request_of, stand_in_words
 from app.settings import Settings
 from app.training import Trainings
 from engine.alternatives import Alternative, Alternatives, alternatives, in_words
@@ -306,15 +306,19 @@ class Studio:
 
     def clip_request(self, clip_id: str, *, owner: str = LOCAL) -> GenerationRequest:
         """What to ask for to get this clip again."""
-        return request_of(self.clip(clip_id, owner=owner).recipe)
+        return request_of(self.clip(clip_id, owner=owner).recipe, self.models())
 
     def request_from_file(self, path: Path) -> GenerationRequest:
         """The request in a Sprocket mp4 or sidecar from anywhere. Raises InvalidRequest."""
-        return request_of(read_recipe(Path(path)))
+        return request_of(read_recipe(Path(path)), self.models())
 
     def missing_loras(self, source: str, *, owner: str = LOCAL) -> list[str]:
         """Of the LoRAs that made a clip (its id, mp4 or sidecar) those that are not here, as people know them."""
-        return self.loras.missing(read_recipe(Path(source)) if Path(source).exists() else self.clip(source, owner=owner).recipe)
+        return self.loras.missing(recipe_of(source, lambda: self.clip(source, owner=owner)))
+
+    def stand_in(self, source: str, *, owner: str = LOCAL) -> str:
+        """A sentence where the model that made a clip (as above) goes by another name here, which its request then says; else ''."""
+        return stand_in_words(recipe_of(source, lambda: self.clip(source, owner=owner)), self.models())
 
     # ---- projects
 
@@ -387,7 +391,7 @@ class Studio:
 
     def _planned(self, wish: GenerationRequest) -> Plan:
         made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings,
-                         own_device=self._one_each())
+                         own_device=shared_out(self.store, self.settings, self._engine.hardware))
         check_tokens(made)
         key_frames.check_inputs(self.settings, wish)
         if made.input:
@@ -405,9 +409,6 @@ class Studio:
         """For every host of this history; running jobs are saved and go on. Raises InvalidRequest."""
         set_mode(self.store, mode)
         return self.devices()
-
-    def _one_each(self) -> bool:
-        return shared_out(self.store, self.settings, self._engine.hardware)
 
     def hardware(self) -> Hardware:
         """What a job may use now, on the best device."""

@@ -234,7 +234,7 @@
     }
     if (act === "train_start") moving = true;
     if (act === "project_new" || act === "model_add") form.reset();
-    if (form.closest("details")) fold(form.closest("details"));
+    if (form.closest("details") && !form.dataset.stay) fold(form.closest("details"));
     send(act, { ...data, ...fields });
     if (act === "extend") focusPrompt();
   }

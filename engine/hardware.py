@@ -60,6 +60,8 @@ class Hardware:
     """All GPUs of this computer, this one among them; none where the device is the processor."""
     link: tuple[float, float] | None = None
     """Bytes a second between devices, and seconds of an exchange, as ranks measured them here; None: not yet."""
+    link_at: float | None = None
+    """When they did, in seconds since 1970."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Hardware:

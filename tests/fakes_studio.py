@@ -350,6 +350,9 @@ class FakeStudio:
 
         return GenerationRequest.from_mapping(read_recipe(path)["request"])
 
+    def stand_in(self, source: str, *, owner: str) -> str:
+        return ""
+
     def missing_loras(self, source: str, *, owner: str) -> list[str]:
         from engine.video.recipe import read_recipe
 

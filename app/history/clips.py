@@ -17,6 +17,7 @@ from app.history.schema import clips, projects
 from app.history.substring import holds, words_of
 from app.history.transactions import Transactions
 from engine.errors import InvalidRequest
+from engine.interpolate.filling import SAME_RATE
 from engine.interpolate.recipe import ALSO_FROM
 
 DEFAULT_PROJECT = "My videos"
@@ -260,5 +261,9 @@ def _conditions(query: ClipQuery, owner: str) -> list[ColumnElement[bool]]:
         where.append(clips.c.model == query.model)
     if query.favourites_only:
         where.append(clips.c.favourite == 1)
+    if query.shape is not None:
+        where += [clips.c.width == query.shape[0], clips.c.height == query.shape[1]]
+    if query.fps is not None:
+        where.append(func.abs(clips.c.fps - query.fps) < SAME_RATE)
     where += [holds(clips.c.search, word) for word in words_of(query.words)]
     return where

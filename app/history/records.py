@@ -160,13 +160,16 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class ClipQuery:
-    """What the gallery shows. `words`: every one must occur in the prompt or the name (case-insensitive, literal)."""
+    """What the gallery shows. `words`: every one must occur in the prompt or the name (case-insensitive, literal).
+    `shape`: (width, height) and `fps`: only clips of this size and rate."""
 
     words: str = ""
     project_id: str | None = None
     model: str | None = None
     favourites_only: bool = False
     trashed: bool = False
+    shape: tuple[int, int] | None = None
+    fps: float | None = None
     page: int = 1
     page_size: int = 24
 

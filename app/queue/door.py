@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
+from app.links import keep, with_link
 from app.settings import Settings
 from engine.errors import InvalidRequest
 from engine.events import Event
@@ -64,7 +66,7 @@ class SprocketEngine:
         self._importing = threading.Lock()  # transformers' lazy modules do not bear two threads importing them
         self._models: ModelCache | None = None
         self._link: tuple[float, float] | None = None
-        """As the latest fleet measured it."""
+        """As the latest fleet measured it; it is kept beside the history."""
 
     def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]:
         return installed(models_dir=models_dir)
@@ -75,9 +77,11 @@ class SprocketEngine:
     def hardware(self, device: str | None = None) -> Hardware:
         machine = detect(device)
         fleet = None if self._models is None else self._models.fleet
-        if fleet is not None and fleet.link is not None:
+        folder = Settings().data_dir
+        if fleet is not None and fleet.link not in (None, self._link):
             self._link = fleet.link
-        machine = replace(machine, link=self._link)
+            keep(folder, machine, fleet.link, time.time())
+        machine = with_link(machine, folder)
         if machine.device == "cpu":
             own = sum(_resident(pid) for pid in (os.getpid(), *(() if fleet is None else fleet.pids.values())))
             return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))

@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.restoring import stand_in_words
 from app.ui import create, train, views
 from app.ui.address import Address
 from app.ui.choices import CHOICE_ACTIONS
@@ -149,7 +150,7 @@ def remix_public(click: Click) -> Changes:
     notice = f"Settings of “{short(clip.prompt, 50)}”, seed included."
     if clip.starts_from:
         notice += f" It started from {' and '.join(clip.starts_from)}, which its owner keeps: bring your own."
-    notice += create.gone_words(click.studio.loras.missing(clip.recipe))
+    notice += stand_in_words(clip.recipe, click.studio.models()) + create.gone_words(click.studio.loras.missing(clip.recipe))
     return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice)
 
 

@@ -79,8 +79,9 @@ def build_form(studio: Any) -> dict[str, Component]:
             made["how_many"] = gr.Slider(
                 label="How many", minimum=1, maximum=MOST_SEEDS, step=1, value=1, info="other seeds", elem_id="how-many", buttons=[]
             )
-        if "profile" in WAYS:
+        with gr.Row(elem_id="memory-row"):
             made["profile"] = WAYS["profile"].build(spec)
+            made["budget"] = WAYS["budget"].build(spec)
         made["words"] = gr.HTML("", elem_id="words", apply_default_css=False)
         made["choices"] = gr.HTML(choices_html(None), elem_id="choices", apply_default_css=False)
     with gr.Accordion("Length and smoothness", open=False, elem_id="length"):
@@ -108,7 +109,7 @@ def _more(studio: Any, spec: Any) -> dict[str, Component]:
         made["scheduler"] = FIELDS["scheduler"].build(spec)
         made["guidance_kind"] = FIELDS["guidance_kind"].build(spec)
         made["eta"] = FIELDS["eta"].build(spec)
-        made |= {name: field.build(spec) for name, field in WAYS.items() if name not in ("profile", "parallel", "cfg_gate")}
+        made |= {name: field.build(spec) for name, field in WAYS.items() if name not in ("profile", "budget", "parallel", "cfg_gate")}
         made["cfg_gate"] = WAYS["cfg_gate"].build(spec)
         made["parallel"] = WAYS["parallel"].build(spec)
         made["devices"] = gr.HTML(devices_html(None), elem_id="devices", apply_default_css=False, js_on_load=SYNC)
@@ -290,8 +291,8 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
 
 
 def without(studio: Any, source: str) -> str:
-    """A sentence for the LoRAs that made a clip (its id or file) and are not on this machine; '' where all are."""
-    return gone_words(studio.missing_loras(source, owner=OWNER))
+    """Sentences for what made a clip (its id or file) and is not on this machine as it was: its model's name, LoRAs. '' where all is."""
+    return studio.stand_in(source, owner=OWNER) + gone_words(studio.missing_loras(source, owner=OWNER))
 
 
 def gone_words(gone: list[str]) -> str:

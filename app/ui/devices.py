@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components import Component
 
+from app.links import with_link
 from app.parallel_view import devices_words, page_choices
+from app.settings import Settings
 from app.ui.html.devices import DevicesView, devices_html
 from app.ui.parts import Changes
 from engine.errors import SprocketError
@@ -44,7 +46,7 @@ def show(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _machine(_moment: int) -> Hardware:
     """This computer; asked anew every few seconds at most."""
-    return detect()
+    return with_link(detect(), Settings().data_dir)
 
 
 def devices(click: Click) -> Changes:

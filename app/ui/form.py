@@ -24,12 +24,22 @@ from app.ui.rates import ONE_CLIP, RATES, known_of, rate_of
 from engine import request as limits
 from engine.errors import InvalidRequest
 from engine.plan import DEFAULT_STRENGTH
-from engine.request import FITS, GUIDANCE_KINDS, MAX_GUIDANCE, MAX_PROMPT_CHARS, MAX_STEPS, GenerationRequest
+from engine.request import (
+    FITS,
+    GUIDANCE_KINDS,
+    MAX_BUDGET,
+    MAX_GUIDANCE,
+    MAX_PROMPT_CHARS,
+    MAX_STEPS,
+    MIN_BUDGET,
+    GenerationRequest,
+)
 from engine.spec import ModelSpec
 
 MODELS_OWN = "model's own"
 BEST = "best-that-fits"
 """No wish for a quality."""
+GIB = 2**30
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
 START = "start"
 """Beside the kept fields: what the person chose to start from, of 't2v', 'i2v' and 'v2v'."""
@@ -75,6 +85,17 @@ def read_number(_name: str, value: Any) -> Any:
 
 def read_choice(_name: str, value: Any) -> Any:
     return None if value in (None, "", MODELS_OWN) else value
+
+
+def read_budget(name: str, value: Any) -> int | None:
+    """GiB -> bytes. Empty means: all there is."""
+    if value is None or value == "":
+        return None
+    low, high = MIN_BUDGET / GIB, MAX_BUDGET / GIB
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        said = f"{value:g} GiB" if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(str(value)[:40])
+        raise InvalidRequest(name, f"is {said}; it is {low:g} to {high:,.0f} GiB of memory, or empty for all there is.", suggestion=8)
+    return round(value * GIB)
 
 
 def read_unless(usual: Any) -> Callable[[str, Any], Any]:
@@ -321,6 +342,10 @@ WAYS = {**WAYS, "cfg_gate": Field(
     lambda _: gr.Slider(label="Negative prompt", minimum=0.05, maximum=1, step=0.05, value=1, buttons=[],
                         info="for this share of the steps; less is faster and another picture", elem_id="field-cfg-gate"),
     read_unless(1), lambda value, _spec: {"value": 1 if value is None else value, "minimum": min(0.05, value or 1)})}
+WAYS = {**WAYS, "budget": Field(
+    lambda _: gr.Number(label="Memory budget", info="GiB it may use", placeholder="all there is", value=None, elem_id="field-budget",
+                        min_width=110, buttons=[]),
+    read_budget, lambda value, _spec: {"value": None if value is None else value / GIB})}
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
 """Request fields without a component: the source panel, a remix or a restored clip brings them, and they go into the next request."""
@@ -386,6 +411,8 @@ def kept_words(request: GenerationRequest) -> str:
         said.append(f"It is made faster with the cache {request.cache}.")
     if request.cfg_gate not in (None, 1.0):
         said.append(f"Its negative prompt is run for {request.cfg_gate:.0%} of the steps.")
+    if request.budget is not None:
+        said.append(f"It may use at most {request.budget / GIB:.4g} GiB of memory.")
     if request.parallel is not None:
         said.append(f"It is divided over devices ({request.parallel}).")
     return "".join(f" {sentence}" for sentence in said)

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from app.ui import create
+from app.ui import create, views
 from app.ui.parts import OWNER, Changes
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from app.ui.actions import Click
 
+MAX_WORDS = 200
 UPLOADED = "your video"
 NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 
@@ -35,10 +36,15 @@ def fill(click: Click) -> Changes:
     return create.show_job(click.studio, click.parts, job, click.memory)
 
 
+def fill_search(click: Click) -> Changes:
+    """Another choice of clips that may follow this one."""
+    return {click.parts.gallery: views.gallery(click.studio, click.at, click.text("words")[:MAX_WORDS])}
+
+
 def _number(name: str, text: str) -> float:
     if not NUMBER.fullmatch(text):
         raise InvalidRequest(name, "must be a number.")
     return float(text)
 
 
-INTERPOLATE_ACTIONS: tuple[Callable[[Click], Changes], ...] = (interpolate, fill)
+INTERPOLATE_ACTIONS: tuple[Callable[[Click], Changes], ...] = (interpolate, fill, fill_search)

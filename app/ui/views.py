@@ -11,7 +11,7 @@ from app.ui.address import Address
 from app.ui.html.account import account_html
 from app.ui.html.batch import batch_html, batch_token
 from app.ui.html.common import empty, link
-from app.ui.html.fill import followers
+from app.ui.html.fill import fill_html, followers
 from app.ui.html.frame import header_html
 from app.ui.html.gallery import clip_html, gallery_html
 from app.ui.html.models import models_html
@@ -23,8 +23,8 @@ from engine.errors import SprocketError
 from engine.spec import ModelSpec
 
 QUEUE_SHOWN = 100
-FOLLOWERS_OF = 200
-"""Newest clips that are looked through for those that may follow one."""
+FOLLOWERS_OF = 48
+"""Newest clips of one size and rate that are looked through for those that may follow one; a search finds the others."""
 
 
 def project_of(projects: tuple[Project, ...], wanted: str) -> str:
@@ -145,8 +145,8 @@ def ahead(studio: Any, job: Job) -> int:
     return ids.index(job.id) if job.id in ids else 0
 
 
-def gallery(studio: Any, at: Address) -> str:
-    """The Gallery page: the grid, or the page of the clip the address names."""
+def gallery(studio: Any, at: Address, follow: str | None = None) -> str:
+    """The Gallery page: the grid, or the page of the clip the address names. `follow`: words of a clip that is to follow it."""
     if at.public:
         return public_view(studio, at)
     projects = studio.projects(owner=OWNER)
@@ -163,8 +163,9 @@ def gallery(studio: Any, at: Address) -> str:
         )
     parents, children = studio.lineage(clip.id, owner=OWNER)
     name = next((p.name for p in projects if p.id == clip.project_id), "")
-    others = followers(clip, studio.clips(ClipQuery(page_size=FOLLOWERS_OF), owner=OWNER).clips)
-    return clip_html(clip, parents, children, name, at, others, section(studio, clip))
+    fitting = studio.clips(ClipQuery(follow or "", shape=(clip.width, clip.height), fps=clip.fps, page_size=FOLLOWERS_OF), owner=OWNER)
+    fill = fill_html(clip, followers(clip, fitting.clips), many=fitting.total > FOLLOWERS_OF, words=follow)
+    return clip_html(clip, parents, children, name, at, fill, section(studio, clip))
 
 
 def models(studio: Any, said: object = "") -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import NotFound
 from app.history.opening import rebuild
-from app.history.records import Clip, Job, JobState
+from app.history.records import Clip, ClipQuery, Job, JobState
 from app.queue.kinds import job_title
 from app.settings import Settings
 from app.sharing.parts import _only_clips
@@ -19,7 +19,9 @@ from app.ui.address import Address
 from app.ui.html.fill import fill_html, followers
 from app.ui.html.gallery import clip_html
 from app.ui.html.keys import hierarchy_html
+from app.ui.views import gallery
 from engine.errors import InvalidRequest
+from engine.interpolate.filling import SAME_RATE
 from engine.media.probe import probe_video
 from tests.app.test_interpolation import made as smoothed
 from tests.engine.media_files import write_video
@@ -104,10 +106,24 @@ def test_the_clips_page_offers_what_fits(studio: Studio, pair: tuple[Clip, Clip]
     odd = [replace(second, id="1" * 32, width=2 * second.width), replace(second, id="2" * 32, fps=24.0),
            replace(second, id="3" * 32, missing=True), replace(first, id="4" * 32)]
     assert followers(first, [first, second, *odd]) == [second]
-    page = clip_html(first, (), (), "", Address(), [second])
+    page = clip_html(first, (), (), "", Address(), fill_html(first, [second]))
     assert f'value="{second.id}"' in page and 'data-act="fill"' in page and f'<option value="7" selected>7 ({7 / first.fps:.1f} s)' in page
     assert "There is no other clip" in fill_html(first, [])
     assert 'value="generate"' not in fill_html(replace(first, model="other", recipe={}), [second])
+
+
+def test_what_follows_is_searched_for_among_all_clips_of_the_size(studio: Studio, pair: tuple[Clip, Clip]) -> None:
+    first, second = pair
+    fitting = ClipQuery(second.prompt.upper(), shape=(first.width, first.height), fps=first.fps + SAME_RATE / 2)
+    assert [clip.id for clip in studio.clips(fitting).clips] == [second.id]
+    for other in (replace(fitting, shape=(first.width, 1)), replace(fitting, fps=first.fps + 1), replace(fitting, words="nowhere")):
+        assert studio.clips(other).total == 0
+    at = Address(view="gallery", clip=first.id)
+    few, found, none = (gallery(studio, at, words) for words in (None, second.prompt, "nowhere <b>"))
+    assert 'role="search" data-act="fill_search"' not in few and f'value="{second.id}"' in few
+    assert f'value="{second.id}"' in found and '<details class="fill" open>' in found
+    assert "has these words" in none and "nowhere &lt;b&gt;" in none and "<b>nowhere" not in none
+    assert 'data-act="fill_search"' in fill_html(first, [second], many=True)
 
 
 def test_a_fade_is_called_one(pair: tuple[Clip, Clip]) -> None:

@@ -10,7 +10,6 @@ from app.history.records import Clip, ClipPage, Project
 from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
 from app.ui.html.common import ago, between_words, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
-from app.ui.html.fill import fill_html
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
 from app.ui.html.loras import told
@@ -27,10 +26,10 @@ def gallery_html(page: ClipPage, at: Address, projects: Sequence[Project], model
     return f"{head}{tabs(at) if shared and not at.trash else ''}{_filters(at, projects, models)}{body}{_pages(page, at)}"
 
 
-def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address, others: Sequence[Clip] = (),
+def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], project: str, at: Address, fill: str = "",
               publishing: str = "") -> str:
-    """One clip: the video, what to do with it, where it comes from and all that made it. `others`: clips that may follow it;
-    `publishing`: markup for who may see it."""
+    """One clip: the video, what to do with it, where it comes from and all that made it. `fill`: markup for what may follow it;
+    `publishing`: for who may see it."""
     back = at.href(clip="", view="gallery")
     star = button(
         "★ Favourite" if clip.favourite else "☆ Favourite",
@@ -49,7 +48,7 @@ def clip_html(clip: Clip, parents: Sequence[Clip], children: Sequence[Clip], pro
             + link("Download", clip_url(clip.id) + "?download=1", download=True)
             + button("Move to trash", "trash", kind="quiet-bad", clip=clip.id)
         )
-    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip) + fill_html(clip, others)
+    smooth = "" if clip.trashed_at or clip.missing else interpolate_html(clip) + fill
     video = (
         '<div class="screen-note"><p><b>The file is missing</b></p><p>It was moved or deleted outside Sprocket. '
         "Its settings are still here.</p></div>"
