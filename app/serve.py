@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Iterator
 
 from app.hub.keeper import Keeper
 from app.logs import set_up_logs
@@ -14,7 +15,7 @@ from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.sharing.opening import access_for, is_loopback
 from app.sharing.settings import SharingSettings
-from app.studio import open_studio
+from app.studio import Studio, open_studio
 from engine.errors import InvalidRequest
 
 
@@ -36,20 +37,25 @@ def serve_from_settings(settings: Settings | None = None, *, public: bool = Fals
         raise InvalidRequest("share", "and SPROCKET_PROXY_HEADER do not go together: what comes through the tunnel looks like the proxy.")
     port = _free_port(settings.host, settings.port)
     with contextlib.ExitStack() as stack:
-        supervisor = Supervisor(settings)
-        supervisor.start()
-        stack.callback(supervisor.close)
-        keeper = Keeper(settings)
-        keeper.start()
-        stack.callback(keeper.close)
-        studio = open_studio(settings)
-        stack.callback(studio.close)
+        studio = stack.enter_context(at_work(settings))
         _announce(settings, port, signed_in=access is not None)
         if share:
             tunnel = open_tunnel(port)
             stack.callback(tunnel.close)
             sys.stderr.write(f"It is also at {tunnel.url}, for everybody who can sign in.\n")
         serve(studio, settings.host, port, access)
+
+
+@contextlib.contextmanager
+def at_work(settings: Settings, *, worker: bool = True) -> Iterator[Studio]:
+    """The studio with what works behind it: downloads, and a worker unless jobs run inside the events of the page."""
+    with contextlib.ExitStack() as stack:
+        for work in ([Supervisor(settings)] if worker else []) + [Keeper(settings)]:
+            work.start()
+            stack.callback(work.close)
+        studio = open_studio(settings)
+        stack.callback(studio.close)
+        yield studio
 
 
 def _free_port(host: str, port: int) -> int:

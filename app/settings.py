@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ MIB = 1024**2
 TOGETHER, EACH = "together", "each"
 DEVICE_MODES = (TOGETHER, EACH)
 HERE, RAY = "here", "ray"
+
+
+def refused(error: ValidationError, secrets: Container[str], also: str = "") -> InvalidRequest:
+    """What is wrong with the first setting that `error` is about, and where it is set. `secrets`: settings whose value is not repeated;
+    `also`: other places to set one."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    shown = "that" if name in secrets else repr(str(first["input"])[:80])
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return InvalidRequest(name, f"is {shown}; it {reason}. It is set by SPROCKET_{name.upper()}{also}.")
 
 
 class Settings(BaseSettings):
@@ -118,12 +129,8 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            shown = "that" if name in ("refiner_key", "database") else repr(str(first["input"])[:80])
-            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            raise InvalidRequest(name, f"is {shown}; it {reason}. It is set by SPROCKET_{name.upper()} or an "
-                                       "option of the command line; without them the default holds.") from error
+            raise refused(error, ("refiner_key", "database"),
+                          " or an option of the command line; without them the default holds") from error
 
     @field_validator("attention")
     @classmethod

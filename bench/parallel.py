@@ -4,13 +4,15 @@
 
 Gloo on the processor, one thread a rank. Each pair is interleaved in one run: both ranks do the whole work, each its own copy (the
 ceiling: two copies in T seconds are one in T / 2), then both do one copy together. Reported is the median of the paired ratios. Verdict
-on what is exact (differences, bytes, peak), never on time: exit status 1 where a difference is above 1e-5, bytes are not the formula's, or
-a rank's peak is above 0.55.
+on what is exact (differences, bytes, peak), never on time: exit status 1 where a difference is above 1e-5, bytes are not the formula's,
+tiles that were dealt out are not the same picture to the bit, or a rank's peak is above 0.55. The load of the computer is printed with
+it: other work on the cores shows in the times, and in the ratios where it comes and goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,16 +30,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.meta_memory import Meter
 from engine.models.attention import JointAttention
 from engine.models.band_decode import decode_banded
+from engine.models.tile_decode import decode_by_tile, grid_of
+from engine.parallel.backward import GradientMesh
 from engine.parallel.bands import decode_rows
 from engine.parallel.degrees import deal, parse_degrees
 from engine.parallel.mesh import Mesh
 from engine.parallel.spread import SpreadModel
+from engine.parallel.tiles import decode_tiles
+from engine.parallel.tokens import clip_share
 from tests.parallel.ranks import DEVICE, together
+from training.lora.sequence import Sequence
 
 HEAD, WORDS, FRAMES, HIGH, WIDE = 64, 48, 5, 40, 40
 """2,000 video tokens of 2 x 2 latents, and 48 of words."""
 WAYS = {"CFG-parallel": ("cfg=2", 0.95), "Ulysses": ("ulysses=2", 0.90), "ring": ("ring=2", 0.90)}
-LIMIT, PEAK, DECODE = 1e-5, 0.55, 0.90
+LIMIT, PEAK, DECODE, TRAINING = 1e-5, 0.55, 0.90, 0.90
+TILE = (48, 40)
+"""Pixels of a tile of a picture of 96 x 80: nine of them, small ones at the ends, as 480 x 720 is cut into the models' own tiles."""
 
 
 class Bare:
@@ -96,13 +105,49 @@ def steps(model: Bare, pairs: int) -> dict[str, Any]:
     return found
 
 
-@torch.inference_mode()
-def decoding(pairs: int) -> dict[str, Any]:
-    """17 frames of 528 x 48. High pictures, as torch takes slower convolutions for few channels and rows, which no published model has."""
+def training(model: Bare, pairs: int) -> dict[str, Any]:
+    """A pass there and back of one clip, all weights trained: each rank its own clip (data parallel), or both one clip."""
+    generator, transformer = torch.Generator().manual_seed(1), model.transformer
+    latents, text = torch.randn(1, FRAMES, 16, HIGH, WIDE, generator=generator), torch.randn(1, WORDS, 64, generator=generator)
+    mesh = GradientMesh(parse_degrees("ulysses=2"), DEVICE)
+    sequence = Sequence(transformer, model.spec, mesh)  # type: ignore[arg-type]
+
+    def whole() -> None:
+        transformer.zero_grad()
+        model.predict(latents, torch.tensor(500), text).square().mean().backward()
+
+    def divided() -> None:
+        with sequence.sharing(tuple(latents.shape), WORDS):
+            whole()
+
+    def gradients() -> Tensor:
+        return torch.cat([weight.grad.flatten() for weight in transformer.parameters() if weight.grad is not None])
+
+    whole()
+    expected = gradients()
+    mesh.sent.clear()
+    divided()
+    there = mesh.sent["ulysses"] // len(transformer.transformer_blocks)
+    summed = gradients()
+    dist.all_reduce(summed)
+    share = clip_share(mesh.degrees, model.spec, tuple(latents.shape), WORDS)
+    forward, _ = share.sent(mesh.part, 1, HEAD)
+    ratios, two, one = paired(whole, divided, pairs)
+    return {"off": float((summed - expected).abs().max() / expected.abs().max()), "sent": there, "formula": 4 * 2 * forward,
+            "once": mesh.sent["gather"], "ratio": median(ratios), "two": two, "one": one}
+
+
+def small_vae() -> Any:
     from diffusers import AutoencoderKLCogVideoX
 
     torch.manual_seed(0)
-    vae = AutoencoderKLCogVideoX(block_out_channels=(32, 64, 128, 128), latent_channels=16, layers_per_block=1, norm_num_groups=8).eval()
+    return AutoencoderKLCogVideoX(block_out_channels=(32, 64, 128, 128), latent_channels=16, layers_per_block=1, norm_num_groups=8).eval()
+
+
+@torch.inference_mode()
+def decoding(pairs: int) -> dict[str, Any]:
+    """17 frames of 528 x 48. High pictures, as torch takes slower convolutions for few channels and rows, which no published model has."""
+    vae = small_vae()
     latents = torch.randn(1, 16, 5, 66, 6, generator=torch.Generator().manual_seed(2))
     mesh = Mesh(parse_degrees("ulysses=2"), DEVICE)
     sizes = deal(66, 2)
@@ -129,9 +174,33 @@ def decoding(pairs: int) -> dict[str, Any]:
     return {"off": off, "peak": peaks[1] / peaks[0], "ratio": median(ratios), "two": two, "one": one, "sent": sent}
 
 
-def on_rank(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+@torch.inference_mode()
+def tiles(pairs: int) -> dict[str, Any]:
+    """17 frames of 96 x 80 in nine tiles: every rank all of them, or dealt out in turn."""
+    vae = small_vae()
+    latents = torch.randn(1, 16, 5, 12, 10, generator=torch.Generator().manual_seed(2))
+    mesh, grid = Mesh(parse_degrees("ulysses=2"), DEVICE), grid_of(vae, latents, TILE)
+
+    def whole() -> Tensor:
+        return torch.cat(list(decode_by_tile(vae, latents, TILE)), 2)
+
+    def mine() -> Tensor:
+        found = list(decode_tiles(vae, latents, TILE, mesh, lambda cut: decode_banded(vae, cut)))
+        return torch.cat([one for _, one in found if one is not None], 2) if mesh.leads else latents
+
+    areas = [high * wide for row in range(grid.rows) for column in range(grid.columns) for high, wide in [grid.made(row, column)]]
+    expected = whole()
+    same = torch.equal(mine(), expected) if mesh.leads else True
+    ratios, two, one = paired(whole, mine, pairs)
+    return {"same": same, "ratio": median(ratios), "two": two, "one": one, "tiles": len(areas),
+            "best": sum(areas) / 2 / max(sum(areas[::2]), sum(areas[1::2]))}
+
+
+def on_rank(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     torch.set_num_threads(1)
-    return steps(Bare(options.width, options.layers), options.pairs), decoding(options.pairs)
+    model = Bare(options.width, options.layers)
+    rows = steps(model, options.pairs)
+    return rows | {"training, Ulysses": training(model, options.pairs)}, decoding(options.pairs), tiles(options.pairs)
 
 
 def main() -> int:
@@ -144,19 +213,26 @@ def main() -> int:
     tokens = FRAMES * HIGH * WIDE // 4 + WORDS
     print(f"2 ranks over gloo, one thread each; width {options.width}, {options.layers} layers, {tokens} tokens, both halves of guidance; "
           f"median of {options.pairs} interleaved pairs")
-    print("                two copies   together   of the ceiling (target)   furthest off   bytes a layer   formula   once a step")
+    print(f"load of the computer's {os.cpu_count()} cores when it began: {os.getloadavg()[0]:.1f}, {os.getloadavg()[1]:.1f}, "
+          f"{os.getloadavg()[2]:.1f} (1, 5, 15 min); nice {os.nice(0)}")
+    print("                    two copies   together   of the ceiling (target)   furthest off   bytes a layer   formula   once a step")
     well = True
-    for name, (_, target) in WAYS.items():
+    for name, target in [*((name, target) for name, (_, target) in WAYS.items()), ("training, Ulysses", TRAINING)]:
         one = ranks[0][0][name]
         off = max(rank[0][name]["off"] for rank in ranks)
         well = well and off <= LIMIT and all(rank[0][name]["sent"] == rank[0][name]["formula"] for rank in ranks)
-        print(f"  {name:13} {one['two']:8.2f} s {one['one']:8.2f} s   {one['ratio']:7.2f} ({target:.2f})          {off:12.1e} "
+        print(f"  {name:17} {one['two']:8.2f} s {one['one']:8.2f} s   {one['ratio']:7.2f} ({target:.2f})          {off:12.1e} "
               f"{one['sent']:15,} {one['formula']:9,} {one['once']:13,}")
     one = ranks[0][1]
     off, peak = (max(rank[1][what] for rank in ranks) for what in ("off", "peak"))
     well = well and off <= LIMIT and peak <= PEAK
-    print(f"  {'exact decode':13} {one['two']:8.2f} s {one['one']:8.2f} s   {one['ratio']:7.2f} ({DECODE:.2f})          {off:12.1e}   "
+    print(f"  {'exact decode':17} {one['two']:8.2f} s {one['one']:8.2f} s   {one['ratio']:7.2f} ({DECODE:.2f})          {off:12.1e}   "
           f"peak of a rank {peak:.2f} of one alone (target {PEAK}), {one['sent'] / 1e6:.1f} MB sent")
+    tiled = ranks[0][2]
+    well = well and tiled["same"]
+    print(f"  {'tiles dealt out':17} {tiled['two']:8.2f} s {tiled['one']:8.2f} s   {tiled['ratio']:7.2f} ({tiled['best']:.2f})    "
+          f"{'the same picture to the bit' if tiled['same'] else 'ANOTHER PICTURE'}; {tiled['tiles']} tiles, of which the target's share "
+          "is the best that they can be dealt out")
     print(f"differences, bytes and peak as they should be: {'yes' if well else 'NO'}")
     return 0 if well else 1
 

@@ -142,17 +142,17 @@ class GenerationRequest:
         _whole("width", self.width, 16, MAX_SIDE)
         _whole("height", self.height, 16, MAX_SIDE)
         _whole("steps", self.steps, 1, MAX_STEPS)
-        set_field("guidance", _real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
+        set_field("guidance", real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
         _one_of("scheduler", self.scheduler, SCHEDULERS)
         for name in ("image", "video"):
             _input(name, getattr(self, name))
         self._check_input()
         _one_of("fit", self.fit, FITS)
         _one_of("guidance_kind", self.guidance_kind, GUIDANCE_KINDS)
-        set_field("strength", _real("strength", self.strength, 0.0, 1.0))
+        set_field("strength", real("strength", self.strength, 0.0, 1.0))
         if self.strength == 0.0:
             raise InvalidRequest("strength", "is 0, which would leave the video as it is. Use more than 0, up to 1.")
-        set_field("eta", _real("eta", self.eta, 0.0, 1.0))
+        set_field("eta", real("eta", self.eta, 0.0, 1.0))
         set_field("loras", _loras(self.loras))
         _one_of("profile", self.profile, PROFILES)
         _one_of("quality", self.quality, QUALITIES)
@@ -160,7 +160,7 @@ class GenerationRequest:
         _whole("budget", self.budget, MIN_BUDGET, MAX_BUDGET, f"{MAX_BUDGET} bytes (256 MiB to 16 TiB)")
         _one_of("device", self.device, DEVICES)
         _one_of("cache", self.cache, CACHES)
-        set_field("cfg_gate", _real("cfg_gate", self.cfg_gate, 0.0, 1.0))
+        set_field("cfg_gate", real("cfg_gate", self.cfg_gate, 0.0, 1.0))
         if self.cfg_gate == 0.0:
             raise InvalidRequest("cfg_gate", "is 0, which would leave guidance no step to look at. Use more than 0, up to 1.")
         self._check_hierarchy(set_field)
@@ -191,7 +191,7 @@ class GenerationRequest:
 
     def _check_hierarchy(self, set_field: Callable[[str, Any], None]) -> None:
         _whole("key_frames", self.key_frames, 2, MAX_KEY_FRAMES)
-        set_field("fps", _real("fps", self.fps, MIN_FPS, MAX_FPS))
+        set_field("fps", real("fps", self.fps, MIN_FPS, MAX_FPS))
         set_field("given", known_frames("given", self.given))
         set_field("edits", known_frames("edits", self.edits, seeds=True))
         if not isinstance(self.review, bool):
@@ -330,14 +330,16 @@ def _whole(name: str, value: object, low: int, high: int, high_shown: str = "") 
                              suggestion=min(max(value, low), high))
 
 
-def _real(name: str, value: object, low: float, high: float) -> float | None:
-    return None if value is None else _number(name, value, low, high)
+def real(name: str, value: object, low: float, high: float, usual: float | None = None) -> float | None:
+    """None, or a number of `low` to `high`. `usual`: suggested for what is none or too little; the most is for too much."""
+    return None if value is None else _number(name, value, low, high, usual=usual)
 
 
-def _number(name: str, value: object, low: float, high: float, what: str = "") -> float:
+def _number(name: str, value: object, low: float, high: float, what: str = "", usual: float | None = None) -> float:
     """`what`: which number of the field, where it holds several."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequest(name, f"{what}must be a number, not {shown(value)}. Use {low:g} to {high:g}.")
+        raise InvalidRequest(name, f"{what}must be a number, not {shown(value)}. Use {low:g} to {high:g}.", suggestion=usual)
     if not low <= value <= high:  # NaN is not, and a whole number too large for a float can be compared with one
-        raise InvalidRequest(name, f"{what}is {shown(value)}; allowed is {low:g} to {high:g}.")
+        raise InvalidRequest(name, f"{what}is {shown(value)}; allowed is {low:g} to {high:g}.",
+                             suggestion=None if usual is None else high if value > high else usual)
     return float(value)

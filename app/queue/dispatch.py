@@ -11,6 +11,7 @@ them is what it always is. Claiming is done on the node, so a task that Ray star
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import threading
@@ -28,7 +29,7 @@ from app.queue.minder import KILL_AFTER_TERM_SECONDS, Death, judge
 from app.queue.process import ProcessId, orphaned, surely_dead, this_process
 from app.queue.ray_task import ROOT, Ended, hardware_there, work_on
 from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
-from app.queue.worker import CHORES_SECONDS, UNUSABLE_EXIT, chores, options_of, set_up, stop_on_signals
+from app.queue.worker import CHORES_SECONDS, UNUSABLE_EXIT, chores, run_process, stop_on_signals
 from app.queue.workplace import Workplace
 from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError
@@ -66,13 +67,15 @@ def ranks_of(job: Job) -> int:
         return 1  # it will say so itself
 
 
-def next_to_send(waiting: tuple[Job, ...], sent: Mapping[str, Any], room: Callable[[], Room]) -> Job | None:
-    """The first waiting job that is not on its way; None where there is none, or no `room` for it: nobody overtakes it."""
+def next_to_send(waiting: tuple[Job, ...], sent: Mapping[str, Any], room: Callable[[], Room]) -> tuple[Job, dict[str, float]] | None:
+    """The first waiting job that is not on its way, and what its task needs; None where there is none, or no `room` for it: nobody
+    overtakes it."""
     first = next((job for job in waiting if job.id not in sent), None)
     if first is None:
         return None  # the cluster is not asked
     now = room()
-    return first if now.holds(now.need(first)) else None
+    need = now.need(first)
+    return (first, need) if now.holds(need) else None
 
 
 @dataclass
@@ -86,8 +89,9 @@ class Dispatch:
 
     def send(self) -> None:
         """As many jobs as there is room for."""
-        while (job := next_to_send(self.place.store.leases.waiting(), self.tasks, self._room)) is not None:
-            task = self.ray.remote(work_on).options(max_retries=0, name=f"job {job.id[-8:]}", **self._room().need(job))
+        while (found := next_to_send(self.place.store.leases.waiting(), self.tasks, self._room)) is not None:
+            job, need = found
+            task = self.ray.remote(work_on).options(max_retries=0, name=f"job {job.id[-8:]}", **need)
             settings = self.place.settings
             self.tasks[job.id] = task.remote(job.id, settings.to_env(), settings.stop_seconds)
             log.warning("job %s was sent to the cluster", job.id)
@@ -205,19 +209,15 @@ def dispatch(settings: Settings, store: Store, engine: Engine, stopping: threadi
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    options = options_of(arguments, "python -m app.queue.dispatch", "Sends the queue of one data directory to a Ray cluster.")
-    opened = set_up(options)
-    if isinstance(opened, int):
-        return opened
-    settings, store, stopping, engine = opened
-    try:
-        dispatch(settings, store, engine, stopping, options.parent)
-    except InvalidRequest as error:
-        log.error("%s", error)
-        return UNUSABLE_EXIT
-    finally:
-        store.close()
-    return 0
+    def body(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, options: argparse.Namespace) -> int:
+        try:
+            dispatch(settings, store, engine, stopping, options.parent)
+        except InvalidRequest as error:
+            log.error("%s", error)
+            return UNUSABLE_EXIT
+        return 0
+
+    return run_process(arguments, "python -m app.queue.dispatch", "Sends the queue of one data directory to a Ray cluster.", body)
 
 
 if __name__ == "__main__":

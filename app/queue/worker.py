@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,32 @@ MEMORY_EXIT = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    options = options_of(arguments, "python -m app.queue.worker", "Runs the queue of one data directory.")
-    opened = set_up(options)
+    def body(settings: Settings, store: Store, engine: Engine, stopping: threading.Event, options: argparse.Namespace) -> int:
+        full = work(settings, store, engine, stopping, parent=options.parent, only=options.only, device=options.device)
+        return MEMORY_EXIT if full else 0
+
+    return run_process(arguments, "python -m app.queue.worker", "Runs the queue of one data directory.", body)
+
+
+Body = Callable[[Settings, Store, Engine, threading.Event, argparse.Namespace], int]
+"""What a process does with settings, the open history, its engine, the event that ends it and its command line; its exit code."""
+
+
+def run_process(arguments: list[str] | None, name: str, what: str, body: Body) -> int:
+    """A process that works on one queue: command line, logs, signals, settings and the history, which is closed at the end. Its exit code,
+    also where there is nothing to be done."""
+    options = _options(arguments, name, what)
+    opened = _set_up(options)
     if isinstance(opened, int):
         return opened
     settings, store, stopping, engine = opened
     try:
-        out_of_memory = work(settings, store, engine, stopping, parent=options.parent, only=options.only, device=options.device)
+        return body(settings, store, engine, stopping, options)
     finally:
         store.close()
-    return MEMORY_EXIT if out_of_memory else 0
 
 
-def options_of(arguments: list[str] | None, name: str, what: str) -> argparse.Namespace:
+def _options(arguments: list[str] | None, name: str, what: str) -> argparse.Namespace:
     """The command line of a process that works on one queue."""
     parser = argparse.ArgumentParser(prog=name, description=what)
     parser.add_argument("--data-dir", type=Path)
@@ -67,7 +81,7 @@ def options_of(arguments: list[str] | None, name: str, what: str) -> argparse.Na
     return parser.parse_args(arguments)
 
 
-def set_up(options: argparse.Namespace) -> tuple[Settings, Store, threading.Event, Engine] | int:
+def _set_up(options: argparse.Namespace) -> tuple[Settings, Store, threading.Event, Engine] | int:
     """Logs, signals, settings, the history (close it); or the exit code, where there is nothing to be done."""
     set_up_logs()
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # a job's own log also takes what is below

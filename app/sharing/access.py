@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Iterable, Mapping
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from app.sharing.attempts import Attempts
+from app.sharing.cookies import Headers, cookies
 from app.sharing.sessions import Sessions
 from app.sharing.settings import SharingSettings
 from app.sharing.users import NAME, Users, checked_role
@@ -22,7 +22,6 @@ from engine.errors import SprocketError
 COOKIE = "sprocket_session"
 EACH_PAIR, EACH_ADDRESS, EACH_NAME = 5, 30, 60
 """Failures within five minutes: of one name from one address, of one address, of one name from anywhere."""
-Headers = Iterable[tuple[bytes, bytes]]
 
 
 class SignInRefused(SprocketError):
@@ -124,16 +123,7 @@ class Access:
 
 def session_token(headers: Headers) -> str | None:
     """From the cookie; None where there is none."""
-    for name, value in headers:
-        if name.lower() != b"cookie":
-            continue
-        try:
-            found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
-        except CookieError:
-            continue
-        if found is not None and 0 < len(found.value) <= 100:
-            return found.value
-    return None
+    return next((value for value in cookies(headers, COOKIE) if 0 < len(value) <= 100), None)
 
 
 def _one(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.settings import refused
 from app.sharing.visitor import Role
-from engine.errors import InvalidRequest
 
 GIB = 1 << 30
 
@@ -57,11 +57,7 @@ class SharingSettings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            shown = "a secret" if name == "metrics_token" else repr(str(first["input"])[:80])
-            raise InvalidRequest(name, f"is {shown}; it {reason}. It is set by SPROCKET_{name.upper()}.") from error
+            raise refused(error, ("metrics_token",)) from error
 
     @field_validator("trusted_proxies")
     @classmethod

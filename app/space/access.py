@@ -11,11 +11,11 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 
 from app.sharing.access import Access
+from app.sharing.cookies import cookies
 from app.sharing.settings import SharingSettings
 from app.sharing.visitor import ANONYMOUS, Role, Visitor
 
@@ -59,14 +59,8 @@ class SpaceAccess(Access):
         return Visitor(ANONYMOUS + browser, "", Role.MAKER), cookie.encode()
 
     def _browser(self, headers: Any) -> Visitor | None:
-        for name, value in headers:
-            if name.lower() != b"cookie":
-                continue
-            try:
-                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
-            except CookieError:
-                continue
-            browser, _, signature = (found.value if found else "").partition(".")
+        for value in cookies(headers, COOKIE):
+            browser, _, signature = value.partition(".")
             if len(browser) == 32 and hmac.compare_digest(signature.encode(), self._signed(browser).encode()):
                 return Visitor(ANONYMOUS + browser, "", Role.MAKER)
         return None

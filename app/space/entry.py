@@ -16,16 +16,15 @@ import time
 from pathlib import Path
 
 from app.history.usage import made_before
-from app.hub.keeper import Keeper
 from app.logs import set_up_logs
-from app.queue.supervisor import Supervisor
+from app.serve import at_work
 from app.settings import Settings
 from app.sharing.settings import SharingSettings
 from app.sharing.visitor import ANONYMOUS
 from app.space import bucket, zero
 from app.space.access import SpaceAccess
 from app.space.segments import LONGEST_SECONDS
-from app.studio import Studio, open_studio
+from app.studio import Studio
 from engine.errors import InvalidRequest, SprocketError
 
 PORT = 7860
@@ -52,15 +51,7 @@ def main() -> None:
     admins = frozenset(filter(None, (name.strip() for name in os.environ.get("SPROCKET_ADMINS", "").split(","))))
     access = SpaceAccess(SharingSettings(), settings.data_dir, admins=admins)
     with contextlib.ExitStack() as stack:
-        if call is None:
-            supervisor = Supervisor(settings)
-            supervisor.start()
-            stack.callback(supervisor.close)
-        keeper = Keeper(settings)
-        keeper.start()
-        stack.callback(keeper.close)
-        studio = open_studio(settings)
-        stack.callback(studio.close)
+        studio = stack.enter_context(at_work(settings, worker=call is None))
         if call is not None:
             access.inline = zero.Zero(studio, call, longest())
             zero.load_ahead(settings)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest
-from engine.request import INPUT_NAME, check_names, shown
+from engine.request import INPUT_NAME, check_names, real, shown
 
 SCHEMA_VERSION = 1
 CLIP_ID = re.compile(r"[0-9a-f]{32}")
@@ -51,8 +50,8 @@ class InterpolateRequest:
     def __post_init__(self) -> None:
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen: the one way in)
         _check_video("video", self.video)
-        set_field("fps", _number("fps", self.fps, MIN_FPS, MAX_FPS, 24))
-        set_field("slow", _number("slow", self.slow, 1.0, MAX_SLOW, 2))
+        set_field("fps", real("fps", self.fps, MIN_FPS, MAX_FPS, 24))
+        set_field("slow", real("slow", self.slow, 1.0, MAX_SLOW, 2))
         if self.slow == 1.0:
             raise InvalidRequest("slow", "is 1, which leaves the video as fast as it is. Use 2 for half the speed, or leave it out.",
                                  suggestion=2)
@@ -116,14 +115,3 @@ def _check_video(field: str, name: object) -> None:
     if not (isinstance(name, str) and INPUT_NAME.fullmatch(name)):
         raise InvalidRequest(field, f"must be the name of an input of this studio, 64 hex digits and its kind, not {shown(name)}. Add the "
                                     "file first; adding it gives the name.")
-
-
-def _number(name: str, value: object, low: float, high: float, suggestion: float) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequest(name, f"must be a number, not {shown(value)}. Use {low:g} to {high:g}.", suggestion=suggestion)
-    if not low <= value <= high:  # NaN is not
-        best = suggestion if math.isnan(value) else min(max(value, low if name == "fps" else suggestion), high)
-        raise InvalidRequest(name, f"is {shown(value)}; allowed is {low:g} to {high:g}.", suggestion=best)
-    return float(value)

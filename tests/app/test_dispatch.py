@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from app.history.records import Job, JobState
-from app.queue.dispatch import Room, next_to_send, ranks_of
+from app.queue.dispatch import Dispatch, Room, next_to_send, ranks_of
 from app.queue.supervisor import Supervisor
+from app.queue.workplace import Workplace
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from engine.errors import InvalidRequest
+from tests.fakes import FakeEngine
 from tests.site import wait_for
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -44,9 +48,37 @@ def test_jobs_are_sent_in_order_and_nobody_overtakes(studio: Studio) -> None:
     small = replace(first, id="c" * 32)
     room = Room({"GPU": 1.0}, 2)
     assert next_to_send((), {}, lambda: pytest.fail("it was asked")) is None
-    assert next_to_send((first, big, small), {}, lambda: room) == first
+    assert next_to_send((first, big, small), {}, lambda: room) == (first, {"num_cpus": 0, "num_gpus": 1})
     assert next_to_send((first, big, small), {first.id: 0}, lambda: room) is None  # the small one would fit; it waits its turn
-    assert next_to_send((first, big), {first.id: 0}, lambda: Room({"GPU": 2.0}, 2)) == big
+    assert next_to_send((first, big), {first.id: 0}, lambda: Room({"GPU": 2.0}, 2)) == (big, {"num_cpus": 0, "num_gpus": 2})
+
+
+def test_the_cluster_is_asked_once_for_each_job_that_is_sent(studio: Studio) -> None:
+    asked: list[float] = []
+    sent: list[dict[str, object]] = []
+
+    class Ray:
+        """Two places for tasks; no more."""
+
+        def nodes(self) -> list[dict[str, object]]:
+            asked.append(1)
+            return [{"Alive": True, "Resources": {"CPU": 2.0}}]
+
+        def available_resources(self) -> dict[str, float]:
+            return {"CPU": 2.0 - len(sent)}
+
+        def remote(self, _work: object) -> Ray:
+            return self
+
+        def options(self, **values: object) -> SimpleNamespace:
+            sent.append(values)
+            return SimpleNamespace(remote=lambda *given: given)
+
+    jobs = [job_like(studio) for _ in range(3)]
+    work = Dispatch(Workplace(studio.settings, studio.store, FakeEngine(), None, threading.Event()), Ray())
+    work.send()
+    assert list(work.tasks) == [job.id for job in jobs[:2]] and [one["num_cpus"] for one in sent] == [1, 1]
+    assert len(asked) == 3  # the last time there was no room
 
 
 def test_what_may_be_sent_is_what_may_be_claimed(studio: Studio) -> None:
