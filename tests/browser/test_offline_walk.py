@@ -36,6 +36,8 @@ def test_a_walk_with_the_real_engine_calls_nobody(chromium: Browser, tmp_path: P
             context.route(lambda there: not there.startswith((url, "data:", "blob:")), lambda route: refuse(route, asked))
             page.goto(url)
             page.fill("#field-prompt textarea", "a red ball bounces over a green meadow")
+            for name, value in (("frames", 9), ("steps", 2)):  # the engine and all that it asks for, in short
+                page.fill(f"#field-{name} input[type=number]", str(value))
             page.keyboard.press("Control+Enter")
             page.wait_for_function("document.querySelector('#stage .stage')?.dataset.state === 'done'", timeout=120_000)
             for view in ("gallery", "queue", "train", "models"):

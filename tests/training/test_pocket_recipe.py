@@ -1,6 +1,8 @@
 """The recipe at toy size: stopped and resumed it makes the same bits; its parts mean what they say."""
 
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,11 +68,28 @@ def run_all(recipe: Recipe, shop: Workshop) -> None:
     run_decoder(recipe, shop)
 
 
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards):
-    whole, broken = Workshop(tmp_path / "whole"), Workshop(tmp_path / "broken")
-    for shop in (whole, broken):
-        shop.folder.mkdir()
-    run_all(TOY, whole)
+@dataclass(frozen=True)
+class Made:
+    """All stages in one go. shop: their work folder; pocket: the exported pipeline; facts: what that said. Not to be changed."""
+
+    shop: Workshop
+    pocket: Path
+    facts: dict
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    shop = Workshop(folder / "work")
+    shop.folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "SHARD", 2)
+        run_all(TOY, shop)
+        return Made(shop, folder / "pocket", export(TOY, shop, folder / "pocket"))
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards, whole):
+    broken = Workshop(tmp_path)
     run_vae(TOY, replace(broken, until=2))
     run_vae(TOY, broken)
     run_latents(TOY, broken, lambda text: None)
@@ -85,35 +104,34 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, small_shards):
     run_animator(TOY, broken)
     run_decoder(TOY, replace(broken, until=1))
     run_decoder(TOY, broken)
-    for path in sorted(whole.folder.glob("*.safetensors")):
+    paths = sorted(whole.shop.folder.glob("*.safetensors"))
+    assert len(paths) == 7
+    for path in paths:
         left, right = load_file(path), load_file(broken.folder / path.name)
         assert left.keys() == right.keys()
         for name, tensor in left.items():
             assert torch.equal(tensor, right[name]), (path.name, name)
 
 
-def test_a_finished_stage_can_be_extended(tmp_path):
+def test_a_finished_stage_can_be_extended(tmp_path, whole):
     longer = extended(TOY, "vae", 2)
     assert [phase.steps for phase in longer.vae_phases] == [3, 3]
     with pytest.raises(ValueError, match="'latents'"):
         extended(TOY, "latents", 2)
-    run_vae(TOY, Workshop(tmp_path))
+    shutil.copy(whole.shop.folder / "vae.safetensors", tmp_path)
     run_vae(longer, Workshop(tmp_path))
     with safe_open(tmp_path / "vae.safetensors", "pt") as file:
         assert file.metadata()["step"] == "6"
 
 
-def test_the_export_runs_in_the_stock_pipeline(tmp_path, small_shards):
-    shop = Workshop(tmp_path)
-    run_all(TOY, shop)
-    facts = export(TOY, shop, tmp_path / "out")
-    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "out", dtype=native())
-    assert pipeline.vae.config.scaling_factor == facts["scaling_factor"]
+def test_the_export_runs_in_the_stock_pipeline(whole):
+    pipeline = CogVideoXPipeline.from_pretrained(whole.pocket, dtype=native())
+    assert pipeline.vae.config.scaling_factor == whole.facts["scaling_factor"]
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline("a red ball rises", num_frames=9, num_inference_steps=2, max_sequence_length=48, output_type="np")
     assert result.frames.shape == (1, 9, 128, 192, 3)
     assert np.isfinite(result.frames).all()
-    animator = CogVideoXImageToVideoPipeline.from_pretrained(tmp_path / "out-i2v", dtype=native())
+    animator = CogVideoXImageToVideoPipeline.from_pretrained(whole.pocket.with_name("pocket-i2v"), dtype=native())
     assert torch.equal(animator.vae.decoder.conv_in.conv.weight, pipeline.vae.decoder.conv_in.conv.weight)
     animator.set_progress_bar_config(disable=True)
     picture = Image.new("RGB", (192, 128), "navy")
@@ -122,11 +140,8 @@ def test_the_export_runs_in_the_stock_pipeline(tmp_path, small_shards):
     assert np.isfinite(result.frames).all()
 
 
-def test_the_refined_decoder_leaves_the_latents_alone(tmp_path, small_shards):
-    shop = Workshop(tmp_path)
-    run_vae(TOY, shop)
-    run_decoder(TOY, shop)
-    before, after = load_vae(TOY, shop, decoder=False), load_vae(TOY, shop)
+def test_the_refined_decoder_leaves_the_latents_alone(whole):
+    before, after = load_vae(TOY, whole.shop, decoder=False), load_vae(TOY, whole.shop)
     for left, right in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True):
         assert torch.equal(left, right)
 
@@ -249,20 +264,15 @@ def test_captions_to_read_are_a_function_of_seed_and_step():
     assert not torch.equal(first[1], reader.draw_captions(tokenizer, phase, seed=1, step=5)[1])
 
 
-def test_going_on_from_released_weights_begins_the_last_phase_with_them(tmp_path, small_shards):
-    first = Workshop(tmp_path / "first")
-    for name in ("first", "again"):
-        (tmp_path / name).mkdir()
-    run_all(TOY, first)
-    export(TOY, first, tmp_path / "pocket")
-    again = Workshop(tmp_path / "again", released=tmp_path / "pocket", until=0)
+def test_going_on_from_released_weights_begins_the_last_phase_with_them(tmp_path, small_shards, whole):
+    again = Workshop(tmp_path, released=whole.pocket, until=0)
     run_latents(TOY, again, lambda text: None)
     model = build_denoiser(TOY, again)
-    released = load_file(tmp_path / "pocket" / "transformer" / "diffusion_pytorch_model.safetensors")
+    released = load_file(whole.pocket / "transformer" / "diffusion_pytorch_model.safetensors")
     for name, weight in model["transformer"].named_parameters():
         assert torch.equal(weight, released[name].float())
     run_denoiser(TOY, replace(again, until=3))
-    with safe_open(tmp_path / "again" / "denoiser.safetensors", "pt") as file:
+    with safe_open(tmp_path / "denoiser.safetensors", "pt") as file:
         assert file.metadata() == {"step": "3", "count": "1"}  # one step of the last phase
     after = trained_denoiser(TOY, again)
     for name, weight in after["text_encoder"].named_parameters():
@@ -288,12 +298,8 @@ def test_image_to_video_begins_as_text_to_video():
     assert torch.allclose(wanted, got, atol=1e-6)
 
 
-def test_the_picture_stands_in_the_first_frame_only(tmp_path, small_shards):
-    (tmp_path / "w").mkdir()
-    shop = Workshop(tmp_path / "w")
-    run_vae(TOY, shop)
-    run_latents(TOY, shop, lambda text: None)
-    shelves = {9: latents.load_shelf(shop.folder, TOY.shelves[0])}
+def test_the_picture_stands_in_the_first_frame_only(small_shards, whole):
+    shelves = {9: latents.load_shelf(whole.shop.folder, TOY.shelves[0])}
     phase = TOY.animator_phases[0]
     words, pictures = (denoiser.draw_batch(shelves, build_tokenizer(), phase, 1.0, seed=5, step=1, pictures=p) for p in (False, True))
     assert words.beside.shape[2] == 0

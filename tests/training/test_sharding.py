@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +14,30 @@ from engine.hardware import Gpu
 from engine.models.catalogue import find
 from engine.spec import read_spec
 from tests.engine.tiny import CPU
+from tests.parallel.ranks import together
 from tests.training.lora_tools import config, random_set
 from training.lora.checkpoint import newest_state
 from training.lora.config import TrainConfig
 from training.lora.forecast import cost
 from training.lora.rundir import RunDir
 from training.lora.session import Session
-from training.lora.world import of_rank
+from training.lora.world import of_rank, the_world
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def on_rank(base: Path, runs: list[RunDir]) -> list[int]:
+    """Two steps of every run on one of two processes, as a launcher starts them; the numbers of the base each keeps here."""
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = os.environ["RANK"]
+    world, kept = the_world(CPU), []
+    for run in runs:
+        session = Session(run, read_spec(base), CPU, lambda _model: random_set(), world=world)
+        trainer = session.prepare()
+        kept.append(sum(value.to_local().numel() if hasattr(value, "to_local") else value.numel()
+                        for name, value in trainer.model.transformer.named_parameters() if "lora_" not in name))
+        end = session.steps(trainer)
+        session.finish(trainer)
+        session.say(end, trainer.step)
+    return kept
 
 
 def test_two_processes_with_half_of_the_weights_each_train_as_one(tiny_base: Path, tmp_path: Path) -> None:
@@ -34,15 +47,10 @@ def test_two_processes_with_half_of_the_weights_each_train_as_one(tiny_base: Pat
     for name, way in ways.items():
         RunDir(tmp_path / "one" / name).create(way)
         RunDir(tmp_path / "two" / name).create(replace(way, steps=2, sharding="fsdp", memory="recompute"))
-    folders = [str(tmp_path / "two" / name) for name in ways]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.training.sharded_ranks"]
-    done = subprocess.run([*command, str(tiny_base), *folders], cwd=ROOT, capture_output=True, timeout=300, check=False,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    kept = together(2, on_rank, tiny_base, [RunDir(tmp_path / "two" / name) for name in ways])
     numbers = read_spec(tiny_base).component_parameters["transformer"]
-    for name, way in ways.items():
+    for (name, way), shares in zip(ways.items(), zip(*kept, strict=True), strict=True):
         one, two = (RunDir(tmp_path / each / name) for each in ("one", "two"))
-        shares = [int((two.folder / f"share-{rank}").read_text()) for rank in range(2)]
         assert sum(shares) >= numbers - 200 and max(shares) < 0.6 * numbers
         saved, _ = newest_state(two.checkpoints)
         assert saved is not None and saved.step == 2
