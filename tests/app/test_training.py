@@ -43,11 +43,13 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 def test_a_run_is_a_job_and_its_lora_is_on_the_shelf(studio: Studio, base: Path) -> None:
     card = studio.training.start(ASKED | {"model": str(base)}, owner=LOCAL)
     assert card.job is not None and card.job.kind == "train" and card.state.state == "waiting"
+    assert not studio.training.forecast(card.config).measured
     save_set(studio.training.run(card.id).folder / SAMPLES, random_set())
     ended = studio.run_here(card.job.id)
     assert ended.state.value == "done", ended.error
     done = studio.training.card(card.id, owner=LOCAL)
     assert (done.state.state, done.state.step, done.job) == ("done", 6, None)
+    assert studio.training.forecast(done.config).measured  # the next run's time is by this one's
     assert [lora.file for lora in studio.loras.cards()] == ["made.safetensors"]
     assert studio.training.use(card.id, owner=LOCAL).name == studio.loras.cards()[0].name
     with pytest.raises(NotAllowed, match="is done"):

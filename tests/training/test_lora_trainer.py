@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from engine.spec import read_spec
 from tests.engine.tiny import CPU, save_tiny
 from tests.training.lora_tools import base_of, config, random_set, trainer
 from training.lora import checkpoint
+from training.lora.forecast import choose_memory
 from training.lora.loop import World
 from training.lora.objective import Noise, squared_error
 from training.lora.order import first_visit
@@ -267,6 +269,13 @@ def test_a_run_from_its_folder_with_looks_previews_and_export(tiny_base: Path, t
     assert plain.work() == "done"
     first, second = (checkpoint.newest_state(run / "checkpoints")[0] for run in (tmp_path / "run", tmp_path / "plain"))
     assert first is not None and second is not None and digest_of(first.adapter) == digest_of(second.adapter)
+
+
+def test_a_run_says_how_fast_its_steps_were(tiny_base: Path, tmp_path: Path) -> None:
+    one = session(tiny_base, tmp_path, eval_steps=0)
+    assert one.work() == "done"
+    choice = choose_memory(one.spec, one.config, CPU)
+    assert RunDir(tmp_path).read()[1]["flops_per_second"] == pytest.approx(choice.flops / median(one.paces))
 
 
 def test_a_preview_leaves_the_lora_and_the_generators_alone(tmp_path: Path) -> None:

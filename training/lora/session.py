@@ -53,6 +53,7 @@ class Session:
         self.trackers = trackers or Trackers(())
         self.stopping = threading.Event()
         self.paces: list[float] = []
+        self.flops = 0.0
         self.means: list[float] = []
         self._told = 0.0
 
@@ -98,6 +99,7 @@ class Session:
             raise InvalidRequest("dataset", "is not what this run began with: clips or captions were changed. Begin a new run with it; "
                                             "this one goes on if they are put back.")
         trainer = Trainer(model, config, samples, self.run, self.machine, policy=choice.policy, world=self.world)
+        self.flops = choice.flops
         self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
                               "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
                               "dtype": precision_of(config, self.machine),
@@ -235,6 +237,9 @@ class Session:
     def finish(self, trainer: Trainer) -> None:
         """What was trained as a file, in whatever state it is: a stopped run's can be used too."""
         self.say("saving", trainer.step)
+        if self.first and self.paces:  # forecasts of the next run go by it
+            self.facts |= {"flops_per_second": self.flops / median(self.paces)}
+            self.run.write(self.config, self.facts)
         self.export(trainer)
         self.trackers.close()
 

@@ -14,14 +14,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .arithmetic import native
+
 _BETAS = (0.9, 0.98)
 _MOMENTUM = 0.95
 _EPS = 1e-8
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """Newton-Schulz approximation of U V^T of a 2-D matrix, in bf16 (singular values end in about 0.7..1.2)."""
-    x = matrix.bfloat16()
+    """Newton-Schulz approximation of U V^T of a 2-D matrix, in bf16 where that is native (singular values end in about 0.7..1.2)."""
+    x = matrix.to(native(matrix.device.type))
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
