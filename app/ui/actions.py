@@ -189,7 +189,7 @@ def fix(click: Click) -> Changes:
     name, value = click.text("field"), click.text("value")
     if name not in FIELDS or not SUGGESTED.fullmatch(value):
         return {}
-    shown = value if name == "seed" else float(value) if "." in value else int(value)
+    shown = value if name in ("seed", "budget") else float(value) if "." in value else int(value)
     shown_by_source = panel(click.studio, {**click.values, name: shown}, click.kept)
     return {click.parts.form[name]: gr.update(value=shown), click.parts.forecast: create.forecast_html(None),
             click.parts.source: shown_by_source}

@@ -19,6 +19,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.plan_command import parse_bytes
 from app.ui import devices
 from app.ui.rates import ONE_CLIP, RATES, known_of, rate_of
 from engine import request as limits
@@ -40,6 +41,7 @@ MODELS_OWN = "model's own"
 BEST = "best-that-fits"
 """No wish for a quality."""
 GIB = 2**30
+ALL_THERE_IS = "all there is"
 EVERYDAY_STEPS, EVERYDAY_GUIDANCE = 60, 12.0
 START = "start"
 """Beside the kept fields: what the person chose to start from, of 't2v', 'i2v' and 'v2v'."""
@@ -88,14 +90,24 @@ def read_choice(_name: str, value: Any) -> Any:
 
 
 def read_budget(name: str, value: Any) -> int | None:
-    """GiB -> bytes. Empty means: all there is."""
-    if value is None or value == "":
+    """'8' and '8 GiB' are 8 x 2^30 bytes, '512 MiB' half of one. Empty means: all there is."""
+    said = "" if value is None else f"{value!r}" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if not isinstance(said, str):
+        raise InvalidRequest(name, f"must be text or a number, not {type(value).__name__}.")
+    if said.strip().casefold() in ("", ALL_THERE_IS, "all"):
         return None
-    low, high = MIN_BUDGET / GIB, MAX_BUDGET / GIB
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        said = f"{value:g} GiB" if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(str(value)[:40])
-        raise InvalidRequest(name, f"is {said}; it is {low:g} to {high:,.0f} GiB of memory, or empty for all there is.", suggestion=8)
-    return round(value * GIB)
+    try:
+        return parse_bytes(name, said if any(map(str.isalpha, said)) else f"{said} GiB")
+    except InvalidRequest as error:
+        low, high = MIN_BUDGET / GIB, MAX_BUDGET / GIB
+        raise InvalidRequest(name, f"is {said[:40]!r}; it is {low:g} to {high:,.0f} GiB of memory, alone or with a unit, or empty "
+                                   "for all there is.", suggestion=8) from error
+
+
+def show_budget(value: Any, _spec: ModelSpec | None) -> dict[str, Any]:
+    """In GiB, so exactly that it is read back as the same bytes."""
+    gib = (value or 0) / GIB
+    return {"value": "" if value is None else f"{gib:g}" if float(f"{gib:g}") == gib else repr(gib)}
 
 
 def read_unless(usual: Any) -> Callable[[str, Any], Any]:
@@ -343,9 +355,9 @@ WAYS = {**WAYS, "cfg_gate": Field(
                         info="for this share of the steps; less is faster and another picture", elem_id="field-cfg-gate"),
     read_unless(1), lambda value, _spec: {"value": 1 if value is None else value, "minimum": min(0.05, value or 1)})}
 WAYS = {**WAYS, "budget": Field(
-    lambda _: gr.Number(label="Memory budget", info="GiB it may use", placeholder="all there is", value=None, elem_id="field-budget",
-                        min_width=110, buttons=[]),
-    read_budget, lambda value, _spec: {"value": None if value is None else value / GIB})}
+    lambda _: gr.Textbox(label="Memory budget", info="GiB it may use", placeholder=ALL_THERE_IS, max_lines=1, elem_id="field-budget",
+                         min_width=110),
+    read_budget, show_budget)}
 FIELDS = {**FIELDS, **WAYS}
 KEPT = tuple(f.name for f in fields(GenerationRequest) if f.name not in {*FIELDS, "model", "schema_version"})
 """Request fields without a component: the source panel, a remix or a restored clip brings them, and they go into the next request."""

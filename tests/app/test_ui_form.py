@@ -125,7 +125,11 @@ def test_another_model_leaves_the_words_alone() -> None:
         ({"budget": 1e300}, "budget"),
         ({"budget": -1}, "budget"),
         ({"budget": 0.1}, "budget"),
-        ({"budget": "8"}, "budget"),
+        ({"budget": "8 parsecs"}, "budget"),
+        ({"budget": "0"}, "budget"),
+        ({"budget": "nan"}, "budget"),
+        ({"budget": [8]}, "budget"),
+        ({"budget": "1e30"}, "budget"),
         ({"budget": True}, "budget"),
     ],
 )
@@ -138,21 +142,23 @@ def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> Non
 
 def test_a_budget_is_gibibytes_or_all_there_is() -> None:
     good = {"prompt": "a ball", "model": "pocket"}
-    assert [read_form(good | {"budget": said}).budget for said in (None, "", 8, 0.25, 16384)] == [None, None, 8 << 30, 1 << 28, 1 << 44]
+    said = {None: None, "": None, " All there is ": None, 8: 8 << 30, "8": 8 << 30, ".25": 1 << 28,
+            "16384": 1 << 44, "512 MiB": 1 << 29, "8GB": 8 * 10**9}
+    assert {each: read_form(good | {"budget": each}).budget for each in said} == said
     for asked in (None, 8 << 30, 8 * 10**9, (1 << 44) - 1):  # a remix of a clip that the command line made
         request = dataclasses.replace(FULL, budget=asked)
         assert read_form(values_of(show_request(request, SPEC))) == request and "budget" not in kept_fields(request)
     assert kept_words(dataclasses.replace(FULL, budget=8 << 30)) == " It may use at most 8 GiB of memory."
-    with pytest.raises(InvalidRequest, match=r"is 0\.1 GiB; it is 0\.25 to 16,384 GiB of memory, or empty") as caught:
-        read_form(good | {"budget": 0.1})
+    with pytest.raises(InvalidRequest, match=r"is '0\.1'; it is 0\.25 to 16,384 GiB of memory, .* or empty") as caught:
+        read_form(good | {"budget": "0.1"})
     assert caught.value.suggestion == 8
 
 
 def test_the_forecast_follows_the_budget(studio: Studio) -> None:
     values = {"prompt": "a ball", "model": "pocket"}
     free = forecast_markup(studio, values)
-    assert forecast_markup(studio, values | {"budget": 16}) == free  # more than there is
-    assert "budget of 0.3 GB is the limit" in forecast_markup(studio, values | {"budget": 0.25})
+    assert forecast_markup(studio, values | {"budget": "16"}) == free  # more than there is
+    assert "budget of 0.3 GB is the limit" in forecast_markup(studio, values | {"budget": "0.25"})
 
 
 @pytest.mark.parametrize(("text", "seed"), [("", None), ("  ", None), ("42", 42), (" 1,000 ", 1000), (str(2**60), 2**60)])
