@@ -49,6 +49,7 @@ def recover(settings: Settings, store: Store) -> None:
     sweep_parts(settings, store, now)
     sweep_job_folders(settings, store, now)
     sweep_unused(settings, store, now)
+    sweep_published(settings, store)
     write_stale_sidecars(settings, store)
 
 
@@ -139,6 +140,15 @@ def sweep_job_folders(settings: Settings, store: Store, now: float) -> None:
         if (job is None and old) or (job is not None and (
                 job.state in (JobState.DONE, JobState.CANCELLED) or (job.state is JobState.FAILED and old))):
             drop_workspace(settings, folder.name)
+
+
+def sweep_published(settings: Settings, store: Store) -> None:
+    """Removes copies for others (`app.published`) of clips that are not published any more: a crash came between the two."""
+    for path in (settings.data_dir / "published").glob("*.mp4"):
+        try:
+            store.published.get(path.stem)
+        except NotFound:
+            path.unlink(missing_ok=True)
 
 
 def drop_workspace(settings: Settings, job_id: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from app.errors import NotAllowed, NotFound
 from app.history.records import Clip, ClipQuery, Job
+from app.history.recovery import sweep_published
 from app.history.sidecar import read_sidecar
 from app.published import SHOWN_REQUEST, PublicGallery, public_recipe, public_view
 from app.queue.executor import Workplace, perform
@@ -214,7 +215,14 @@ def test_the_trash_and_a_deleted_file_unpublish(studio: Studio) -> None:
     assert studio.published.page().total == 1
     assert expire(studio, 24.0, None, now=time.time() + 25 * 3600) == 1
     assert studio.published.page().total == 0 and studio.store.clips.get(guest.id).published_at is None
-    assert list((studio.settings.data_dir / "published").iterdir()) == []
+    copies = studio.settings.data_dir / "published"
+    assert list(copies.iterdir()) == []
+    two = made(studio, "local")
+    studio.published.publish(two.id)
+    for name in (one.id, "no id"):  # a crash came between unpublishing and deleting
+        (copies / f"{name}.mp4").write_bytes(b"x")
+    sweep_published(studio.settings, studio.store)
+    assert [path.stem for path in copies.iterdir()] == [two.id]
 
 
 def test_a_sidecar_from_before_there_was_a_gallery(studio: Studio, work_once: Callable[[], Job | None]) -> None:

@@ -26,6 +26,7 @@ from engine.video.marking import (
     xmp_packet,
 )
 from engine.video.recipe import AI_SOURCE
+from engine.video.redact import redacted
 from engine.video.signing import Credentials, credentials, sign, signature_holds
 from engine.video.writer import ClipWriter
 
@@ -165,6 +166,23 @@ def test_a_signed_clip_notices_a_changed_byte(signer: Credentials, tmp_path: Pat
     data[data.rfind(b"mdat") + 100] ^= 1
     part.write_bytes(data)
     assert not signature_holds(part)
+
+
+def test_a_copy_that_says_less_is_signed_anew(signer: Credentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPROCKET_C2PA_CERT", str(signer.certificate))
+    monkeypatch.setenv("SPROCKET_C2PA_KEY", str(signer.key))
+    part, copy = tmp_path / "clip.mp4", tmp_path / "copy.mp4"
+    with ClipWriter(part, width=64, height=48, fps=8, frames=9, recipe=RECIPE | {"wish": "secret words"}) as writer:
+        writer.write(frames())
+        writer.finish()
+    with pytest.raises(OutputRejected, match="is signed"):
+        redacted(part, copy, RECIPE, None)
+    assert not copy.exists()
+    redacted(part, copy, RECIPE, signer)
+    assert signature_holds(part) and signature_holds(copy)
+    assert b"secret" in part.read_bytes() and b"secret" not in copy.read_bytes()
+    assert decoded(copy) == decoded(part) and says_machine_made(video_xmp(copy))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "copy.mp4"]
 
 
 def test_another_key_cannot_sign(signer: Credentials, written: tuple[Path, bytes]) -> None:

@@ -31,10 +31,10 @@ from training.lora.session import Session
 
 STEPS = 2
 TEAM: dict[str, tuple[str, dict[str, Any]]] = {
-    "recomputed, with dropout": ("rope", {"targets": "attention+ff", "dropout": 0.2, "ema": 0.5, "batch": 2}),
-    "image to video, padded": ("i2v-1.5", {"memory": "offload"}),
+    "image to video, padded, streamed": ("i2v-1.5", {"memory": "offload", "streamed": "disk"}),
     "every layer": ("sincos", {"targets": "all", "dropout": 0.1, "dora": True}),
-    "beside a base that is shared out": ("rope", {"sharding": "fsdp", "base": "int8"}),
+    "beside a base in 8 bits that is shared out": ("rope", {"sharding": "fsdp", "base": "int8", "targets": "attention+ff", "dropout": 0.2,
+                                                            "ema": 0.5}),
     "all weights, shared out": ("rope", {"method": "full", "learning_rate": 1e-3, "sharding": "fsdp"}),
     "stage two": ("rope", {"method": "stage-two"}),
 }
@@ -88,7 +88,7 @@ def on_rank(bases: dict[str, Path], folder: Path, ways: dict[str, tuple[str, dic
 
 def compared(found: dict[str, Any], alone: dict[str, Any], teams: int, what: str) -> None:
     assert found["losses"] == pytest.approx(alone["losses"], rel=1e-6), what
-    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-6), what
+    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-5), what
     for mine, whole in zip(found["times"], alone["times"], strict=True):
         assert len(mine) == len(whole) // teams and set(mine) <= set(whole), what
     for mine, whole in zip(found["looks"], alone["looks"], strict=bool(found["looks"])):

@@ -117,10 +117,10 @@ class TrainConfig:
     sharding: str = "no"
     """'fsdp': several processes hold a share of the base each (of all weights with method full), and gather a block when it works."""
     processes: int = 0
-    """Processes, each with a GPU of its own, that share the work; 0: as many as `sequence_parallel`."""
+    """Processes, each with a GPU of its own, that share the work; 0: as many as sequence parallel wants."""
     sequence_parallel: int = 1
-    """So many processes divide the tokens of each clip among them, for clips that are too large or too slow for one GPU; the others, in
-    teams of as many, share the passes of a step."""
+    """So many processes divide the tokens of each clip among them, for clips too large or too slow for one GPU; further processes are more
+    such teams, which share the passes of a step."""
     streaming: str = "auto"
     """Whether the base's blocks wait in 'ram' or on the 'disk' until they are needed, or 'no': 'auto' where the budget wants it. The bits
     are the same."""
