@@ -172,8 +172,8 @@ def test_guidance_as_published(kind: str, fields: dict[str, Any], tiny_plan: Mad
 def test_in_bf16(kind: str, fields: dict[str, Any], tiny_plan: Made) -> None:
     import torch
 
-    job = replace(tiny_plan(kind, **fields), dtype="bf16")
-    video = frames_of(1 if job.mode == "i2v" else 9)
+    job = replace(tiny_plan(kind, width=48, height=32, **fields), dtype="bf16")
+    video = frames_of(1 if job.mode == "i2v" else 9, 48, 32)
     pictures = [Image.fromarray(f) for f in video]
     stock = {"num_frames": 9, "image": pictures[0]} if job.mode == "i2v" else {"video": pictures, "strength": 0.7}
     latents, expected = reference(job, **stock)
