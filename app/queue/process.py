@@ -15,6 +15,9 @@ from pathlib import Path
 
 import psutil
 
+NICER = 5
+"""So much a worker's processes give way: about a quarter of a processor that one page wants all of, and all of an idle one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
@@ -96,6 +99,15 @@ def volunteer_for_oom_killer() -> None:
     """When memory runs out the kernel takes the worker, not the page that watches it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def let_pages_go_first() -> None:
+    """Where work and pages want the same processor, the page gets it: it wants little, and somebody waits for it."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "nice"):
+            os.nice(NICER)
+        else:
+            psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
 
 
 def oom_kills() -> int | None:

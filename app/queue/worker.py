@@ -29,7 +29,7 @@ from app.history.store import Store
 from app.logs import set_up_logs
 from app.queue.door import Engine, open_engine
 from app.queue.executor import Workplace, perform, planned
-from app.queue.process import ProcessId, orphaned, this_process, volunteer_for_oom_killer
+from app.queue.process import ProcessId, let_pages_go_first, orphaned, this_process, volunteer_for_oom_killer
 from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
 from app.settings import Settings
 from engine.errors import SprocketError
@@ -89,6 +89,7 @@ def _set_up(options: argparse.Namespace) -> tuple[Settings, Store, threading.Eve
     if options.parent is not None:
         die_with_parent(options.parent)
     volunteer_for_oom_killer()
+    let_pages_go_first()
     given = {"data_dir": options.data_dir, "engine": options.engine}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     stopping = threading.Event()

@@ -18,7 +18,7 @@ import pytest
 from app.errors import DataDirBusy
 from app.history.records import JobState
 from app.queue.executor import Workplace, perform
-from app.queue.process import this_process
+from app.queue.process import NICER, this_process
 from app.queue.reports import SUPERVISOR
 from app.queue.supervisor import Supervisor
 from app.queue.worker import chores
@@ -155,6 +155,7 @@ def test_the_worker_dies_with_its_server_which_has_no_torch(settings: Settings) 
         assert server.stdout is not None
         pid, modules = server.stdout.readline().split(" ", 1)
         worker = psutil.Process(int(pid))
+        soon(lambda: worker.nice() == min(19, psutil.Process(server.pid).nice() + NICER), 20)  # pages go first
         assert modules.strip() == "[]"
         studio = open_studio(settings)
         soon(lambda: studio.status().worker_alive)
