@@ -30,7 +30,6 @@ from engine.models import (
     band_encode,
     chunked,
     conditioning,
-    convolution,
     text_encode,
     tile_decode,
     vae_decode,
@@ -68,7 +67,6 @@ class CogVideoX:
                 loaded.callback(self.components[part].close)
             loaded.pop_all()
         self.text_encoder, self.transformer, self.vae = (self.components[part].module for part in KINDS)
-        convolution.use_onednn(self.vae)
         self._rotary: tuple[tuple[int, ...], Tensor | attention.Rotary] | None = None
         self._complex_rotary = False
         self._lean_tried = False

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine.errors import CannotFit
 from engine.memory.placement import NUMBER_BYTES, Home
 from engine.memory.weights import WAITING_BLOCKS
+from engine.models.convolution import use_onednn
 from engine.models.eight_bit import narrow
 from engine.models.fresh_blocks import FreshBlocks
 from engine.models.loading import Weight, WeightFiles, in_blocks, skeleton, tables_of, weights_of
@@ -47,6 +48,7 @@ class Component:
         self.module = skeleton(kind, folder)
         if home.precision not in NUMBER_BYTES:
             narrow(self.module, home.precision)
+        use_onednn(self.module)  # whoever loads a VAE gets the same numbers from it
         self.stream: BlockStream | FreshBlocks | None = None
         self._passing = FreshBlocks if trained else BlockStream
         self._ready = False

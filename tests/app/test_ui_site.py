@@ -164,7 +164,8 @@ def test_bad_searches(client: Client, words: Any, page: Any) -> None:
 def test_only_these_endpoints_are_named(client: Client) -> None:
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
         "/submit", "/job", "/cancel", "/clips", "/models", "/submit_batch", "/batch", "/cancel_batch", "/loras",
-        "/refine", "/interpolate", "/key_frames", "/edit_key_frame", "/go_on"}
+        "/refine", "/interpolate", "/key_frames", "/edit_key_frame", "/go_on", "/publish", "/unpublish",
+        "/public_clips"}
 
 
 def test_models_are_listed(client: Client) -> None:
