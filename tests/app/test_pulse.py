@@ -20,7 +20,7 @@ from app.sharing.users import Users
 from app.sharing.visitor import Role
 from app.studio import open_studio
 from app.ui.pulse import Pulse, mark_of
-from app.ui.sessions import MOST_IDLE, LeanHolder, spoken
+from app.ui.sessions import MOST_IDLE, MOST_MESSAGES, LeanHolder, spoken
 from tests.fakes_studio import FakeStudio
 from tests.site import Site, serving, wait_for
 
@@ -139,3 +139,19 @@ def test_sessions_in_which_nothing_is_kept_are_forgotten() -> None:
         assert kept._id in holder[f"call {number}"].blocks_config.blocks
     assert len(holder.session_data) <= MOST_IDLE + 1
     assert holder["somebody"][kept._id] == "a job"
+
+
+def test_sessions_that_wait_for_nothing_are_forgotten() -> None:
+    holder = LeanHolder()
+    with gr.Blocks() as page:
+        pass
+    holder.set_blocks(page)
+    queue = page._queue
+    waiting, reading = "waits for an event", "its messages are still read"
+    queue.pending_event_ids_session |= {waiting: {"an event"}, reading: set()}
+    queue.pending_messages_per_session[reading] = asyncio.Queue()
+    for number in range(3 * MOST_MESSAGES):
+        queue.pending_event_ids_session[f"call {number}"] = set()
+        holder[f"call {number}"]
+    assert len(queue.pending_event_ids_session) <= MOST_MESSAGES + 1
+    assert queue.pending_event_ids_session[waiting] == {"an event"} and queue.pending_event_ids_session[reading] == set()
