@@ -116,7 +116,9 @@ def test_a_job_that_always_crashes_its_worker_fails_and_the_next_one_runs(
     supervisor.start()
     soon(lambda: studio.job(job.id).state is JobState.FAILED, 90)
     failed = studio.job(job.id)
-    assert (failed.error_code, failed.attempt) == ("crash", 3) and "SIGSEGV" in str(failed.error)
+    assert failed.error_code == "crash" and "SIGSEGV" in str(failed.error)
+    # What was stored of its last steps may differ from crash to crash where the machine is busy: another place, counted anew.
+    assert failed.attempt >= 3 and "ended 3 times at the same place" in str(failed.error)
     assert "Segmentation fault" in studio.log_text(job.id)
     assert studio.store.recall(SUPERVISOR) is None or studio.store.recall(SUPERVISOR)[0] is None  # type: ignore[index]
 
