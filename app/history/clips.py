@@ -12,7 +12,7 @@ from app.errors import NotFound
 from app.history.ids import new_id
 from app.history.published import UNPUBLISHED
 from app.history.records import Clip, ClipPage, ClipQuery, Project
-from app.history.rows import clip_of, project_of, search_text
+from app.history.rows import clip_of, clip_row, project_of, search_text
 from app.history.schema import clips, projects
 from app.history.substring import holds, words_of
 from app.history.transactions import Transactions
@@ -125,12 +125,12 @@ class Clips:
 
     def get(self, clip_id: str, *, owner: str | None = None) -> Clip:
         """Raises NotFound."""
-        return self._db.read(lambda c: clip_of(_clip_row(c, clip_id, owner)))
+        return self._db.read(lambda c: clip_of(clip_row(c, clip_id, owner)))
 
     def lineage(self, clip_id: str, *, owner: str) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
         """(ancestors, nearest first; clips made from this one, oldest first)."""
         def work(c: Connection) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-            clip = clip_of(_clip_row(c, clip_id, owner))
+            clip = clip_of(clip_row(c, clip_id, owner))
             parents: list[Clip] = []
             seen = {clip.id}
             above = list(clip.parents)
@@ -154,7 +154,7 @@ class Clips:
         clean = checked_name(name)
 
         def work(c: Connection) -> Clip:
-            row = _clip_row(c, clip_id, owner)
+            row = clip_row(c, clip_id, owner)
             return _change(c, clip_id, name=clean, search=search_text(row.prompt, clean))
         return self._db.write(work)
 
@@ -167,14 +167,14 @@ class Clips:
 
     def set_project(self, clip_id: str, project_id: str, *, owner: str) -> Clip:
         def work(c: Connection) -> Clip:
-            _clip_row(c, clip_id, owner)
+            clip_row(c, clip_id, owner)
             _project_row(c, project_id, owner)
             return _change(c, clip_id, project_id=project_id)
         return self._db.write(work)
 
     def _changed(self, clip_id: str, owner: str, **values: Any) -> Clip:
         def work(c: Connection) -> Clip:
-            _clip_row(c, clip_id, owner)
+            clip_row(c, clip_id, owner)
             return _change(c, clip_id, **values)
         return self._db.write(work)
 
@@ -240,16 +240,9 @@ def _refuse_taken(c: Connection, owner: str, name: str, but: str | None) -> None
         raise InvalidRequest("name", f"{name!r} is the name of another project. Choose a different one.")
 
 
-def _clip_row(c: Connection, clip_id: str, owner: str | None) -> Any:
-    row = c.execute(select(clips).where(clips.c.id == clip_id)).one_or_none()
-    if row is None or (owner is not None and row.owner != owner):
-        raise NotFound("There is no such clip. It may belong to somebody else, or to another data directory.")
-    return row
-
-
 def _change(c: Connection, clip_id: str, **values: Any) -> Clip:
     c.execute(update(clips).where(clips.c.id == clip_id).values(sidecar_stale=1, **values))
-    return clip_of(_clip_row(c, clip_id, None))
+    return clip_of(clip_row(c, clip_id, None))
 
 
 def _conditions(query: ClipQuery, owner: str) -> list[ColumnElement[bool]]:

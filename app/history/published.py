@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from app.errors import NotAllowed, NotFound
 from app.history.records import Clip, ClipPage, ClipQuery
-from app.history.rows import clip_of, public_text
+from app.history.rows import clip_of, clip_row, locked_clip_row, public_text
 from app.history.schema import clips
 from app.history.substring import holds, words_of
 from app.history.transactions import Transactions
@@ -52,26 +52,22 @@ class Published:
     def publish(self, clip_id: str, *, owner: str, now: float) -> Clip:
         """Published already, it keeps its time. Raises NotFound, NotAllowed (in the trash, or its file is missing)."""
         def work(c: Connection) -> Clip:
-            row = c.execute(select(clips).where(clips.c.id == clip_id, clips.c.owner == owner).with_for_update()).one_or_none()
-            if row is None:
-                raise NotFound("There is no such clip. It may belong to somebody else, or to another data directory.")
+            row = locked_clip_row(c, clip_id, owner)
             if row.trashed_at is not None or row.missing:
                 raise NotAllowed("This clip is in the trash; put it back before you publish it." if row.trashed_at is not None else
                                  "The file of this clip is missing, so there is nothing to publish.")
             if row.published_at is None:
                 c.execute(update(clips).where(clips.c.id == clip_id).values(
                     published_at=now, public_search=public_text(row.prompt), sidecar_stale=1))
-            return clip_of(c.execute(select(clips).where(clips.c.id == clip_id)).one())
+            return clip_of(clip_row(c, clip_id))
         return self._db.write(work)
 
     def unpublish(self, clip_id: str, *, owner: str | None = None) -> Clip:
         """`owner`: None for whoever's it is. What is not published stays so. Raises NotFound."""
         def work(c: Connection) -> Clip:
-            whose = [] if owner is None else [clips.c.owner == owner]
-            done = c.execute(update(clips).where(clips.c.id == clip_id, *whose).values(sidecar_stale=1, **UNPUBLISHED))
-            if not done.rowcount:
-                raise NotFound("There is no such clip. It may belong to somebody else, or to another data directory.")
-            return clip_of(c.execute(select(clips).where(clips.c.id == clip_id)).one())
+            locked_clip_row(c, clip_id, owner)
+            c.execute(update(clips).where(clips.c.id == clip_id).values(sidecar_stale=1, **UNPUBLISHED))
+            return clip_of(clip_row(c, clip_id))
         return self._db.write(work)
 
     def withdraw(self, clip_ids: Iterable[str]) -> None:

@@ -57,19 +57,29 @@ def project_of(row: Row[Any]) -> Project:
 
 def job_row(c: Connection, job_id: str, owner: str | None = None) -> Row[Any]:
     """The row of a job. Raises NotFound, for a foreign owner as well."""
-    return _row(c, select(jobs).where(jobs.c.id == job_id), owner)
+    return _row(c, select(jobs).where(jobs.c.id == job_id), owner, "job")
 
 
-def _row(c: Connection, query: Select[Any], owner: str | None) -> Row[Any]:
+def clip_row(c: Connection, clip_id: str, owner: str | None = None) -> Row[Any]:
+    """The row of a clip. Raises NotFound, for a foreign owner as well."""
+    return _row(c, select(clips).where(clips.c.id == clip_id), owner, "clip")
+
+
+def locked_clip_row(c: Connection, clip_id: str, owner: str | None = None) -> Row[Any]:
+    """As `clip_row`, for changing it: nobody else changes it before this transaction ends."""
+    return _row(c, select(clips).where(clips.c.id == clip_id).with_for_update(), owner, "clip")
+
+
+def _row(c: Connection, query: Select[Any], owner: str | None, what: str) -> Row[Any]:
     row = c.execute(query).one_or_none()
     if row is None or (owner is not None and row.owner != owner):
-        raise NotFound("There is no such job. It may belong to somebody else, or to another data directory.")
+        raise NotFound(f"There is no such {what}. It may belong to somebody else, or to another data directory.")
     return row
 
 
 def locked_row(c: Connection, job_id: str, owner: str | None = None) -> Row[Any]:
     """As `job_row`, for changing it: nobody else changes it before this transaction ends."""
-    return _row(c, select(jobs).where(jobs.c.id == job_id).with_for_update(), owner)
+    return _row(c, select(jobs).where(jobs.c.id == job_id).with_for_update(), owner, "job")
 
 
 def leased_row(c: Connection, job_id: str, token: str, *, lock: bool = True) -> Row[Any]:
