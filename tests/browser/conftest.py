@@ -33,9 +33,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def contexts(chromium: Browser) -> Iterator[dict[tuple[bool, bool], BrowserContext]]:
-    """One per kind of visitor and module: what a browser has cached stays, which is most of the time of opening a page."""
+    """One per kind of visitor: what a browser has cached stays, which is most of the time of opening a page (see `site.listening`)."""
     made: dict[tuple[bool, bool], BrowserContext] = {}
     yield made
     for context in made.values():
@@ -67,4 +67,6 @@ def open_page(chromium: Browser, site: Site, contexts: dict[tuple[bool, bool], B
         if not page.is_closed():
             page.evaluate("localStorage.clear()")
             page.close()
+    for context in contexts.values():
+        context.clear_cookies()
     assert faults == []
