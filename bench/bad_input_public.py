@@ -244,7 +244,7 @@ def own_and_signed_in(world: World) -> Answer:
     """Whoever has signed in is sent to the tab, and nowhere else, whatever the address says."""
     there = [world._client.get(path, headers=world.bearer("ben")).headers.get("location", "") for path in (
         "/public", "/public?words=%0d%0aLocation:http://evil.example", "/public?sheet=http://evil.example", "/public/%5cevil.example")]
-    good = all(each.startswith("/?view=gallery&public=1") and "\n" not in each for each in there)
+    good = all(each.startswith("/?view=gallery&") and each.endswith("public=1") and "//" not in each and "\n" not in each for each in there)
     return Answer("taken", there[1]) if good else Answer("BROKEN", str(there))
 
 
