@@ -50,9 +50,9 @@ def parse_bytes(field: str, text: str) -> int:
         raise InvalidRequest(field, f"{text[:40]!r} is not an amount of memory. Write a number and a unit, for example 8GiB "
                                     "(8 x 2^30 bytes) or 8GB (8 x 10^9 bytes).", suggestion="8GiB")
     number = float(found[1])
-    if not math.isfinite(number) or number <= 0:
+    if math.isnan(number) or number <= 0:
         raise InvalidRequest(field, f"is {text[:40]!r}; it must be more than 0, for example 8GiB.", suggestion="8GiB")
-    size = number * UNITS[found[2]]
+    size = number * UNITS[found[2]]  # may be infinity, which is more than any device has
     if size < LEAST:
         hint = " A bare number counts bytes; write the unit, as in 8GiB." if not found[2] else ""
         raise InvalidRequest(field, f"is {text[:40]!r}, which is {size:,.0f} bytes; nothing runs below {LEAST / 2**20:.0f} MiB.{hint}",

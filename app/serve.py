@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
+from app.allocator import few_arenas
 from app.hub.keeper import Keeper
 from app.logs import set_up_logs
 from app.queue.supervisor import Supervisor
@@ -25,6 +26,7 @@ def serve_from_settings(settings: Settings | None = None, *, public: bool = Fals
     Raises InvalidRequest (host, port), DataDirBusy (another server works on this data folder), SchemaTooNew, StorageBlocked.
     """
     set_up_logs()
+    few_arenas()
     from app.ui.server import serve
     from app.ui.tunnel import open_tunnel
 

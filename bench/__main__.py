@@ -30,7 +30,7 @@ BENCHES = {
     "power_loss": "what a disk may hold after a power loss at each step of a job: jobs lost, files that are not whole",
     "sharing": "100 pages open and 20 people submitting at once: page actions, memory, nothing lost or doubled",
     "soak": "1,000 jobs through one server: memory, open files, temporary files",
-    "bad_input": "68 groups of bad input against a running server: what came back, and what must never happen",
+    "bad_input": "71 groups of bad input against a running server: what came back, and what must never happen",
     "train_base": "a LoRA's gradient with the base recomputed, offloaded, streamed (bits) and in 8 bits (cosine)",
     "train_memory": "a LoRA of rank 64 on CogVideoX-5B at 49 x 480 x 720: plans from 80 to 8 GiB, live bytes counted on the meta device",
     "train_loop": "the trainer against the plain peft + diffusers loop: gradients, memory, time",

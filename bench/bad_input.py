@@ -1,4 +1,4 @@
-"""All 68 groups of bad input against a running server: through HTTP, uploads, the API and the command line.
+"""All 71 groups of bad input against a running server: through HTTP, uploads, the API and the command line.
 
     python -m bench.bad_input [--only 31,44]
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.bad_input_world import Answer, World
 
+COUNT = 71
 Sending = Callable[[World], Answer]
 
 
@@ -38,7 +39,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Group:
-    """One of the 68."""
+    """One of them."""
 
     number: int
     name: str
@@ -67,12 +68,13 @@ def judge(world: World, group: Group) -> tuple[list[str], list[str]]:
 def main() -> int:
     """Command line."""
     from bench.bad_input_files import FILES
+    from bench.bad_input_public import PUBLIC
     from bench.bad_input_words import WORDS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    groups = [*WORDS, *FILES]
+    groups = [*WORDS, *FILES, *PUBLIC]
     chosen = [group for group in groups if not options.only or str(group.number) in options.only.split(",")]
     bad, count, begun = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bad-input-") as folder:
@@ -88,7 +90,7 @@ def main() -> int:
                 sys.stdout.flush()
         finally:
             code = world.close()
-    missing = sorted(set(range(1, 69)) - {group.number for group in groups})
+    missing = sorted(set(range(1, COUNT + 1)) - {group.number for group in groups})
     print(f"{len(chosen)} groups, {count} things sent in {time.monotonic() - begun:.0f} s: {len(chosen) - bad} ok, {bad} bad; "
           f"not covered: {missing or 'none'}; the server then ended with exit code {code}")
     return int(bool(bad or missing or code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
 import re
@@ -39,7 +40,7 @@ class Answer:
 
 
 class World:
-    """One server as it is installed, with two makers and an admin, in folders of its own."""
+    """One server as it is installed, with two makers, a viewer and an admin, in folders of its own."""
 
     def __init__(self, base: Path) -> None:
         self.base, self.data, self.outside = base, base / "data", base / "outside"
@@ -48,7 +49,7 @@ class World:
         for folder in (self.outside, base / "home", base / "tmp", base / "files"):
             folder.mkdir(parents=True)
         users, self.tokens = Users(self.data / "users.json"), {}
-        for name, role in (("anna", Role.MAKER), ("ben", Role.MAKER), ("root", Role.ADMIN)):
+        for name, role in (("anna", Role.MAKER), ("ben", Role.MAKER), ("vera", Role.VIEWER), ("root", Role.ADMIN)):
             users.add(name, role, None)
             self.tokens[name] = users.add_token(name)
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("SPROCKET_")} | {
@@ -64,8 +65,9 @@ class World:
         click = next(each for each in config["dependencies"] if each["targets"] == [[panel, "click"]])
         values = {each["id"]: each["props"].get("value") for each in config["components"]}
         self._click = {"fn_index": click["id"], "trigger_id": panel, "data": [values[each] for each in click["inputs"]]}
+        self._form = form_of(config, values)
         self.ben_job = json.loads(self.call("submit", f"{SECRET} of Ben", who="ben").words)[0]
-        self.ben_clip = self._clip_of(self.ben_job)
+        self.ben_clip = self.clip_of(self.ben_job)
         self.heard.clear()
         self._before = self.tree()
 
@@ -84,7 +86,8 @@ class World:
             time.sleep(0.2)
         raise SystemExit("the server did not come up")
 
-    def _clip_of(self, job: str) -> str:
+    def clip_of(self, job: str) -> str:
+        """The clip a job has made, once it has."""
         with contextlib.closing(open_studio(Settings(data_dir=self.data, engine="tests.fakes:FakeEngine", min_free_bytes=0))) as studio:
             for _ in range(600):
                 if clip := studio.store.jobs.get(job).clip_id:
@@ -94,8 +97,19 @@ class World:
 
     # ---- ways in
 
+    def restart(self, **more: str) -> None:
+        """The server ends and begins again over the same data, with `more` in its environment."""
+        self._client.close()
+        self.server.terminate()
+        if code := self.server.wait(40):
+            raise SystemExit(f"the server ended with exit code {code}")
+        self.environment |= more
+        self.server = self._start()
+        self._client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+
     def bearer(self, who: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.tokens[who]}"}
+        """'': a stranger."""
+        return {"authorization": f"Bearer {self.tokens[who]}"} if who else {}
 
     def http(self, method: str, path: str, *, who: str = "anna", headers: Mapping[str, str] | None = None, **more: Any) -> Answer:
         """One request."""
@@ -126,12 +140,24 @@ class World:
     def act(self, name: str, /, *, who: str = "anna", session: str = "page", search: str = "?view=create", **said: Any) -> Answer:
         """A click on the page; the words are all that is redrawn, without markup."""
         sent = self._click | {"session_hash": f"{session}-{who}", "event_data": {"act": name, "search": search, **said}}
-        answer = self.http("POST", "/gradio_api/run/predict", who=who, json=sent)
+        answer = self.predict(sent, who)
         if answer.kind != "taken":
             return answer
         texts = [str(each.get("value", "")) if isinstance(each, dict) else str(each) for each in json.loads(
             answer.words.partition(" ")[2].partition(" ")[2])["data"] if each]
         return Answer("taken", " ".join(re.sub(r"<[^>]*>", " ", "".join(text for text in texts if "<" in text)).split()))
+
+    def predict(self, sent: Mapping[str, Any], who: str = "anna") -> Answer:
+        """One event as it is, also what is no text (lone surrogates) or no number."""
+        return self.http("POST", "/gradio_api/run/predict", who=who, content=json.dumps(sent).encode(),
+                         headers={"content-type": "application/json"})
+
+    def generate(self, who: str = "anna", **values: Any) -> Answer:
+        """Generate pressed on a form that says `values`, as a forged event would send them: refused with the words below the button."""
+        data = [values.get(name, usual) for name, usual in self._form["inputs"]]
+        answer = self.predict({"fn_index": self._form["fn_index"], "session_hash": f"form-{who}", "data": data}, who)
+        problem = re.search(r'class=\\"forecast problem.*?</p>', answer.words)
+        return Answer("refused", html.unescape(re.sub(r"<[^>]*>", "", problem[0].partition(">")[2]))) if problem else answer
 
     def upload(self, content: bytes, purpose: str = "any", **said: Any) -> Answer:
         """A file from a browser, and what the page says of it: refused where it says why not."""
@@ -238,3 +264,11 @@ class World:
         code = self.server.wait(40)
         shutil.rmtree(self.base / "files", ignore_errors=True)
         return code
+
+
+def form_of(config: Mapping[str, Any], values: Mapping[int, Any]) -> dict[str, Any]:
+    """The event of Generate: its number, and each input as (name, what it says at first); a setting of the form has its field's name."""
+    names = {each["id"]: str(each["props"].get("elem_id") or "").removeprefix("field-") for each in config["components"]}
+    button = next(each for each, name in names.items() if name == "generate")
+    event = next(each for each in config["dependencies"] if each["targets"] == [[button, "click"]])
+    return {"fn_index": event["id"], "inputs": [(names[each], values[each]) for each in event["inputs"]]}

@@ -143,8 +143,13 @@ def sweep_job_folders(settings: Settings, store: Store, now: float) -> None:
 
 
 def sweep_published(settings: Settings, store: Store) -> None:
-    """Removes copies for others (`app.published`) of clips that are not published any more: a crash came between the two."""
-    for path in (settings.data_dir / "published").glob("*.mp4"):
+    """Removes copies for others (`app.published`) of clips that are not published any more, and half-written ones: a crash came
+    in between."""
+    folder = settings.data_dir / "published"
+    for path in folder.glob(".*.part"):
+        if _older(path, time.time(), 3600.0):  # a command beside this server may be writing a younger one
+            path.unlink(missing_ok=True)
+    for path in folder.glob("*.mp4"):
         try:
             store.published.get(path.stem)
         except NotFound:

@@ -69,7 +69,7 @@ class Address:
     def of(cls, values: dict[str, str]) -> Address:
         """From query parameters by name; never raises."""
         view = values.get("view", "create")
-        texts = {name: str(values.get(name, ""))[:200] for name in TEXTS}
+        texts = {name: plain(str(values.get(name, ""))[:200]) for name in TEXTS}
         flags = {name: values.get(name) == "1" for name in FLAGS}
         sheet = values.get("sheet", "1")
         number = int(sheet) if sheet.isascii() and sheet.isdigit() and len(sheet) < 8 else 1
@@ -93,3 +93,8 @@ class Address:
             trashed=self.trash,
             page=self.sheet,
         )
+
+
+def plain(text: str) -> str:
+    """What every link and database can hold: '?' for half a character (a lone surrogate), nothing for NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")

@@ -53,7 +53,7 @@ def media_routes(studio: Any) -> APIRouter:
         except SprocketError:
             return _nothing()
 
-    @router.get("/posters/{clip_id}.webp")
+    @router.api_route("/posters/{clip_id}.webp", methods=["GET", "HEAD"])
     def poster(clip_id: str) -> Response:
         found, caching = _find(lambda: studio.poster_path(clip_id, owner=OWNER)), FOREVER
         if found is None and shared(studio):

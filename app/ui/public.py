@@ -67,7 +67,7 @@ def public_routes(studio: Any) -> APIRouter:
     router = APIRouter()
     headers = HEADERS | {"Content-Security-Policy": POLICY + "; media-src 'self'"}
 
-    @router.get("/public")
+    @router.api_route("/public", methods=["GET", "HEAD"])
     def page(request: Request) -> Response:
         values = dict(request.query_params)
         at = Address.of({name: values[name] for name in ("words", "sheet") if name in values} | {"view": "gallery"})
@@ -78,7 +78,7 @@ def public_routes(studio: Any) -> APIRouter:
         except SprocketError:
             return HTMLResponse(missing_html(), 404, headers=headers)
 
-    @router.get("/public/{clip_id}")
+    @router.api_route("/public/{clip_id}", methods=["GET", "HEAD"])
     def clip(clip_id: str) -> Response:
         if asking.get() is not None:
             return RedirectResponse(Address(view="gallery", public=True, clip=clip_id[:32]).href(), 303)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ def redacted(source: Path, target: Path, recipe: Mapping[str, Any], signer: Cred
     if len(after) > len(before):
         raise OutputRejected(f"the recipe in {source.name} has {len(before)} bytes and what may be shown of it {len(after)}; it cannot be "
                              "written over. The clip was not made by this version of Sprocket.")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")  # several may ask for the first copy at once
     with storage_errors(target.parent):
         make_folder(target.parent)
         try:

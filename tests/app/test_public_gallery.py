@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +196,8 @@ def test_people_who_have_not_signed_in_see_it_only_where_the_operator_says_so(si
     for path in (f"/media/clips/{clip.id}.json", "/config", "/pulse", "/gradio_api/info", f"/public/{clip.id}/x", "/media/inputs/x.webp"):
         assert httpx.get(site.url + path).status_code == 401, path
     assert httpx.post(site.url + pages[0]).status_code == 401
+    asked = [httpx.head(site.url + path) for path in (*pages, *files_of(clip))]
+    assert [(each.status_code, each.content) for each in asked] == [(200, b"")] * 4
     with signed_in(site, "ben") as ben:
         assert ben.get("/public").headers["location"] == "/?view=gallery&public=1"
     site.studio.published.unpublish(clip.id, owner="user:anna")
@@ -290,3 +295,33 @@ def test_the_command_line_publishes_one_s_own_and_takes_down_anybody_s(studio: S
     assert said("unpublish", other.id) == {"id": other.id, "published_at": None, "code": 0}
     assert [each.id for each in studio.published.page(ClipQuery(words="ball")).clips] == [mine.id]
     assert said("unpublish", "0" * 32)["code"] == 1
+
+
+def test_several_who_ask_for_the_first_copy_at_once_get_the_same_one(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = made(studio, "local", wish="my secret words", refiner="pocket")
+    studio.published.publish(one.id)
+    copies = studio.settings.data_dir / "published"
+    (copies / f"{one.id}.mp4").unlink()
+    together, copyfile = threading.Barrier(2, timeout=20), shutil.copyfile
+
+    def copied(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+
+    monkeypatch.setattr("engine.video.redact.shutil.copyfile", copied)
+    with ThreadPoolExecutor(2) as two:
+        paths = list(two.map(studio.published.video, [one.id, one.id]))
+    assert {read_recipe(path) == public_recipe(one.recipe) for path in paths} == {True}
+    assert [path.name for path in copies.iterdir()] == [f"{one.id}.mp4"]
+
+
+def test_half_written_copies_of_a_crash_are_swept(studio: Studio) -> None:
+    copies = studio.settings.data_dir / "published"
+    copies.mkdir()
+    old, young = copies / ".a.mp4.1.part", copies / ".b.mp4.2.part"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    sweep_published(studio.settings, studio.store)
+    assert [path.name for path in copies.iterdir()] == [young.name]

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import httpx
 import pytest
+from gradio.queueing import Queue
 
 from app.history.records import JobMark
 from app.settings import Settings
@@ -122,6 +124,23 @@ def test_an_event_sends_what_it_says_and_nothing_else(site: Site) -> None:
             "event_data": {"act": "example", "name": "rising star"}, "trigger_id": panel}).json()["data"]
     spoken_of = [number for number, value in enumerate(said) if value not in (None, {"__type__": "update"})]
     assert 0 < len(spoken_of) < 6 and len(said) > 40
+
+
+def test_no_records_of_past_events_are_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, tables = [], []
+    original = Queue.compute_analytics_summary
+
+    def summary(queue: Queue, records: list[Any]) -> Any:
+        asked.append(len(records))
+        return original(queue, records)
+
+    monkeypatch.setattr(Queue, "compute_analytics_summary", summary)
+    monkeypatch.setattr(Queue, "_get_df", staticmethod(tables.append))
+    for _ in range(2):
+        event = httpx.post(f"{site.url}/gradio_api/call/clips", json={"data": []}, timeout=30).json()["event_id"]
+        assert "complete" in httpx.get(f"{site.url}/gradio_api/call/clips/{event}", timeout=30).text
+    wait_for(lambda: len(asked) >= 2, "gradio to ask for its statistics")
+    assert set(asked) == {0} and tables == []
 
 
 def test_an_event_the_page_does_not_have_is_answered(site: Site) -> None:

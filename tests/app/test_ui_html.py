@@ -190,6 +190,12 @@ def test_address_to_query() -> None:
     assert Address.parse("/?sheet=99999999999").sheet == 1
 
 
+@pytest.mark.parametrize(("said", "kept"), [("a\ud800b", "a?b"), ("a\0b", "ab"), ("a%00b", "ab")])
+def test_what_no_link_or_database_can_hold_is_not_kept(said: str, kept: str) -> None:
+    at = Address.parse(f"/?view=gallery&words={said}&model={said}")
+    assert (at.words, at.model, Address.parse(at.href())) == (kept, kept, at)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
