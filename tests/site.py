@@ -19,7 +19,8 @@ from app.settings import Settings
 from app.studio import open_studio
 from app.ui.server import build_app
 
-LAST_PORT = [0]
+KEPT_PORT: list[int] = []
+"""The port that this process's sites take one after the other; 0 until the first; empty where each may have its own."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ def serving(studio: Any, access: Any = None) -> Iterator[Site]:
 
 
 def listening() -> socket.socket:
-    """On the port of this process's last site, where that one is gone: a browser takes both for one, and the scripts of gradio that
-    it has fetched and compiled it need not fetch and compile anew. Else on any free port."""
-    for port in (LAST_PORT[0], 0):
+    """On the port that is kept, unless another site is still there; else on any free one."""
+    for port in (*KEPT_PORT, 0):
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -57,7 +57,8 @@ def listening() -> socket.socket:
         except OSError:
             bound.close()
             continue
-        LAST_PORT[0] = bound.getsockname()[1]
+        if KEPT_PORT == [0]:
+            KEPT_PORT[0] = bound.getsockname()[1]
         return bound
     raise AssertionError("this machine has no free port")
 
