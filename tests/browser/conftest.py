@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.site import KEPT_PORT, Site, whole_site
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+Contexts = dict[tuple[bool, bool], BrowserContext]
+"""By (phone, dark)."""
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -49,26 +51,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def contexts(chromium: Browser) -> Iterator[dict[tuple[bool, bool], BrowserContext]]:
+def contexts(chromium: Browser) -> Iterator[Contexts]:
     """One per kind of visitor: what a browser has cached stays, which is most of the time of opening a page."""
-    made: dict[tuple[bool, bool], BrowserContext] = {}
+    made: Contexts = {}
     yield made
     for context in made.values():
         context.close()
 
 
+def context_of(chromium: Browser, contexts: Contexts, phone: bool = False, dark: bool = False) -> BrowserContext:
+    """That kind of visitor's, made when first asked for."""
+    if (phone, dark) not in contexts:
+        contexts[phone, dark] = chromium.new_context(
+            viewport=PHONE if phone else DESK, has_touch=phone, is_mobile=phone, color_scheme="dark" if dark else "light"
+        )
+    return contexts[phone, dark]
+
+
 @pytest.fixture
-def open_page(chromium: Browser, site: Site, contexts: dict[tuple[bool, bool], BrowserContext]) -> Iterator[Callable[..., Page]]:
+def open_page(chromium: Browser, site: Site, contexts: Contexts) -> Iterator[Callable[..., Page]]:
     """`open_page('/?view=queue', phone=True)`. Fails the test when a page had an error or asked another host for anything."""
     pages: list[Page] = []
     faults: list[str] = []
 
     def open_one(path: str = "/", *, phone: bool = False, dark: bool = False) -> Page:
-        if (phone, dark) not in contexts:
-            contexts[phone, dark] = chromium.new_context(
-                viewport=PHONE if phone else DESK, has_touch=phone, is_mobile=phone, color_scheme="dark" if dark else "light"
-            )
-        page = contexts[phone, dark].new_page()
+        page = context_of(chromium, contexts, phone, dark).new_page()
         pages.append(page)
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
+from tests.browser.conftest import Contexts, context_of
 from tests.fakes_studio import FakeStudio
 from tests.site import Site, serving
 
@@ -16,27 +16,27 @@ LATE_MS = 1000
 """Long enough for the page to do the wrong thing meanwhile."""
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    studio = FakeStudio(tmp_path / "studio", speed=0.5)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    studio = FakeStudio(tmp_path_factory.mktemp("slow") / "studio")
     for number in range(26):
         studio.add_clip("a red ball bounces", age=number * 4000.0)
     with serving(studio) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    with chromium.new_context(viewport={"width": 1440, "height": 900}) as context:
-        yield context
-
-
 @pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    page = context.new_page()
+def page(site: Site, chromium: Browser, contexts: Contexts) -> Iterator[Page]:
+    """A page over the same 26 clips for each test, without jobs."""
+    clips, site.studio.speed = dict(site.studio._clips), 0.05
+    page = context_of(chromium, contexts).new_page()
     page.set_default_timeout(60_000)
     yield page
+    page.evaluate("localStorage.clear()")
     page.close()
+    with site.studio._lock:
+        site.studio._jobs.clear()
+        site.studio._clips = clips
 
 
 class Held:
