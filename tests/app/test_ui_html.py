@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.history.records import ClipPage, ClipQuery, Forecast, Job, JobState, Project
+from app.stills import chosen
 from app.ui.address import Address
 from app.ui.html import common
 from app.ui.html.frame import header_html
@@ -95,6 +96,12 @@ def test_every_state_has_a_screen_of_the_same_shape(state: JobState, clip) -> No
     assert_harmless(markup)
     for part in ("screen", "film", "caption", "actions"):
         assert f'class="{part}"' in markup
+
+
+def test_the_film_of_a_finished_clip_shows_its_frames(clip) -> None:
+    done = job(state=JobState.DONE, clip_id=clip.id)
+    assert stage_html(done, clip).count(f'<img src="/media/stills/{clip.id}.webp" alt="">') == len(chosen(clip.frames))
+    assert "/media/stills/" not in stage_html(dataclasses.replace(done, state=JobState.FAILED, clip_id=None))
 
 
 def test_running_says_stage_step_and_time_left() -> None:
