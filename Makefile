@@ -18,9 +18,7 @@ test:
 	@$(PYTHON) scripts/install.py --extra test
 	@$(VENV)/python scripts/chromium.py
 ifeq ($(ARGS),)
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --ignore=tests/browser
-	@# A browser, a server and a worker fill two cores by themselves.
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest tests/browser
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 else
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest $(ARGS)
 endif

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,9 +41,10 @@ class Row:
     """What this version can run."""
 
 
-def rows() -> list[Row]:
+@cache
+def rows() -> tuple[Row, ...]:
     """All rows, by model and budget."""
-    return [Row(model, gib, planned(model, gib, now=False), planned(model, gib, now=True)) for model in MODELS for gib in BUDGETS]
+    return tuple(Row(model, gib, planned(model, gib, now=False), planned(model, gib, now=True)) for model in MODELS for gib in BUDGETS)
 
 
 def planned(model: str, gib: int, *, now: bool) -> Plan | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 settings.register_profile("sprocket", deadline=None)  # a busy computer is no fault of an example
 settings.load_profile("sprocket")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that two workers end together; a file that waits for pages takes turns with one that computes."""
+    folders: dict[str, dict[Path, list[pytest.Item]]] = {}
+    for item in items:
+        folders.setdefault(item.path.parent.name, {}).setdefault(item.path, []).append(item)
+    waits = folders.pop("browser", {}).values()
+    computes = [file for name in ("training", "parallel", "engine") for file in folders.pop(name, {}).values()]
+    rest = [file for folder in folders.values() for file in folder.values()]
+    turns = chain.from_iterable(zip_longest(waits, computes, fillvalue=[]))
+    items[:] = chain.from_iterable([*turns, *rest])
 
 
 @pytest.fixture(autouse=True)

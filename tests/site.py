@@ -19,6 +19,9 @@ from app.settings import Settings
 from app.studio import open_studio
 from app.ui.server import build_app
 
+KEPT_PORT: list[int] = []
+"""The port that this process's sites take one after the other; 0 until the first; empty where each may have its own."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -28,9 +31,8 @@ class Site:
 
 @contextlib.contextmanager
 def serving(studio: Any, access: Any = None) -> Iterator[Site]:
-    """The pages over any studio, on a free port of this machine; `access`: with a sign-in."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
+    """The pages over any studio, on a port of this machine; `access`: with a sign-in."""
+    with listening() as bound:
         config = uvicorn.Config(build_app(studio, access), log_level="error", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -42,6 +44,23 @@ def serving(studio: Any, access: Any = None) -> Iterator[Site]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def listening() -> socket.socket:
+    """On the port that is kept, unless another site is still there; else on any free one."""
+    for port in (*KEPT_PORT, 0):
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(("127.0.0.1", port))
+            bound.listen()
+        except OSError:
+            bound.close()
+            continue
+        if KEPT_PORT == [0]:
+            KEPT_PORT[0] = bound.getsockname()[1]
+        return bound
+    raise AssertionError("this machine has no free port")
 
 
 @contextlib.contextmanager

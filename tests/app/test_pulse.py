@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +80,8 @@ def test_while_the_history_is_slow_pages_hear_the_look_before() -> None:
         while (await pulse.look()) is first:
             await asyncio.sleep(0.01)
 
-    asyncio.run(ask())
+    with ThreadPoolExecutor(1) as own:  # where a browser was driven before, this thread has a loop already
+        own.submit(asyncio.run, ask()).result()
 
 
 def test_a_history_that_cannot_be_read_is_said(tmp_path: Path) -> None:

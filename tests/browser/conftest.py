@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.site import Site, whole_site
+from tests.site import KEPT_PORT, Site, whole_site
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
@@ -27,15 +27,30 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def port() -> list[int]:
+    return [0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_address(port: list[int]) -> Iterator[None]:
+    """Sites follow each other on one port: to the browser they are one, and what it has of gradio's scripts, fetched and compiled, it
+    need not fetch and compile anew for every module."""
+    KEPT_PORT[:] = port
+    yield
+    port[:] = KEPT_PORT
+    KEPT_PORT.clear()
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with whole_site(tmp_path_factory.mktemp("site"), step_seconds=0.25) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def contexts(chromium: Browser) -> Iterator[dict[tuple[bool, bool], BrowserContext]]:
-    """One per kind of visitor and module: what a browser has cached stays, which is most of the time of opening a page."""
+    """One per kind of visitor: what a browser has cached stays, which is most of the time of opening a page."""
     made: dict[tuple[bool, bool], BrowserContext] = {}
     yield made
     for context in made.values():
@@ -67,4 +82,6 @@ def open_page(chromium: Browser, site: Site, contexts: dict[tuple[bool, bool], B
         if not page.is_closed():
             page.evaluate("localStorage.clear()")
             page.close()
+    for context in contexts.values():
+        context.clear_cookies()
     assert faults == []

@@ -8,16 +8,11 @@ from functools import cache
 import pytest
 
 from bench.meta_memory import decoder_peak, text_peak, transformer_peak
-from bench.planner_table import BUDGETS, DOCUMENT, GIB, MODELS, Row, document, rows
+from bench.planner_table import BUDGETS, DOCUMENT, GIB, MODELS, document, rows
 from engine.facts import published
 from engine.memory import Shape
 from engine.memory.peak import CONTEXT_BYTES, STAGES
 from engine.memory.weights import layout, working_bytes
-
-
-@cache
-def all_rows() -> list[Row]:
-    return rows()
 
 
 def test_the_document_is_up_to_date() -> None:
@@ -47,7 +42,7 @@ def counted(stage: str, name: str, shape: Shape, choice: tuple[object, ...]) -> 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_choice_is_feasible(name: str) -> None:
     spec = published(name)
-    mine = [row for row in all_rows() if row.model == name]
+    mine = [row for row in rows() if row.model == name]
     assert [row.gib for row in mine] == list(BUDGETS)
     for row in mine:
         assert row.plan is not None, f"{name} must fit in {row.gib} GiB"
