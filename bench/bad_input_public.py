@@ -204,7 +204,8 @@ def open_paths(world: World) -> Answer:
                                                                              *(each.format(clip) for each in FILES), f"/public/{clip}")]
     world.call("publish", clip)
     shut = [(path, world.http("GET", path.format(clip), who="")) for path in (
-        *PATHS, "/config", "/pulse", "/metrics", "/gradio_api/info", "/media/clips/{}.json", "/media/inputs/x.webp", "/users.json")]
+        *PATHS, "/config", "/pulse", "/metrics", "/gradio_api/info", "/media/clips/{}.json",
+        "/media/stills/{}.webp", "/media/inputs/x.webp", "/users.json")]
     sent = [(f"{method} {path}", world.http(method, path.format(clip), who="", content=b"x" * 1000))
             for method in ("POST", "PUT", "DELETE", "PATCH") for path in ("/public", "/public/{}", *FILES)]
     called = [(name, world.call(name, clip, who="")) for name in ("public_clips", "publish", "unpublish", "clips")]

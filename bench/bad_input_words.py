@@ -53,7 +53,8 @@ def others(world: World) -> Answer:
     job, clip = world.ben_job, world.ben_clip
     told = [world.call("job", job), world.call("cancel", job), world.call("key_frames", job), world.call("go_on", job),
             world.call("interpolate", clip, 24), *(world.http("GET", path) for path in (
-                f"/media/clips/{clip}.mp4", f"/media/clips/{clip}.json", f"/media/posters/{clip}.webp", f"/media/previews/{job}.webp"))]
+                f"/media/clips/{clip}.mp4", f"/media/clips/{clip}.json", f"/media/posters/{clip}.webp", f"/media/stills/{clip}.webp",
+                f"/media/previews/{job}.webp"))]
     for act, said in (("cancel", {"job": job}), ("retry", {"job": job}), ("duplicate", {"job": job}), ("take_back", {"job": job}),
                       ("trash", {"clip": clip}), ("remix", {"clip": clip}), ("restore", {"clip": clip}), ("again", {"clip": clip}),
                       ("rename", {"clip": clip, "name": "mine"}), ("favourite", {"clip": clip, "value": "1"})):

@@ -186,7 +186,7 @@ class World:
         told = answer.words.partition("Sign out")[2]
         return Answer(answer.kind if told else "BROKEN", told[-200:])
 
-    def cli(self, *arguments: str, more: Mapping[str, str] | None = None, seconds: float = PATIENCE) -> Answer:
+    def cli(self, *arguments: str, more: Mapping[str, str] | None = None, seconds: float = 3 * PATIENCE) -> Answer:
         """The command line, elsewhere than the server's folder."""
         command = [sys.executable, "-c", "from app.cli import main; main()", *arguments]
         try:

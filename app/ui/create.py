@@ -77,7 +77,8 @@ def build_form(studio: Any) -> dict[str, Component]:
                 made["seed"] = FIELDS["seed"].build(spec)
                 made["dice"] = gr.Button("Roll dice", elem_id="dice", size="sm", min_width=60)
             made["how_many"] = gr.Slider(
-                label="How many", minimum=1, maximum=MOST_SEEDS, step=1, value=1, info="other seeds", elem_id="how-many", buttons=[]
+                label="How many", minimum=1, maximum=MOST_SEEDS, step=1, value=1, info="each with its own seed", elem_id="how-many",
+                buttons=[],
             )
         with gr.Row(elem_id="memory-row"):
             made["profile"] = WAYS["profile"].build(spec)
@@ -211,10 +212,22 @@ def show_job(studio: Any, parts: Parts, job: Job, memory: Any) -> Changes:
     }
 
 
+LABELS = {"negative": "Steer away from", "budget": "Memory budget", "profile": "Memory", "precision": "Precision of the transformer",
+          "cache": "Reuse between steps", "cfg_gate": "Steps that are guided", "fps": "Frames a second", "parallel": "Devices",
+          "guidance_kind": "Guidance over the steps", "loras": "LoRAs"}
+"""Fields that the page calls otherwise than requests do."""
+
+
+def label_of(field: str) -> str:
+    """What the page calls a request field."""
+    return LABELS.get(field, field.replace("_", " ").capitalize())
+
+
 def problem(error: SprocketError) -> str:
     """A bad setting as markup, with its way out."""
     if isinstance(error, InvalidRequest):
-        return problem_html(str(error), field=error.field if error.field in FIELDS else None, suggestion=error.suggestion)
+        words = f"{label_of(error.field)}: {error.message}"
+        return problem_html(words, field=error.field if error.field in FIELDS else None, suggestion=error.suggestion)
     return problem_html(str(error))
 
 

@@ -36,6 +36,8 @@ SANS = (
 )
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 RELAY = "window.sprocket.start(trigger);"
+LOADING = '<p class="loading" role="status">Loading…</p>'
+"""Of a page whose first answer is on its way."""
 MEMORY_KEY = "sprocket-studio"
 PAPER, INK, NIGHT, CREAM = "#f6f2ea", "#241c14", "#14110e", "#f3ebe0"
 
@@ -129,11 +131,11 @@ def build_ui(studio: Any) -> gr.Blocks:
                     made = create.build_form(studio)
                 with gr.Column(elem_id="screen-column", scale=7, min_width=320):
                     stage, batch = create.build_stage()
-            queue = gr.HTML("", elem_id="view-queue", elem_classes="view", apply_default_css=False)
-            gallery = gr.HTML("", elem_id="view-gallery", elem_classes="view", apply_default_css=False)
-            models = gr.HTML("", elem_id="view-models", elem_classes="view", apply_default_css=False)
+            queue = gr.HTML(LOADING, elem_id="view-queue", elem_classes="view", apply_default_css=False)
+            gallery = gr.HTML(LOADING, elem_id="view-gallery", elem_classes="view", apply_default_css=False)
+            models = gr.HTML(LOADING, elem_id="view-models", elem_classes="view", apply_default_css=False)
             with gr.Column(elem_id="view-train", elem_classes="view"):
-                train = gr.HTML("", elem_id="datasets", apply_default_css=False, js_on_load=create.SYNC)
+                train = gr.HTML(LOADING, elem_id="datasets", apply_default_css=False, js_on_load=create.SYNC)
         parts = _parts(made, header, stage, batch, (queue, gallery, models, train))
         create.wire(studio, parts, made)
         _wire(studio, parts, demo, relay, refusal)

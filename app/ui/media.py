@@ -3,6 +3,7 @@
 GET /media/clips/{clip}.mp4[?download=1]   Range requests answered, so that seeking works
 GET /media/clips/{clip}.json               the recipe
 GET /media/posters/{clip}.webp
+GET /media/stills/{clip}.webp              frames of one's own clip side by side, `app.stills`
                                            mp4 and poster also of what others have published (`app.published`)
 GET /media/previews/{job}.webp             changes while the job runs
 GET /media/datasets/{set}/{clip}.webp, .mp4    a clip to train on: its picture, and its own file
@@ -20,6 +21,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 
 from app.key_frames import picture
 from app.sharing.gallery import OwnedGallery
+from app.stills import stills
 from app.ui.parts import OWNER
 from engine.errors import SprocketError
 
@@ -37,28 +39,7 @@ ASKED = {"Cache-Control": "private, no-cache"}
 def media_routes(studio: Any) -> APIRouter:
     """The routes over one studio."""
     router = APIRouter(prefix="/media")
-
-    @router.api_route("/clips/{clip_id}.mp4", methods=["GET", "HEAD"])
-    def clip(clip_id: str, download: str = "") -> Response:
-        found, caching = _find(lambda: studio.clip_path(clip_id, owner=OWNER)), FOREVER
-        if found is None and shared(studio):
-            found, caching = _find(lambda: studio.published.video(clip_id)), ASKED
-        name = found.name if found and download == "1" else None
-        return _file(found, "video/mp4", caching, name)
-
-    @router.get("/clips/{clip_id}.json")
-    def recipe(clip_id: str) -> Response:
-        try:
-            return JSONResponse(studio.clip(clip_id, owner=OWNER).recipe, headers=SAFE | NEVER)
-        except SprocketError:
-            return _nothing()
-
-    @router.api_route("/posters/{clip_id}.webp", methods=["GET", "HEAD"])
-    def poster(clip_id: str) -> Response:
-        found, caching = _find(lambda: studio.poster_path(clip_id, owner=OWNER)), FOREVER
-        if found is None and shared(studio):
-            found, caching = _find(lambda: studio.published.poster(clip_id)), ASKED
-        return _file(found, "image/webp", caching)
+    _clip_routes(router, studio)
 
     @router.get("/previews/{job_id}.webp")
     def preview(job_id: str) -> Response:
@@ -94,6 +75,42 @@ def media_routes(studio: Any) -> APIRouter:
         return Response(data, media_type="image/webp", headers=SAFE | FOREVER)
 
     return router
+
+
+def _clip_routes(router: APIRouter, studio: Any) -> None:
+    """Those of finished clips."""
+
+    @router.api_route("/clips/{clip_id}.mp4", methods=["GET", "HEAD"])
+    def clip(clip_id: str, download: str = "") -> Response:
+        found, caching = _find(lambda: studio.clip_path(clip_id, owner=OWNER)), FOREVER
+        if found is None and shared(studio):
+            found, caching = _find(lambda: studio.published.video(clip_id)), ASKED
+        name = found.name if found and download == "1" else None
+        return _file(found, "video/mp4", caching, name)
+
+    @router.get("/clips/{clip_id}.json")
+    def recipe(clip_id: str) -> Response:
+        try:
+            return JSONResponse(studio.clip(clip_id, owner=OWNER).recipe, headers=SAFE | NEVER)
+        except SprocketError:
+            return _nothing()
+
+    @router.api_route("/posters/{clip_id}.webp", methods=["GET", "HEAD"])
+    def poster(clip_id: str) -> Response:
+        found, caching = _find(lambda: studio.poster_path(clip_id, owner=OWNER)), FOREVER
+        if found is None and shared(studio):
+            found, caching = _find(lambda: studio.published.poster(clip_id)), ASKED
+        return _file(found, "image/webp", caching)
+
+    @router.get("/stills/{clip_id}.webp")
+    def film(clip_id: str) -> Response:
+        try:
+            clip = studio.clip(clip_id, owner=OWNER)
+            path = studio.clip_path(clip_id, owner=OWNER)
+            data = stills(path, frames=clip.frames, width=clip.width, height=clip.height)
+        except SprocketError:
+            return _nothing()
+        return Response(data, media_type="image/webp", headers=SAFE | FOREVER)
 
 
 def shared(studio: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.history.records import ClipPage, ClipQuery, Forecast, Job, JobState, Project
+from app.stills import chosen
 from app.ui.address import Address
 from app.ui.html import common
 from app.ui.html.frame import header_html
 from app.ui.html.gallery import clip_html, gallery_html
 from app.ui.html.queue import queue_html, queue_token
+from app.ui.html.signin import STYLE
 from app.ui.html.status import forecast_html, notice_html, problem_html, progress, stage_html
 from tests.fakes_studio import FakeStudio
 
@@ -95,6 +98,18 @@ def test_every_state_has_a_screen_of_the_same_shape(state: JobState, clip) -> No
     assert_harmless(markup)
     for part in ("screen", "film", "caption", "actions"):
         assert f'class="{part}"' in markup
+
+
+def test_the_film_of_a_finished_clip_shows_its_frames(clip) -> None:
+    done = job(state=JobState.DONE, clip_id=clip.id)
+    assert stage_html(done, clip).count(f'<img src="/media/stills/{clip.id}.webp" alt="">') == len(chosen(clip.frames))
+    assert "/media/stills/" not in stage_html(dataclasses.replace(done, state=JobState.FAILED, clip_id=None))
+
+
+def test_the_sign_in_page_has_every_colour_by_night() -> None:
+    night = STYLE[STYLE.index("{") : STYLE.index("}}")]
+    used = set(re.findall(r"var\((--sp-[a-z-]+)", STYLE)) | {"--sp-bad-soft"}  # of the refusal, in the studio's own style sheet
+    assert {name for name in used if f"{name}:" not in night} == set()
 
 
 def test_running_says_stage_step_and_time_left() -> None:

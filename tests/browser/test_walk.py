@@ -102,6 +102,8 @@ def comes_back(page: Page, open_page: Callable[..., Page], picture: Picture) -> 
     wait_state(page, "done")
     page.wait_for_function("() => { const v = document.querySelector('#stage video'); return v && v.readyState >= 2 && !v.error }")
     expect(page.locator("#stage .caption-title")).to_have_text("a red ball bounces <b>high</b>")  # as text
+    page.wait_for_function("""() => { const film = [...document.querySelectorAll("#stage .film img")];
+        return film.length === 8 && film.every((still) => still.complete && still.naturalWidth > 0) }""")
     picture(page, "3-done")
 
 

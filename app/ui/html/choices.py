@@ -133,7 +133,7 @@ def _lossy() -> str:
     """What each lossy option was measured to cost: its speed or size, and its quality."""
     rows = [
         (f"{NAMES[row.cache]}{f', gate {row.cfg_gate:g}' if row.cfg_gate < 1 else ''}" if row.cache != "off" else
-         f"Negative prompt for {row.cfg_gate:.0%} of the steps", f"{row.flops_ratio:.1f}× less arithmetic", row.psnr, row.psnr_least)
+         f"{row.cfg_gate:.0%} of the steps guided", f"{row.flops_ratio:.1f}× less arithmetic", row.psnr, row.psnr_least)
         for row in measured().rows
     ]
     rows += [

@@ -153,6 +153,10 @@ def poster_url(clip_id: str) -> str:
     return f"/media/posters/{clip_id}.webp"
 
 
+def stills_url(clip_id: str) -> str:
+    return f"/media/stills/{clip_id}.webp"
+
+
 def preview_url(job: Job) -> str:
     """Changes with every new preview, so that the browser fetches it once."""
     return f"/media/previews/{job.id}.webp?v={job.attempt}.{job.preview_seq}"

@@ -50,7 +50,7 @@ def _projects(projects: Sequence[Project], current: str) -> str:
     rows = "".join(
         f'<li><button type="button" class="pick{" on" if p.id == current else ""}" data-act="project" data-project="{esc(p.id)}"'
         f"{' aria-current=true' if p.id == current else ''}><span>{esc(short(p.name, 40))}</span>"
-        f'<span class="quiet">{p.clips}</span></button></li>'
+        f'<span class="quiet">{p.clips} clip{"" if p.clips == 1 else "s"}</span></button></li>'
         for p in projects
     )
     rename = (

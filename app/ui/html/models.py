@@ -51,7 +51,7 @@ def _offline(folder: str) -> str:
 
 
 def _add_form(offline: bool) -> str:
-    what = "A model's folder on this machine" if offline else "owner/name on the hub, or a folder on this machine"
+    what = "A model's folder on this machine" if offline else "hub owner/name, or a folder here"
     return (
         '<form class="filters model-add" data-act="model_add"><label class="search"><span class="sr">Add a model: its id on the hub, or '
         f'a folder on this machine</span><input name="model" placeholder="{esc(what)}" maxlength="1000" required autocomplete="off" '

@@ -142,7 +142,7 @@ def _nothing(at: Address, *, plain: bool = False) -> str:
     if at.words or at.model:
         href = "/public" if plain else Address(view="gallery", public=True).href()
         way = f'<a class="btn" href="/public">{"Show all clips"}</a>' if plain else link("Show all clips", href)
-        return empty("No clip matches", "Take a word away, or choose another model.", action=way)
+        return empty("No clip matches", "Take a word away." if plain else "Take a word away, or choose another model.", action=way)
     return empty("Nothing is published yet", "A clip comes here when its owner presses Publish on its page. Nothing comes here by itself.")
 
 

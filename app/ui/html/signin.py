@@ -27,7 +27,8 @@ def signin_html(*, there: str = "/", said: str = "", name: str = "", gallery: bo
 
 
 STYLE = """
-@media (prefers-color-scheme:dark){body.signin{--sp-bg:#14110e;--sp-surface:#1c1815;--sp-field:#171310;--sp-line:#332b23;
+@media (prefers-color-scheme:dark){body.signin{color-scheme:dark;--sp-link:#f8be74;--sp-bad-soft:#3a1d18;
+--sp-bg:#14110e;--sp-surface:#1c1815;--sp-field:#171310;--sp-line:#332b23;
 --sp-edge:#4c4136;--sp-ink:#f3ebe0;--sp-muted:#b9ab9b;--sp-accent:#f5aa45;--sp-on-accent:#1d1204;--sp-bad:#ff8d7c}}
 body.signin{margin:0;min-height:100vh;display:grid;place-items:center;background:var(--sp-bg,#f6f2ea);color:var(--sp-ink,#241c14);
 font:16px/1.5 ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Liberation Sans",sans-serif}
@@ -42,5 +43,6 @@ background:var(--sp-field,#fff);color:inherit;width:100%;box-sizing:border-box}
 color:var(--sp-on-accent,#fff);cursor:pointer}
 .signin :focus-visible{outline:3px solid var(--sp-accent,#a6431a);outline-offset:2px}
 .signin .banner{margin:0 0 1rem;padding:.6rem .75rem;border-radius:8px;border:1px solid var(--sp-bad,#b3261e);color:var(--sp-bad,#b3261e)}
+.signin a{color:var(--sp-link,#93430a)}
 .signin .quiet{margin:1rem 0 0;font-size:.85rem;color:var(--sp-muted,#6b5f50)}
 """

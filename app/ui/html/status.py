@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from app.history.records import Clip, Forecast, Job, JobState
 from app.key_frames import KeyFrame
 from app.queue.kinds import GENERATE, INTERPOLATE, job_title
+from app.stills import chosen
 from app.ui.html import interpolate
 from app.ui.html.common import (
     ACTIVE,
@@ -33,6 +34,7 @@ from app.ui.html.common import (
     preview_url,
     short,
     size,
+    stills_url,
 )
 from app.ui.html.keys import keys_actions, keys_html
 from app.ui.html.source import extend_html
@@ -106,7 +108,7 @@ def stage_html(
             f'muted playsinline aria-label="{esc(short(clip.prompt))}"></video>'
         )
         caption = _caption(short(clip.prompt, 120), clip_facts(clip) + _made_in(clip))
-        return _frame("done", shape, screen, _strip(job, 0), caption, _done_actions(clip), job=job.id)
+        return _frame("done", shape, screen, _stills(clip), caption, _done_actions(clip), job=job.id)
     screen = _screen(job, preview_frames, worker_alive)
     caption = _running_caption(job, ahead, blocked, worker_alive, worker_message)
     if keys:
@@ -187,11 +189,18 @@ def _screen(job: Job, frames: int, worker_alive: bool) -> str:
 
 
 def _strip(job: Job | None, frames: int) -> str:
-    """The film below the screen: the preview's frames while it forms, else blank film, as previews are not kept."""
+    """The film below the screen: the preview's frames while it forms, else blank film."""
     film = ""
     if job is not None and job.preview_seq and frames and job.state in ACTIVE:
         film = f'<img src="{preview_url(job)}" alt="">'
     return f'<div class="film" aria-hidden="true">{film}</div>'
+
+
+def _stills(clip: Clip) -> str:
+    """The film of a finished clip: some of its own frames, each cut to its part of the film."""
+    count = len(chosen(clip.frames))
+    parts = "".join(f'<i style="--k:{part}"><img src="{stills_url(clip.id)}" alt=""></i>' for part in range(count))
+    return f'<div class="film" aria-hidden="true" style="--n:{count};--of:{clip.width / clip.height:.4f}">{parts}</div>'
 
 
 def _caption(title: str, line: str, *, tone: str = "") -> str:

@@ -48,7 +48,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {"method": METHODS, "optimizer": OPTIMI
 
 def runs_html(cards: Sequence[RunCard], curves: Mapping[str, Sequence[float]], said: str = "") -> str:
     """All runs. `curves`: run -> its smoothed losses, for the small picture."""
-    head = ('<p class="crumbs"><a href="/?view=train" data-act="go">Datasets</a></p>'
+    head = ('<p class="crumbs"><a class="inline" href="/?view=train" data-act="go">← Datasets</a></p>'
             '<header class="page-head"><h1 class="page-title">Training runs</h1>'
             f'<span class="quiet">{len(cards)} run{"" if len(cards) == 1 else "s"}</span>'
             f'{link("New run", "/?view=train&run=new", kind="btn primary")}</header>')
@@ -117,7 +117,7 @@ def run_html(card: RunCard, events: Sequence[Mapping[str, Any]], said: str = "",
     rest = " · ".join(filter(None, (f"step {state.step} of {config.steps}", left(state.seconds_left) if card.active else "",
                                     f"loss {state.loss:.4f}" if state.loss is not None and card.active else "")))
     here = f"/?view=train&run={card.id}"
-    return (f'<p class="crumbs" data-address="{here}"><a href="/?view=train&run=all" data-act="go">All runs</a></p>'
+    return (f'<p class="crumbs" data-address="{here}"><a class="inline" href="/?view=train&run=all" data-act="go">← All runs</a></p>'
             f'<header class="page-head"><h1 class="page-title">'
             f'{esc(config.name)}</h1><span class="quiet">{_chip(card)} · {esc(rest)}</span></header>{refused}{message}{_bar(card)}'
             f'<div class="actions run-actions">{_buttons(card)}</div>{used}{_curves(events, config.steps)}{_previews(card.id, events)}'
@@ -206,8 +206,8 @@ def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping
     cards = "".join(_preset(key, forecasts.get(key, ""), key == preset) for key in PRESETS)
     own = "" if "preset" in chosen or not chosen.get("cloned") else '<p class="quiet">The settings below are those of the cloned run.</p>'
     name = esc(str(chosen.get("name", "")))
-    return (f'<p class="crumbs"><a href="/?view=train&run=all" data-act="go">All runs</a></p><header class="page-head"><h1 '
-            f'class="page-title">'
+    return (f'<p class="crumbs"><a class="inline" href="/?view=train&run=all" data-act="go">← All runs</a></p>'
+            f'<header class="page-head"><h1 class="page-title">'
             f'New run</h1>'
             f'</header>{refused}{own}<form class="train-form" data-act="train_start"><div class="train-first">'
             f'{_select("model", "Model", {name: name for name in models}, str(chosen.get("model", "")))}'
