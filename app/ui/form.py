@@ -333,8 +333,14 @@ def choice_field(label: str, choices: Sequence[str], info: str, elem_id: str) ->
     )
 
 
+NAMES = {"pab": "PAB", "magcache": "MagCache", "taylorseer": "TaylorSeer"}
+"""As their authors write them."""
+
+
 def _spelled(word: str) -> str:
-    """'near-lossless' as 'Near lossless', 'int8-dynamic' as 'INT8 dynamic'."""
+    """'near-lossless' as 'Near lossless', 'int8-dynamic' as 'INT8 dynamic', 'magcache' as 'MagCache'."""
+    if word in NAMES:
+        return NAMES[word]
     first, _, rest = word.partition("-")
     return " ".join([first.upper() if any(map(str.isdigit, first)) else first.capitalize(), *rest.split("-")]).strip()
 

@@ -71,6 +71,8 @@ def test_a_way_of_making_is_three_words_and_its_first_is_not_said() -> None:
     field = choice_field("Memory", ("fast", "balanced", "tiny"), "", "field-profile")
     assert field.build(None).choices == [("Fast", "fast"), ("Balanced", "balanced"), ("Tiny", "tiny")]  # type: ignore[attr-defined]
     assert [field.read("profile", word) for word in ("fast", "tiny", None)] == [None, "tiny", None]
+    caches = choice_field("Reuse", ("off", "first-block", "magcache"), "", "field-cache")
+    assert caches.build(None).choices == [("Off", "off"), ("First block", "first-block"), ("MagCache", "magcache")]  # type: ignore[attr-defined]
     assert field.show(None, None) == {"value": "fast"} and field.show("tiny", None) == {"value": "tiny"}
 
 

@@ -174,7 +174,7 @@ def extend_html(clip: Clip) -> str:
     last = clip.frames - 1
     return (
         f'<details class="extend"><summary class="btn">Extend…</summary><form data-act="extend" data-clip="{clip.id}" data-view="create" '
-        f'data-fps="{clip.fps:g}"><label><span>From frame <output>{last}</output> of 0 to {last}</span>'
+        f'data-fps="{clip.fps:g}"><label><span>From frame <output>{last}</output> (0 to {last})</span>'
         f'<input type="range" name="at" min="0" max="{last}" value="{last}" aria-label="Frame to go on from"></label>'
         '<button class="btn primary" type="submit">Extend from this frame</button></form></details>'
     )
