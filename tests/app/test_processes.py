@@ -68,10 +68,9 @@ def test_killed_worker_frozen_worker_second_server_and_a_stop(studio: Studio, su
 
     second = studio.submit({"prompt": "y"})
     soon(lambda: studio.job(second.id).step >= 2)
-    asked = time.monotonic()
-    studio.cancel(second.id)
+    asked = studio.cancel(second.id).step
     soon(lambda: studio.job(second.id).state is JobState.CANCELLED)
-    assert time.monotonic() - asked < 5.0
+    assert studio.job(second.id).step <= asked + 6
 
     third = studio.submit({"prompt": "z"})
     soon(lambda: studio.job(third.id).step >= 2)

@@ -17,7 +17,9 @@ from playwright.sync_api import Page, expect
 from tests.site import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-FEEDBACK_SECONDS, CANCEL_SECONDS = 1.0, 2.0
+FEEDBACK_SECONDS = 1.0
+CANCEL_STEPS = 8
+"""Two seconds of the site's steps. A busy machine makes steps slower too; the seconds are printed here and by `bench.startup`."""
 QUEUED_SECONDS = 3.0
 """Until the server has stored the job and the screen shows it: well below 1 s on a quiet machine, tests run on busy ones."""
 
@@ -65,7 +67,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
     starts(page, picture)
     makes_one(page, picture)
     comes_back(page, open_page, picture)
-    cancels_another(page, picture)
+    cancels_another(site, page, picture)
     remixes_the_first(page, picture)
     restores_from_the_file(page, open_page, tmp_path, picture)
 
@@ -107,17 +109,16 @@ def comes_back(page: Page, open_page: Callable[..., Page], picture: Picture) -> 
     picture(page, "3-done")
 
 
-def cancels_another(page: Page, picture: Picture) -> None:
+def cancels_another(site: Site, page: Page, picture: Picture) -> None:
     """One long enough to be caught."""
     page.get_by_label("number input for Steps").fill("60")
     generate(page, "a green square falls")
-    wait_state(page, "running")
-    begun = time.perf_counter()
+    job = wait_state(page, "running")
+    begun, step = time.perf_counter(), site.studio.job(job).step
     page.get_by_role("button", name="Cancel").click()
     wait_state(page, "cancelled")
-    cancelled = time.perf_counter() - begun
-    print(f"cancelled after {cancelled:.3f} s")
-    assert cancelled <= CANCEL_SECONDS
+    print(f"cancelled after {time.perf_counter() - begun:.3f} s")
+    assert site.studio.job(job).step - step <= CANCEL_STEPS
     picture(page, "4-cancelled")
 
 

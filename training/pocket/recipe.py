@@ -114,16 +114,16 @@ def run_decoder(recipe: Recipe, shop: Workshop) -> None:
     model.decoder.requires_grad_(True)
     state = TrainState(model.decoder, shop.folder / "decoder.safetensors", ("conv_in.", "conv_out."))
     schedule = Schedule(_total(recipe.decoder_phases), recipe.decoder_lr, warmup=30, cooldown=0.7)
-    loss_at = _vae_loss_at(model, recipe, recipe.decoder_phases, shop.device, first_step=1_000_000)
+    loss_at = _vae_loss_at(model, recipe, recipe.decoder_phases, shop.device, vae.decoder_loss, first_step=1_000_000)
     _run(state, schedule, loss_at, shop)
 
 
-def _vae_loss_at(model, recipe: Recipe, phases, device: str, first_step: int = 0):
+def _vae_loss_at(model, recipe: Recipe, phases, device: str, loss=vae.vae_loss, first_step: int = 0):
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         phase = vae.phase_at(step, phases)
         video, mask = vae.crop_batch(recipe.seed, first_step + step, phase)
         with mixed(device):
-            return vae.vae_loss(model, video.to(device), mask.to(device), first_step + step)
+            return loss(model, video.to(device), mask.to(device), first_step + step)
 
     return loss_at
 

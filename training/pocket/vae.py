@@ -17,7 +17,8 @@ from torch import Tensor
 from . import world
 
 KL_WEIGHT = 1e-4
-SUBJECT_WEIGHT = 5.0
+SUBJECT_WEIGHT, DECODER_SUBJECT_WEIGHT = 5.0, 10.0
+"""How much more a subject's pixels weigh, for autoencoder and for the decoder alone: more lifts the subject and lowers the rest."""
 LENGTHS = (9, 17, 25, 25, 25, 33, 49)
 """Clip lengths whose motion a nine-frame window may be cut from."""
 
@@ -81,19 +82,41 @@ def vae_loss(vae: AutoencoderKLCogVideoX, video: Tensor, mask: Tensor, noise_see
     generator = torch.Generator(device="cpu").manual_seed(noise_seed)
     noise = torch.randn(mean.shape, generator=generator).to(mean.device)
     latent = mean + noise * (0.5 * logvar).exp()
-    output = vae.decode(latent).sample.float()
-    error = output - video
-    weight = 1 + SUBJECT_WEIGHT * mask
-    weight = weight / weight.mean()
+    error = vae.decode(latent).sample.float() - video
+    weight = _weight(mask, SUBJECT_WEIGHT)
     reconstruction = (weight * (error.abs() + 2 * error.square())).mean()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    with torch.no_grad():
-        squared = (error / 2).square()
-        inside = (squared * mask).sum() / (3 * mask.sum() + 1e-6)
-        facts = {
-            "psnr": float(-10 * squared.mean().log10()),
-            "psnr_subject": float(-10 * inside.clamp(min=1e-6).log10()) if mask.sum() > 50 else 20.0,
-            "kl": float(kl),
-            "std": float(mean.std()),
-        }
+    facts = _quality(error, mask) | {"kl": float(kl.detach()), "std": float(mean.detach().std())}
     return reconstruction + KL_WEIGHT * kl, facts
+
+
+def decoder_loss(vae: AutoencoderKLCogVideoX, video: Tensor, mask: Tensor, noise_seed: int) -> tuple[Tensor, dict[str, float]]:
+    """The reconstruction's error for the decoder alone, where outlines are what is left to gain: mostly squared, which they own.
+
+    The posterior's noise comes at a random share, so that the mean, which is what a sampler aims at, is decoded well too.
+    """
+    with torch.no_grad():
+        posterior = vae.encode(video).latent_dist
+        generator = torch.Generator(device="cpu").manual_seed(noise_seed)
+        share = torch.rand((), generator=generator).item()
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean.device)
+        latent = posterior.mean.float() + share * posterior.std.float() * noise
+    error = vae.decode(latent).sample.float() - video
+    loss = (_weight(mask, DECODER_SUBJECT_WEIGHT) * (0.5 * error.abs() + 8 * error.square())).mean()
+    return loss, _quality(error, mask)
+
+
+def _weight(mask: Tensor, subject: float) -> Tensor:
+    weight = 1 + subject * mask
+    return weight / weight.mean()
+
+
+@torch.no_grad()
+def _quality(error: Tensor, mask: Tensor) -> dict[str, float]:
+    """PSNR in dB over everything, and inside the subject (20 where there is none)."""
+    squared = (error / 2).square()
+    inside = (squared * mask).sum() / (3 * mask.sum() + 1e-6)
+    return {
+        "psnr": float(-10 * squared.mean().log10()),
+        "psnr_subject": float(-10 * inside.clamp(min=1e-6).log10()) if mask.sum() > 50 else 20.0,
+    }
