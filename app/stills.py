@@ -12,6 +12,8 @@ from pathlib import Path
 from engine.errors import InvalidRequest
 
 PICTURES = 8
+LONGEST = 800
+"""Frames of a clip that has a film: a longer one would have to be decoded whole, beside people who wait for their pages."""
 HEIGHT = 80
 """Pixels: the film on the page is 40 high, and screens show two for one."""
 WIDEST = 240
@@ -28,8 +30,11 @@ def chosen(frames: int) -> tuple[int, ...]:
 def stills(path: Path, *, frames: int, width: int, height: int) -> bytes:
     """WebP of `chosen(frames)` of the video in `path`, each `HEIGHT` high. `frames`, `width`, `height`: the clip's.
 
-    One clip is decoded at a time: whoever asks for many waits. Raises InvalidRequest (field 'video') for what cannot be decoded.
+    One clip is decoded at a time: whoever asks for many waits. Raises InvalidRequest (field 'video') for what cannot be decoded and
+    for more than `LONGEST` frames.
     """
+    if frames > LONGEST:
+        raise InvalidRequest("video", f"has {frames} frames; a film is made of up to {LONGEST}.")
     with _one_at_a_time:
         return _stills(path, chosen(frames), (min(max(16, round(HEIGHT * width / height)), WIDEST), HEIGHT))
 

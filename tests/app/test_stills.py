@@ -36,6 +36,8 @@ def test_a_file_that_is_shorter_than_its_clip_or_none_is_refused(tmp_path: Path)
     write_video(path, (np.zeros((48, 64, 3), np.uint8) for _ in range(4)))
     with pytest.raises(InvalidRequest, match="4 frames"):
         stills(path, frames=16, width=64, height=48)
+    with pytest.raises(InvalidRequest, match="up to 800"):
+        stills(path, frames=801, width=64, height=48)
     path.write_bytes(b"no video")
     with pytest.raises(InvalidRequest):
         stills(path, frames=9, width=64, height=48)

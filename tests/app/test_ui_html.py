@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.history.records import ClipPage, ClipQuery, Forecast, Job, JobState, Project
-from app.stills import chosen
+from app.stills import LONGEST, chosen
 from app.ui.address import Address
 from app.ui.html import common
 from app.ui.html.frame import header_html
@@ -104,6 +104,7 @@ def test_the_film_of_a_finished_clip_shows_its_frames(clip) -> None:
     done = job(state=JobState.DONE, clip_id=clip.id)
     assert stage_html(done, clip).count(f'<img src="/media/stills/{clip.id}.webp" alt="">') == len(chosen(clip.frames))
     assert "/media/stills/" not in stage_html(dataclasses.replace(done, state=JobState.FAILED, clip_id=None))
+    assert "/media/stills/" not in stage_html(done, dataclasses.replace(clip, frames=LONGEST + 1))
 
 
 def test_the_sign_in_page_has_every_colour_by_night() -> None:

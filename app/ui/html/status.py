@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from app.history.records import Clip, Forecast, Job, JobState
 from app.key_frames import KeyFrame
 from app.queue.kinds import GENERATE, INTERPOLATE, job_title
-from app.stills import chosen
+from app.stills import LONGEST, chosen
 from app.ui.html import interpolate
 from app.ui.html.common import (
     ACTIVE,
@@ -197,7 +197,9 @@ def _strip(job: Job | None, frames: int) -> str:
 
 
 def _stills(clip: Clip) -> str:
-    """The film of a finished clip: some of its own frames, each cut to its part of the film."""
+    """The film of a finished clip: some of its own frames, each cut to its part of the film. Blank below a very long one."""
+    if clip.frames > LONGEST:
+        return _strip(None, 0)
     count = len(chosen(clip.frames))
     parts = "".join(f'<i style="--k:{part}"><img src="{stills_url(clip.id)}" alt=""></i>' for part in range(count))
     return f'<div class="film" aria-hidden="true" style="--n:{count};--of:{clip.width / clip.height:.4f}">{parts}</div>'
