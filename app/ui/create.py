@@ -213,7 +213,7 @@ def show_job(studio: Any, parts: Parts, job: Job, memory: Any) -> Changes:
 
 
 LABELS = {"negative": "Steer away from", "budget": "Memory budget", "profile": "Memory", "precision": "Precision of the transformer",
-          "cache": "Reuse between steps", "cfg_gate": "Steps that are guided", "fps": "Frames a second", "parallel": "Devices",
+          "cache": "Reuse between steps", "cfg_gate": "Guided share of steps", "fps": "Frames a second", "parallel": "Devices",
           "guidance_kind": "Guidance over the steps", "loras": "LoRAs"}
 """Fields that the page calls otherwise than requests do."""
 

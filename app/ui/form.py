@@ -357,8 +357,8 @@ WAYS: Mapping[str, Field] = {
 } | {"parallel": Field(devices.build, devices.read, devices.show)}
 """How a clip is made rather than what it shows; only what requests know."""
 WAYS = {**WAYS, "cfg_gate": Field(
-    lambda _: gr.Slider(label="Steps that are guided", minimum=0.05, maximum=1, step=0.05, value=1, buttons=[],
-                        info="share of all steps; less is faster and changes the picture", elem_id="field-cfg-gate"),
+    lambda _: gr.Slider(label="Guided share of steps", minimum=0.05, maximum=1, step=0.05, value=1, buttons=[],
+                        info="less is faster and changes the picture", elem_id="field-cfg-gate"),
     read_unless(1), lambda value, _spec: {"value": 1 if value is None else value, "minimum": min(0.05, value or 1)})}
 WAYS = {**WAYS, "budget": Field(
     lambda _: gr.Textbox(label="Memory budget", info="GiB it may use", placeholder=ALL_THERE_IS, max_lines=1, elem_id="field-budget",
