@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from collections import ChainMap
 from collections.abc import Sequence
 from copy import copy
@@ -96,8 +95,7 @@ def forget_waits(queue: Any) -> None:
 
 def keep_no_records(queue: Any) -> None:
     """No statistics of past events: `/metrics` has ours. Gradio looks a running event up by name and does without where there is none."""
-    queue.ANALYTICS_MAX_EVENTS = 0
-    queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+    queue.ANALYTICS_MAX_EVENTS = 0  # and without records there is no table
 
 
 class Events(dict[int, Any]):

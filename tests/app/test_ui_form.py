@@ -9,13 +9,14 @@ import pytest
 
 from app.studio import Studio
 from app.ui.actions import ACTIONS, act
-from app.ui.create import forecast_markup
+from app.ui.create import LABELS, forecast_markup
 from app.ui.form import (
     FIELDS,
     KEPT,
     MODELS_OWN,
     START,
     STAYS,
+    WAYS,
     choice_field,
     kept_fields,
     kept_words,
@@ -182,3 +183,9 @@ def test_every_act_in_the_markup_is_known() -> None:
     used = set(re.findall(r'data-act="(\w+)"', text)) | set(re.findall(r'button\(\s*(?:"[^"]*"|\w+|f"[^"]*"),\s*"(\w+)"', text))
     used |= set(re.findall(r'button\(\s*"[^"]*" if [^,]*, "(\w+)"', text))
     assert used - {"theme", "copy", "search", "choose", "choose_set"} <= set(ACTIONS)
+
+
+def test_refusals_name_fields_as_the_form_does() -> None:
+    form = {**FIELDS, **WAYS}
+    shown = {name: form[name].build(None).label for name in LABELS if name in form}  # type: ignore[attr-defined]
+    assert len(shown) > 5 and shown == {name: LABELS[name] for name in shown}
