@@ -16,7 +16,7 @@ GALLERY_ROLES: Mapping[str, Role | None] = {
     "take_down": Role.ADMIN, "forget": None,
 }
 """Use-case -> least role; None: not from a page. One that is not named is for admins."""
-PATHS = re.compile(r"/public(/[0-9a-z]{32})?|/media/clips/[0-9a-z]{32}\.mp4|/media/posters/[0-9a-z]{32}\.webp")
+PATHS = re.compile(r"/public(/[0-9A-Za-z_-]{1,64})?|/media/clips/[0-9a-z]{32}\.mp4|/media/posters/[0-9a-z]{32}\.webp")
 """What people who have not signed in may read where the gallery is open. What is not published is not found there."""
 CLOSED = "The gallery of this studio is for people who have signed in."
 

@@ -150,7 +150,8 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         trigger_mode="always_last",
         **quiet,
     )
-    parts.form["prompt"].blur(
+    gr.on(
+        [parts.form["prompt"].blur, parts.ended.change],
         guarded(named(bind(forecast_words))),
         [parts.kept],
         [parts.forecast, parts.words],

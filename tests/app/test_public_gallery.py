@@ -202,6 +202,8 @@ def test_people_who_have_not_signed_in_see_it_only_where_the_operator_says_so(si
         assert ben.get("/public").headers["location"] == "/?view=gallery&public=1"
     site.studio.published.unpublish(clip.id, owner="user:anna")
     assert [httpx.get(site.url + path).status_code for path in (pages[1], *files_of(clip))] == [404, 404, 404]
+    mistyped = httpx.get(f"{site.url}/public/{clip.id[:-1]}", headers={"accept": "text/html"})
+    assert mistyped.status_code == 404 and "/signin" not in mistyped.headers.get("location", "")
     assert not PATHS.fullmatch("/media/clips/../users.json")
 
 

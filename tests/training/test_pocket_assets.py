@@ -9,6 +9,10 @@ import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
 
+from engine.cache.magnitude import SHIPPED
+from engine.cache.measured import FILE as MEASURED
+from engine.interpolate.adapter import FILE, read_facts
+from engine.spec import read_spec
 from training.pocket import world
 from training.pocket.arithmetic import native
 from training.pocket.captions import caption
@@ -81,3 +85,11 @@ def test_preview_colours_and_recommendations_are_there(pipeline):
     assert np.array(rgb["bias"]).shape == (3,)
     facts = json.loads((FOLDER / "sprocket.json").read_text())
     assert facts["recommended"]["num_frames"] == 25 and facts["max_frames"] == 49
+
+
+def test_what_was_made_for_the_weights_was_made_for_these():
+    """Magnitudes, measured shortcuts and the stage-two adapter are of no use to other weights: whoever changes these makes those anew."""
+    own = read_spec(FOLDER, "pocket").fingerprint
+    assert json.loads((FOLDER / SHIPPED).read_text())["fingerprint"] == own
+    assert json.loads(MEASURED.read_text())["about"]["fingerprint"] == own
+    assert read_facts(STAGE_TWO / FILE).base == read_spec(ANIMATOR, "pocket-i2v").fingerprint

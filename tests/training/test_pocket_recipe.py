@@ -25,6 +25,7 @@ from training.pocket.recipe import (
     export,
     extended,
     load_vae,
+    narrowed,
     run_animator,
     run_decoder,
     run_denoiser,
@@ -298,13 +299,34 @@ def test_image_to_video_begins_as_text_to_video():
     assert torch.allclose(wanted, got, atol=1e-6)
 
 
+def test_text_to_video_is_image_to_video_without_a_picture():
+    torch.manual_seed(0)
+    both = build_transformer(TOY.architecture, pictures=True).eval()
+    both.set_attn_processor(BatchedAttention())
+    noisy, text, t = torch.randn(2, 3, 8, 16, 24), torch.randn(2, 5, 16), torch.tensor([500, 30])
+    rope = denoiser.rotary(3, head_dim=16)
+    with torch.no_grad():
+        wanted = both(torch.cat([noisy, torch.zeros_like(noisy)], dim=2), text, t, image_rotary_emb=rope).sample
+        got = narrowed(TOY, both).eval()(noisy, text, t, image_rotary_emb=rope).sample
+    assert torch.allclose(wanted, got, atol=1e-5)
+
+
 def test_the_picture_stands_in_the_first_frame_only(small_shards, whole):
     shelves = {9: latents.load_shelf(whole.shop.folder, TOY.shelves[0])}
     phase = TOY.animator_phases[0]
-    words, pictures = (denoiser.draw_batch(shelves, build_tokenizer(), phase, 1.0, seed=5, step=1, pictures=p) for p in (False, True))
+    tokenizer = build_tokenizer()
+    words, pictures = (denoiser.draw_batch(shelves, tokenizer, phase, 1.0, seed=5, step=1, pictures=p) for p in (0.0, 1.0))
     assert words.beside.shape[2] == 0
     assert pictures.beside.shape == pictures.latents.shape
     assert pictures.beside[:, 0].abs().min() > 0 and not pictures.beside[:, 1:].any()
+
+
+def test_a_share_of_the_clips_is_given_its_picture(small_shards, whole):
+    shelves = {9: latents.load_shelf(whole.shop.folder, TOY.shelves[0])}
+    phase = denoiser.DenoiserPhase(1, 50 * 288, ((9, 3, 1.0),))
+    batch = denoiser.draw_batch(shelves, build_tokenizer(), phase, 1.0, seed=5, step=1, pictures=0.4)
+    shown = batch.beside.flatten(1).any(dim=1)
+    assert len(shown) == 50 and 10 <= int(shown.sum()) <= 30
 
 
 def test_the_objective_matches_the_scheduler():

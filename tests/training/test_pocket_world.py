@@ -46,6 +46,25 @@ def test_subjects_stay_in_the_frame(frames):
         assert (clip.mask.reshape(frames, -1).max(1) == 255).all()
 
 
+def test_paths_lie_on_the_grid_of_patches_wherever_a_subject_is():
+    """Bounces stand on the ground, wherever that leaves them; all else has its middle on a corner of the transformer's patches."""
+    places = set()
+    for index in range(400):
+        scene = world.scene_at(7, index, "all", pair_share=0.3)
+        for subject in scene.subjects:
+            assert subject.x % world.GRID == 0
+            assert subject.y % world.GRID == 0 or scene.motion == "bounces"
+        if len(scene.subjects) == 1 and scene.motion == "spins":
+            places.add((scene.subjects[0].x, scene.subjects[0].y))
+    assert len(places) == 15
+
+
+@pytest.mark.parametrize("low, high, share, wanted", [(40.0, 90.0, 0.0, 48.0), (40.0, 90.0, 0.999, 80.0), (48.0, 48.0, 0.5, 48.0),
+                                                      (33.0, 47.0, 0.2, 40.0)])
+def test_a_place_on_the_grid_lies_between_its_bounds(low, high, share, wanted):
+    assert world._on_grid(low, high, share) == wanted
+
+
 def test_part_of_a_clip_equals_that_part():
     scene = world.scene_at(5, 1)
     whole, part = world.render(scene, 25), world.render(scene, 25, only=range(8, 17))

@@ -64,7 +64,9 @@ PHASES = (
     DenoiserPhase(300, 8064, ((25, 7, 0.75), (25, 3, 0.05), (1, 1, 0.2))),
     DenoiserPhase(1500, 8064, ((25, 7, 0.92), (25, 5, 0.02), (25, 3, 0.02), (49, 13, 0.04))),
 )
-ANIMATOR_PHASES = (DenoiserPhase(600, 8064, ((25, 7, 0.96), (49, 13, 0.04))),)
+ANIMATOR_PHASES = (DenoiserPhase(700, 10752, ((25, 7, 1.0),)),)
+PICTURE_SHARE = 0.4
+"""Share of clips that start from a picture, where image to video and text to video train as one."""
 TEXT_LENGTHS = (0, 32, 48, 64, 226)
 """Padding is attended to, so the text is padded to several lengths; 0 means the longest caption of the batch,
 which is cheapest, and 226 is the stock pipeline's default."""
@@ -129,10 +131,11 @@ class Batch:
 
 
 def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, scale: float, *, seed: int, step: int,
-               pictures: bool = False) -> Batch:
+               pictures: float = 0.0) -> Batch:
     """Everything random about a step, a pure function of (seed, step) and the cached clips.
 
-    `pictures`: the batch is for image to video: each clip's first frame, encoded by itself, stands beside the noise.
+    `pictures`: above 0 the batch is for image to video: the first frames of this share of the clips, each encoded by
+    itself, stand beside the noise, and zeros beside that of the others.
     """
     rng = np.random.default_rng((seed, step))
     frames, used, _ = phase.mix[rng.choice(len(phase.mix), p=[m[2] for m in phase.mix])]
@@ -149,7 +152,8 @@ def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, s
     latents = _drawn(cached.moments[rows][:, :, :, :used], generator) * scale
     beside = torch.zeros_like(latents)
     if pictures:  # the other frames of the picture's channels stay empty, as in diffusers' pipeline
-        beside[:, :1] = _drawn(cached.first[rows], generator) * scale
+        shown = torch.from_numpy(rng.random(size) < pictures).float().view(-1, 1, 1, 1, 1)
+        beside[:, :1] = _drawn(cached.first[rows], generator) * scale * shown
     mask = cached.mask[rows][:, :used]
     u = (torch.arange(size) + torch.rand(size, generator=generator)) / size
     t = (1000 * focus(u)).long().clamp(0, 999)
@@ -212,5 +216,10 @@ def v_loss(model: nn.ModuleDict, alphas: Tensor, batch: Batch, rope: tuple[Tenso
     text = model["text_encoder"](batch.ids).last_hidden_state
     reading, facts = reading_loss(model["reading"], text, batch.answers)
     loss, plain, halfway = v_error(model["transformer"], alphas, batch, text, rope)
-    sketch = functional.binary_cross_entropy_with_logits(model["sketch"](halfway).float(), to_tokens(batch.cover))
+    sketch = sketch_loss(model["sketch"], halfway, batch)
     return loss + READING_SHARE * reading + SKETCH_SHARE * sketch, facts | {"v_mse": plain, "sketch": float(sketch.detach())}
+
+
+def sketch_loss(head: nn.Module, halfway: Tensor, batch: Batch) -> Tensor:
+    """How badly the tokens halfway up tell, through a linear head, how much of each cell the subject covers."""
+    return functional.binary_cross_entropy_with_logits(head(halfway).float(), to_tokens(batch.cover))

@@ -58,7 +58,7 @@ class Recipe:
     released_lr: float = 2e-3
     """Of the denoiser where it goes on from released weights."""
     animator_phases: tuple[denoiser.DenoiserPhase, ...] = denoiser.ANIMATOR_PHASES
-    animator_lr: float = 2e-3
+    animator_lr: float = 1e-3
     interpolation: Interpolation = field(default_factory=Interpolation)
     preview_clips: int = 48
     """Clips that the map from latents to preview colours is fitted on."""
@@ -202,13 +202,15 @@ def build_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
 
 
 def run_animator(recipe: Recipe, shop: Workshop) -> None:
-    """Stage 5: image to video, from the transformer of text to video; the text encoder stays as it is."""
-    pair = trained_denoiser(recipe, shop)
-    text_encoder = pair["text_encoder"].requires_grad_(False)
-    model = build_animator(recipe, pair["transformer"]).to(shop.device)
-    state = TrainState(model, shop.folder / "animator.safetensors", ("patch_embed", "proj_out"))
-    schedule = Schedule(_total(recipe.animator_phases), recipe.animator_lr, warmup=50, cooldown=0.65, ema=0.995)
-    draw = _batches(recipe, shop, recipe.animator_phases, pictures=True)
+    """Stage 5: one transformer for words alone and for a first frame besides; the text encoder stays as it is.
+
+    Some clips of each batch are given their first frame and the others none. What comes out is the transformer of image
+    to video, and without the channels of the picture (see `narrowed`) that of text to video: each learns from the other.
+    """
+    model, text_encoder = begin_animator(recipe, shop)
+    state = TrainState(model, shop.folder / "animator.safetensors", ("patch_embed", "proj_out", "sketch"))
+    schedule = Schedule(_total(recipe.animator_phases), recipe.animator_lr, warmup=40, cooldown=0.9, ema=0.993)
+    draw = _batches(recipe, shop, recipe.animator_phases, pictures=denoiser.PICTURE_SHARE)
     alphas = build_scheduler().alphas_cumprod.float().to(shop.device)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -216,10 +218,23 @@ def run_animator(recipe: Recipe, shop: Workshop) -> None:
         with mixed(shop.device):
             with torch.no_grad():
                 text = text_encoder(batch.ids).last_hidden_state
-            loss, plain, _ = denoiser.v_error(model, alphas, batch, text, rope)
-        return loss, {"v_mse": plain}
+            loss, plain, halfway = denoiser.v_error(model["transformer"], alphas, batch, text, rope)
+            sketch = denoiser.sketch_loss(model["sketch"], halfway, batch)
+        return loss + denoiser.SKETCH_SHARE * sketch, {"v_mse": plain, "sketch": float(sketch.detach())}
 
     _run(state, schedule, loss_at, shop)
+
+
+def begin_animator(recipe: Recipe, shop: Workshop) -> tuple[nn.ModuleDict, nn.Module]:
+    """(transformer with its helper, frozen text encoder): from stage 4, or the released weights of image to video."""
+    pair = trained_denoiser(recipe, shop)
+    transformer = build_animator(recipe, pair["transformer"]).to(shop.device)
+    if shop.released and not (shop.folder / "denoiser.safetensors").exists():
+        load_released(transformer, shop.released.with_name(f"{shop.released.name}-i2v") / "transformer")
+    sketch = pair["sketch"]
+    for weight in sketch.parameters():
+        nn.init.zeros_(weight)
+    return nn.ModuleDict({"transformer": transformer, "sketch": sketch}), pair["text_encoder"].requires_grad_(False)
 
 
 def trained_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
@@ -240,6 +255,16 @@ def build_animator(recipe: Recipe, start: nn.Module) -> Any:
     narrow = weights.pop("patch_embed.proj.weight")
     wide[:, : narrow.shape[1]] = narrow
     model.load_state_dict({**weights, "patch_embed.proj.weight": wide})
+    return model
+
+
+@torch.no_grad()
+def narrowed(recipe: Recipe, animator: nn.Module) -> Any:
+    """The transformer of text to video in that of image to video: what the latter does where no picture is given."""
+    model: Any = build_transformer(recipe.architecture)
+    weights = dict(animator.state_dict())
+    narrow = model.patch_embed.proj.weight
+    model.load_state_dict({**weights, "patch_embed.proj.weight": weights["patch_embed.proj.weight"][:, : narrow.shape[1]]})
     return model
 
 
@@ -267,7 +292,7 @@ def _denoiser_loss_at(model, recipe: Recipe, shop: Workshop):
     return loss_at
 
 
-def _batches(recipe: Recipe, shop: Workshop, phases: tuple[denoiser.DenoiserPhase, ...], *, pictures: bool = False):
+def _batches(recipe: Recipe, shop: Workshop, phases: tuple[denoiser.DenoiserPhase, ...], *, pictures: float = 0.0):
     """step -> (batch, rotary tables), on the device; shelves are read when they are first asked for."""
     tokenizer, scale = build_tokenizer(), latent_scale(recipe, shop)
     shelves: dict[int, latents.Cached] = {}
@@ -328,9 +353,10 @@ def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
     }
     parts = {"vae": model, "transformer": pair["transformer"], "text_encoder": pair["text_encoder"]}
     if (shop.folder / "animator.safetensors").exists():
-        parts["animator"] = build_animator(recipe, pair["transformer"])
-        load_average(parts["animator"], shop.folder / "animator.safetensors")
-    save_pipeline(out, model, pair["transformer"], pair["text_encoder"], latent_rgb=rgb, recommended=recommended)
+        both, _ = begin_animator(recipe, shop)
+        load_average(both, shop.folder / "animator.safetensors")
+        parts |= {"animator": both["transformer"], "transformer": narrowed(recipe, both["transformer"])}
+    save_pipeline(out, model, parts["transformer"], parts["text_encoder"], latent_rgb=rgb, recommended=recommended)
     if "animator" in parts:
         pictures = recommended | {"num_inference_steps": recipe.recommended_animator_steps}
         save_animator(out.with_name(f"{out.name}-i2v"), parts["animator"], out, recommended=pictures)

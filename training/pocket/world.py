@@ -43,7 +43,7 @@ VERTICAL = ("rises", "falls", "bounces")
 SPLITS = ("train", "held-out", "all")
 PAIR_SHARE = 0.12
 """Share of scenes with two subjects."""
-EDGE = 3.0
+EDGE = 2.0
 """A subject always stays at least this many canvas units inside the frame."""
 
 
@@ -140,18 +140,18 @@ def _draw_second(rng: np.random.Generator, shape: str, colour: str) -> tuple[str
     return shapes[rng.integers(len(shapes))], colours[rng.integers(len(colours))]
 
 
-def _reach(motion: str, speed: str, free: float) -> tuple[float, int]:
-    """(reach, hops) of a motion, given the free path length in canvas units."""
+def _reach(motion: str, speed: str) -> tuple[float, int]:
+    """(reach, hops) of a motion: canvas units for paths, a ratio of radii for grows and shrinks, turns for spins."""
     quick = speed == "quickly"
     if motion == "bounces":
-        return free * (0.6 if quick else 0.7), 2 if quick else 1
+        return (32.0, 2) if quick else (44.0, 1)
     if motion in HORIZONTAL:
-        return free * (0.7 if quick else 0.4), 0
+        return 80.0 if quick else 48.0, 0
     if motion in VERTICAL:
-        return free * (0.9 if quick else 0.5), 0
+        return 56.0 if quick else 30.0, 0
     if motion == "spins":
         return 1.0 if quick else 0.5, 0
-    return 2.2 if quick else 1.5, 0
+    return 2.0 if quick else 1.5, 0
 
 
 Kind = tuple[str, str]
@@ -169,52 +169,69 @@ class Lane:
 
 
 def _stage_one(rng: np.random.Generator, draft: Scene, kind: Kind) -> Scene:
-    size = float(rng.uniform(*_size_range(draft.motion)))
-    near = size + EDGE
+    size = _size(draft.motion)
+    near = _margin(draft.motion, size)
     return _place(rng, draft, (kind,), (Lane(near, WIDTH - near, near, HEIGHT - near),), size)
 
 
 def _stage_two(rng: np.random.Generator, draft: Scene, kinds: tuple[Kind, Kind]) -> Scene:
     """Two subjects in two lanes: one above the other for paths that cross the frame, else side by side."""
-    low, high = _size_range(draft.motion)
-    size = float(rng.uniform(0.8 * low, 0.8 * high))
+    size = _size(draft.motion) * (0.8 if draft.motion in HORIZONTAL else 0.92)
+    near = _margin(draft.motion, size)
     if draft.motion in HORIZONTAL:
-        size = min(size, HEIGHT / 4 - EDGE)
-        near, half = size + EDGE, HEIGHT / 2
+        half = HEIGHT / 2
         lanes = (Lane(near, WIDTH - near, near, half - near), Lane(near, WIDTH - near, half + near, HEIGHT - near))
     else:
-        near, half = size + EDGE, WIDTH / 2
+        half = WIDTH / 2
         lanes = (Lane(near, half - near, near, HEIGHT - near), Lane(half + near, WIDTH - near, near, HEIGHT - near))
     return _place(rng, draft, kinds, lanes, size)
 
 
-def _size_range(motion: str) -> tuple[float, float]:
-    """Largest radius in canvas units; smaller where the path is vertical, to leave it room."""
+def _size(motion: str) -> float:
+    """Largest radius in canvas units; smaller where the path is vertical, to leave it room.
+
+    One size for a motion, and as large as its path allows: a latent cell is 8 pixels wide, and which shape a subject has
+    shows in the few cells that its outline crosses.
+    """
     if motion in VERTICAL:
-        return 20.0, 25.0
+        return 28.0
     if motion in ("grows", "shrinks"):
-        return 32.0, 38.0
-    return 23.0, 30.0
+        return 37.0
+    return 34.0
+
+
+def _margin(motion: str, size: float) -> float:
+    """How near a subject's centre may come to the edge of its lane: the corners of a turning square reach 1.22 radii."""
+    return size * (1.22 if motion == "spins" else 1.09) + EDGE
 
 
 def _place(rng: np.random.Generator, draft: Scene, kinds: tuple[Kind, ...], lanes: tuple[Lane, ...], size: float) -> Scene:
     """Put the subjects on stage: centre of each path inside its lane, so that the whole path stays in it."""
     motion = draft.motion
-    free = min(lane.x1 - lane.x0 if motion in HORIZONTAL else lane.y1 - lane.y0 for lane in lanes)
-    reach, hops = _reach(motion, draft.speed, free)
+    reach, hops = _reach(motion, draft.speed)
     dx = reach / 2 if motion in HORIZONTAL else 0.0
     dy = reach / 2 if motion in VERTICAL else 0.0
     u, v = rng.random(), rng.random()
     subjects = []
     for (shape, colour), lane in zip(kinds, lanes, strict=True):
         # A subject that does not travel sideways stands near the middle of its lane.
-        room_x = max(0.0, (lane.x1 - lane.x0) / 2 - dx)
-        room_x = min(room_x, 42.0) if motion not in HORIZONTAL else room_x
-        room_y = max(0.0, (lane.y1 - lane.y0) / 2 - dy)
-        x = (lane.x0 + lane.x1) / 2 + room_x * (2 * u - 1)
-        y = lane.y1 - dy if motion == "bounces" else (lane.y0 + lane.y1) / 2 + room_y * (2 * v - 1)
-        subjects.append(Subject(shape, colour, float(x), float(y), size))
-    return replace(draft, subjects=tuple(subjects), reach=float(reach), hops=hops)
+        centre, room = (lane.x0 + lane.x1) / 2, (lane.x1 - lane.x0) / 2 - dx
+        x = _on_grid(centre - (room if motion in HORIZONTAL else min(room, 42.0)), centre + min(room, 42.0), u)
+        y = lane.y1 - dy if motion == "bounces" else _on_grid(lane.y0 + dy, lane.y1 - dy, v)
+        subjects.append(Subject(shape, colour, x, y, size))
+    return replace(draft, subjects=tuple(subjects), reach=reach, hops=hops)
+
+
+GRID = 16
+"""Centres of paths are multiples of this, one patch of the transformer: the same shape then falls on its cells in the same way."""
+
+
+def _on_grid(low: float, high: float, share: float) -> float:
+    """The multiple of GRID at `share`, in [0, 1), of those in [low, high]; the middle where there is none."""
+    first, last = math.ceil(low / GRID), math.floor(high / GRID)
+    if last < first:
+        return (low + high) / 2
+    return float(GRID * (first + int(share * (last - first + 1))))
 
 
 # --- motion ----------------------------------------------------------------------------------
