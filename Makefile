@@ -9,7 +9,7 @@ install:
 	@$(PYTHON) scripts/install.py
 
 demo: install
-	@$(SPROCKET) generate --prompt "a red ball bounces over a green meadow"
+	@$(SPROCKET) generate --prompt "a red ball moves from left to right over a green meadow"
 
 run: install
 	@$(SPROCKET) serve

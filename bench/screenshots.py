@@ -41,7 +41,7 @@ PROMPTS = (
     "a pink heart floats up over the ocean",
     "a cyan ball rolls from right to left over the grass",
     "a red star shrinks at night",
-    "a red ball bounces over a green meadow",
+    "a red ball moves from left to right over a green meadow",
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

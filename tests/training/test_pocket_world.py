@@ -49,7 +49,7 @@ def test_subjects_stay_in_the_frame(frames):
 def test_paths_lie_on_the_grid_of_patches_wherever_a_subject_is():
     """Bounces stand on the ground, wherever that leaves them; all else has its middle on a corner of the transformer's patches."""
     places = set()
-    for index in range(400):
+    for index in range(1500):
         scene = world.scene_at(7, index, "all", pair_share=0.3)
         for subject in scene.subjects:
             assert subject.x % world.GRID == 0
