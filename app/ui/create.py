@@ -150,8 +150,7 @@ def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
         trigger_mode="always_last",
         **quiet,
     )
-    gr.on(
-        [parts.form["prompt"].blur, parts.ended.change],
+    parts.form["prompt"].blur(
         guarded(named(bind(forecast_words))),
         [parts.kept],
         [parts.forecast, parts.words],

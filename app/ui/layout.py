@@ -168,7 +168,6 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, pages: tup
         batch=batch,
         timer=gr.Timer(watch.POLL_SECONDS, active=False),
         job=gr.State(""),
-        ended=gr.State(""),
         seen=gr.State({}),
         at=gr.State("/?view=create"),
         made_from=gr.State(""),
@@ -197,7 +196,7 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
         guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
         [parts.job, parts.seen, parts.at, parts.memory, parts.kept],
         [parts.refine, parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.train, parts.header, parts.timer,
-         parts.ended, parts.seen],
+         parts.seen],
         trigger_mode="multiple",
         **quiet,
     )

@@ -58,8 +58,6 @@ class Parts:
     timer: gr.Timer
     job: gr.State
     """Id of the job on the Create page's screen, '' for none."""
-    ended: gr.State
-    """The last job that this tab saw end, '' for none: what it took is known then, and the forecast better."""
     seen: gr.State
     """What the poll has already drawn: {'stage': token, 'queue': token, 'header': token}."""
     at: gr.State
@@ -99,7 +97,6 @@ class Parts:
             self.batch,
             self.timer,
             self.job,
-            self.ended,
             self.seen,
             self.at,
             self.made_from,

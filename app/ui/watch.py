@@ -119,8 +119,6 @@ def poll(job_id: Any, seen: Any, at: Any, memory: Any, kept: Any = None, *, stud
     job = views.find_job(studio, job_id if isinstance(job_id, str) else "")
     if job is not None and changed("stage", views.stage_token(job, status)):
         changes[parts.stage] = views.stage(studio, job, status)
-        if job.state.ended:
-            changes[parts.ended] = job.id
     if job is not None and place.view == "create":
         tiles, token = views.batch(views.batch_jobs(studio, memory, job.id), job.id)
         if changed("batch", token):
