@@ -20,12 +20,10 @@ from training.pocket.optimizer import orthogonalise
 from training.pocket.recipe import (
     Recipe,
     Workshop,
-    build_animator,
     build_denoiser,
     export,
     extended,
     load_vae,
-    narrowed,
     run_animator,
     run_decoder,
     run_denoiser,
@@ -33,6 +31,7 @@ from training.pocket.recipe import (
     run_reader,
     run_vae,
     trained_denoiser,
+    with_input,
 )
 from training.pocket.tokenizer import build_tokenizer
 from training.pocket.trainer import Schedule
@@ -295,7 +294,7 @@ def test_image_to_video_begins_as_text_to_video():
     with torch.no_grad():
         wanted = start(noisy, text, t, image_rotary_emb=rope).sample
         both = torch.cat([noisy, torch.randn_like(noisy)], dim=2)
-        got = build_animator(TOY, start).eval()(both, text, t, image_rotary_emb=rope).sample
+        got = with_input(TOY, start, pictures=True).eval()(both, text, t, image_rotary_emb=rope).sample
     assert torch.allclose(wanted, got, atol=1e-6)
 
 
@@ -307,7 +306,7 @@ def test_text_to_video_is_image_to_video_without_a_picture():
     rope = denoiser.rotary(3, head_dim=16)
     with torch.no_grad():
         wanted = both(torch.cat([noisy, torch.zeros_like(noisy)], dim=2), text, t, image_rotary_emb=rope).sample
-        got = narrowed(TOY, both).eval()(noisy, text, t, image_rotary_emb=rope).sample
+        got = with_input(TOY, both, pictures=False).eval()(noisy, text, t, image_rotary_emb=rope).sample
     assert torch.allclose(wanted, got, atol=1e-5)
 
 

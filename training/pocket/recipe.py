@@ -205,9 +205,10 @@ def run_animator(recipe: Recipe, shop: Workshop) -> None:
     """Stage 5: one transformer for words alone and for a first frame besides; the text encoder stays as it is.
 
     Some clips of each batch are given their first frame and the others none. What comes out is the transformer of image
-    to video, and without the channels of the picture (see `narrowed`) that of text to video: each learns from the other.
+    to video, and without the channels of the picture (see `with_input`) that of text to video: each learns from the other.
     """
-    model, text_encoder = begin_animator(recipe, shop)
+    pair = trained_denoiser(recipe, shop)
+    model, text_encoder = begin_animator(recipe, shop, pair), pair["text_encoder"].requires_grad_(False)
     state = TrainState(model, shop.folder / "animator.safetensors", ("patch_embed", "proj_out", "sketch"))
     schedule = Schedule(_total(recipe.animator_phases), recipe.animator_lr, warmup=40, cooldown=0.9, ema=0.993)
     draw = _batches(recipe, shop, recipe.animator_phases, pictures=denoiser.PICTURE_SHARE)
@@ -225,16 +226,15 @@ def run_animator(recipe: Recipe, shop: Workshop) -> None:
     _run(state, schedule, loss_at, shop)
 
 
-def begin_animator(recipe: Recipe, shop: Workshop) -> tuple[nn.ModuleDict, nn.Module]:
-    """(transformer with its helper, frozen text encoder): from stage 4, or the released weights of image to video."""
-    pair = trained_denoiser(recipe, shop)
-    transformer = build_animator(recipe, pair["transformer"]).to(shop.device)
+def begin_animator(recipe: Recipe, shop: Workshop, pair: nn.ModuleDict) -> nn.ModuleDict:
+    """The transformer with its helper: from `pair`, which stage 4 left, or the released weights of image to video."""
+    transformer = with_input(recipe, pair["transformer"], pictures=True).to(shop.device)
     if shop.released and not (shop.folder / "denoiser.safetensors").exists():
         load_released(transformer, shop.released.with_name(f"{shop.released.name}-i2v") / "transformer")
     sketch = pair["sketch"]
     for weight in sketch.parameters():
         nn.init.zeros_(weight)
-    return nn.ModuleDict({"transformer": transformer, "sketch": sketch}), pair["text_encoder"].requires_grad_(False)
+    return nn.ModuleDict({"transformer": transformer, "sketch": sketch})
 
 
 def trained_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
@@ -246,25 +246,18 @@ def trained_denoiser(recipe: Recipe, shop: Workshop) -> nn.ModuleDict:
 
 
 @torch.no_grad()
-def build_animator(recipe: Recipe, start: nn.Module) -> Any:
-    """The transformer of image to video that does what `start`, that of text to video, does: the picture weighs nothing yet."""
-    model: Any = build_transformer(recipe.architecture, pictures=True)
+def with_input(recipe: Recipe, start: nn.Module, *, pictures: bool) -> Any:
+    """The transformer `start` with the input channels of image to video (`pictures`) or of text to video.
+
+    Channels that it had not weigh nothing; without those of the picture it does what it did where no picture was given.
+    """
+    model: Any = build_transformer(recipe.architecture, pictures=pictures)
     model.set_attn_processor(BatchedAttention())
     weights = dict(start.state_dict())
-    wide = torch.zeros_like(model.patch_embed.proj.weight)
-    narrow = weights.pop("patch_embed.proj.weight")
-    wide[:, : narrow.shape[1]] = narrow
-    model.load_state_dict({**weights, "patch_embed.proj.weight": wide})
-    return model
-
-
-@torch.no_grad()
-def narrowed(recipe: Recipe, animator: nn.Module) -> Any:
-    """The transformer of text to video in that of image to video: what the latter does where no picture is given."""
-    model: Any = build_transformer(recipe.architecture)
-    weights = dict(animator.state_dict())
-    narrow = model.patch_embed.proj.weight
-    model.load_state_dict({**weights, "patch_embed.proj.weight": weights["patch_embed.proj.weight"][:, : narrow.shape[1]]})
+    old, new = weights.pop("patch_embed.proj.weight"), torch.zeros_like(model.patch_embed.proj.weight)
+    both = min(old.shape[1], new.shape[1])
+    new[:, :both] = old[:, :both]
+    model.load_state_dict({**weights, "patch_embed.proj.weight": new})
     return model
 
 
@@ -353,9 +346,9 @@ def export(recipe: Recipe, shop: Workshop, out: Path) -> dict:
     }
     parts = {"vae": model, "transformer": pair["transformer"], "text_encoder": pair["text_encoder"]}
     if (shop.folder / "animator.safetensors").exists():
-        both, _ = begin_animator(recipe, shop)
+        both = begin_animator(recipe, shop, pair)
         load_average(both, shop.folder / "animator.safetensors")
-        parts |= {"animator": both["transformer"], "transformer": narrowed(recipe, both["transformer"])}
+        parts |= {"animator": both["transformer"], "transformer": with_input(recipe, both["transformer"], pictures=False)}
     save_pipeline(out, model, parts["transformer"], parts["text_encoder"], latent_rgb=rgb, recommended=recommended)
     if "animator" in parts:
         pictures = recommended | {"num_inference_steps": recipe.recommended_animator_steps}

@@ -216,7 +216,8 @@ def _place(rng: np.random.Generator, draft: Scene, kinds: tuple[Kind, ...], lane
     for (shape, colour), lane in zip(kinds, lanes, strict=True):
         # A subject that does not travel sideways stands near the middle of its lane.
         centre, room = (lane.x0 + lane.x1) / 2, (lane.x1 - lane.x0) / 2 - dx
-        x = _on_grid(centre - (room if motion in HORIZONTAL else min(room, 42.0)), centre + min(room, 42.0), u)
+        room = room if motion in HORIZONTAL else min(room, 42.0)
+        x = _on_grid(centre - room, centre + room, u)
         y = lane.y1 - dy if motion == "bounces" else _on_grid(lane.y0 + dy, lane.y1 - dy, v)
         subjects.append(Subject(shape, colour, x, y, size))
     return replace(draft, subjects=tuple(subjects), reach=reach, hops=hops)
