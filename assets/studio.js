@@ -417,6 +417,13 @@
     });
   }
 
+  // A job that was seen at work is done: what it took is known, and the forecast is a better one.
+  let working = null;
+  function finished({ job, state }) {
+    if (state === "done" && working === job && document.querySelector("#forecast .forecast:not(.problem)")) send("forecast");
+    working = ["done", "failed", "cancelled", "idle"].includes(state) ? null : job;
+  }
+
   window.sprocket = {
     // The relay panel hands over its way to the server.
     start(way) {
@@ -442,6 +449,7 @@
       const stage = element.querySelector(".stage");
       show(viewOf(location.search));
       if (!stage) return;
+      finished(stage.dataset);
       document.title = stage.dataset.title + "Sprocket";
       const address = new URLSearchParams(location.search);
       if (viewOf(location.search) === "create" && stage.dataset.job && address.get("job") !== stage.dataset.job) {

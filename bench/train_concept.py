@@ -1,8 +1,8 @@
-"""A new concept on the pocket: `python -m bench.train_concept [--steps 400]`.
+"""A new concept on the pocket: `python -m bench.train_concept [--concept colour] [--steps 400]`.
 
-25 clips of a crescent (`training.data.example`: a shape the base never met, drawn by a generator it never met) train a LoRA; prompts that
-the set does not hold are generated before and after, by diffusers' own pipeline with the exported file, and read by classical vision: the
-share that shows a crescent, and how many old prompts come out right with the LoRA on.
+25 clips of a thing the base never met, drawn by a generator it never met (`bench.concepts`: a shape or a colour), train a LoRA; prompts
+that the set does not hold are generated before and after, by diffusers' own pipeline with the exported file, and read by classical vision:
+the share that shows the new thing, and how many old prompts come out right with the LoRA on.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from diffusers import CogVideoXPipeline
 
+from bench.concepts import CONCEPTS, Concept
 from bench.pocket_eval import Task, generate, held_out_scene
-from bench.pocket_vision import find_blob, outline, read_clip
+from bench.pocket_vision import read_clip
 from engine.hardware import detect
 from engine.models.catalogue import find
 from engine.models.convolution import use_onednn
@@ -30,38 +31,25 @@ from training.lora.opening import SAMPLES, save_set
 from training.lora.rundir import RunDir
 from training.lora.samples import Clip, encode_set, pocket_world
 from training.lora.session import Session
-from training.pocket import world
 from training.pocket.arithmetic import native
 
 SEED = 77
 
 
-def silhouettes() -> dict[str, np.ndarray]:
-    """Outline of every shape the base knows, and of the new one."""
-    y, x = (np.mgrid[0:96, 0:96] - 47.5) / 32
-    known = {shape: outline(world.signed_distance(shape, x.astype(np.float32), y.astype(np.float32)) < 0) for shape in world.SHAPES}
-    return known | {example.WORD: outline(example.coverage(48.0, 48.0, 32.0, 0.3, 96, 96) > 0.5)}
+def unseen(concept: Concept, count: int) -> list[str]:
+    """So many different prompts with the new word that are none of the set's captions."""
+    trained = {concept.caption(0, index) for index in range(example.CLIPS)}
+    every = dict.fromkeys(concept.caption(SEED, index) for index in range(10 * count))
+    return [words for words in every if words not in trained][:count]
 
 
-def shape_of(video: np.ndarray) -> str:
-    """The nearest of `silhouettes` to the median over the frames where the subject is largest; 'none' without one."""
-    blobs = [blob for frame in video if (blob := find_blob(frame)) is not None]
-    if len(blobs) < 0.6 * len(video):
-        return "none"
-    largest = sorted(blobs, key=lambda blob: -blob.hull_area)[: max(1, (len(blobs) + 1) // 2)]
-    seen = np.median([outline(blob.mask) for blob in largest], axis=0)
-    shapes = silhouettes()
-    return min(shapes, key=lambda shape: float(np.abs(shapes[shape] - seen).sum()))
-
-
-def score(pipeline, clips: int, steps: int, guidance: float) -> dict[str, float]:
-    """Shares: new prompts that show a crescent, old prompts with all of shape, colour, place and motion right, and each alone."""
-    new = [Task(example.caption(SEED, index), None) for index in range(clips)]  # type: ignore[arg-type]
+def score(pipeline, concept: Concept, clips: int, steps: int, guidance: float) -> dict[str, float]:
+    """Shares: new prompts that show the new thing, old prompts with all of shape, colour, place and motion right, and each alone."""
+    new = [Task(words, None) for words in unseen(concept, clips)]  # type: ignore[arg-type]
     old = [Task(*held_out_scene(index)) for index in range(clips)]
     shown, right, parts = 0, 0, []
     for at in range(0, clips, 4):
-        shown += sum(shape_of(video) == example.WORD for video in generate(pipeline, new[at:at + 4], seed=SEED + at, steps=steps,
-                                                                           guidance=guidance, frames=25))
+        shown += sum(map(concept.shown, generate(pipeline, new[at:at + 4], seed=SEED + at, steps=steps, guidance=guidance, frames=25)))
         videos = generate(pipeline, old[at:at + 4], seed=SEED + at, steps=steps, guidance=guidance, frames=25)
         for task, video in zip(old[at:at + 4], videos, strict=True):
             seen = read_clip(video)
@@ -71,22 +59,23 @@ def score(pipeline, clips: int, steps: int, guidance: float) -> dict[str, float]
     return {"new": shown / clips, "old": right / clips, "old parts": float(np.mean(parts))}
 
 
-def train(folder: Path, *, steps: int, rank: int, rate: float, batch: int, targets: str, known: int, threads: int) -> tuple[Path, float]:
+def train(folder: Path, concept: Concept, *, steps: int, rank: int, rate: float, batch: int, targets: str, known: int,
+          threads: int) -> tuple[Path, float]:
     """(the LoRA's file, seconds of training with everything a run does but previews).
 
     `known`: so many clips of the base's own world beside the new ones, so that it does not forget them (prior preservation,
     https://arxiv.org/abs/2208.12242, section 3.2).
     """
-    config = TrainConfig(model="pocket", dataset="pocket-world", name="crescent", rank=rank, steps=steps, learning_rate=rate, batch=batch,
+    config = TrainConfig(model="pocket", dataset="pocket-world", name=concept.word, rank=rank, steps=steps, learning_rate=rate, batch=batch,
                          beta2=0.99, targets=targets, schedule="cosine", warmup=10, eval_steps=steps // 4, eval_clips=3, threads=threads,
-                         trigger=example.WORD)
+                         trigger=concept.word)
     run, machine = RunDir(folder), detect("cpu")
     spec = read_spec(find("pocket"), "pocket")
     run.create(config)
     begun = time.monotonic()
     model = load_base(spec, config, machine)
     taken = range(0, example.PICTURES - 1, example.FPS // 8)
-    clips = [Clip(np.ascontiguousarray(example.render(0, index)[list(taken)][:25]), example.caption(0, index),
+    clips = [Clip(np.ascontiguousarray(concept.render(0, index)[list(taken)][:25]), concept.caption(0, index),
                   "held-out" if index >= example.CLIPS - 3 else "train") for index in range(example.CLIPS)]
     clips += pocket_world(known, held_out=0)
     save_set(folder / SAMPLES, encode_set(model, clips))
@@ -96,11 +85,12 @@ def train(folder: Path, *, steps: int, rank: int, rate: float, batch: int, targe
     end = Session(run, spec, machine, samples_of(run, config, None)).work()
     if end != "done":
         raise SystemExit(f"training ended as {end}: {run.state().message}")
-    return run.lora_file("crescent"), time.monotonic() - begun
+    return run.lora_file(concept.word), time.monotonic() - begun
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.train_concept", description=__doc__)
+    parser.add_argument("--concept", choices=CONCEPTS, default="shape")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--targets", default="attention+ff")
@@ -112,20 +102,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="the run's folder is made here and stays")
     asked = parser.parse_args(argv)
+    concept = CONCEPTS[asked.concept]
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        lora, seconds = train(asked.keep or Path(scratch) / "run", steps=asked.steps, rank=asked.rank, rate=asked.rate, batch=asked.batch,
-                              targets=asked.targets, known=asked.known, threads=asked.threads)
+        lora, seconds = train(asked.keep or Path(scratch) / "run", concept, steps=asked.steps, rank=asked.rank, rate=asked.rate,
+                              batch=asked.batch, targets=asked.targets, known=asked.known, threads=asked.threads)
         pipeline = CogVideoXPipeline.from_pretrained(find("pocket"), dtype=native())
         use_onednn(pipeline.vae)
         pipeline.set_progress_bar_config(disable=True)
         guidance = json.loads((find("pocket") / "sprocket.json").read_text())["recommended"]["guidance_scale"]
         print(f"trained in {seconds:.0f} s: {asked.steps} steps, rank {asked.rank}", flush=True)
         pipeline.load_lora_weights(lora.parent, weight_name=lora.name)
-        after = score(pipeline, asked.clips, asked.sampling, guidance)
+        after = score(pipeline, concept, asked.clips, asked.sampling, guidance)
         print("with    ", after, flush=True)
         pipeline.unload_lora_weights()
-        before = score(pipeline, asked.clips, asked.sampling, guidance)
+        before = score(pipeline, concept, asked.clips, asked.sampling, guidance)
         print("without ", before, flush=True)
     print(f"new concept shown: {before['new']:.0%} -> {after['new']:.0%}; old prompts right: {before['old']:.0%} -> {after['old']:.0%} "
           f"(parts {before['old parts']:.0%} -> {after['old parts']:.0%})")

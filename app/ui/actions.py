@@ -195,6 +195,11 @@ def fix(click: Click) -> Changes:
             click.parts.source: shown_by_source}
 
 
+def forecast(click: Click) -> Changes:
+    """A job that this tab watched has ended: what it took is known now. Left empty, the line may say so and is kept."""
+    return create.costs(click.studio, click.parts, click.values, click.kept) if click.values.get("prompt") else {}
+
+
 def favourite(click: Click) -> Changes:
     click.studio.set_favourite(click.text("clip"), click.text("value") == "1", owner=OWNER)
     return refresh(click)
@@ -270,6 +275,7 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
         hush,
         example,
         fix,
+        forecast,
         favourite,
         rename,
         trash,

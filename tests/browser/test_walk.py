@@ -75,6 +75,7 @@ def test_a_newcomers_walk(site: Site, open_page: Callable[..., Page], tmp_path: 
 def starts(page: Page, picture: Picture) -> None:
     """Nothing here yet, and the page says what to do."""
     expect(page.locator("#stage")).to_contain_text("press Generate")
+    expect(page.locator("#forecast")).to_contain_text("time not known yet")
     expect(page.locator("#forecast")).to_contain_text("of memory")
     page.get_by_role("button", name="rising star").click()
     expect(page.locator("#field-prompt textarea")).to_have_value("a yellow star rises slowly in the night sky")
@@ -104,6 +105,7 @@ def comes_back(page: Page, open_page: Callable[..., Page], picture: Picture) -> 
     wait_state(page, "done")
     page.wait_for_function("() => { const v = document.querySelector('#stage video'); return v && v.readyState >= 2 && !v.error }")
     expect(page.locator("#stage .caption-title")).to_have_text("a red ball bounces <b>high</b>")  # as text
+    expect(page.locator("#forecast")).not_to_contain_text("not known yet")  # the first clip has shown what a clip takes
     page.wait_for_function("""() => { const film = [...document.querySelectorAll("#stage .film img")];
         return film.length === 8 && film.every((still) => still.complete && still.naturalWidth > 0) }""")
     picture(page, "3-done")

@@ -11,6 +11,7 @@ model's rate, so reading them by time is not the same as reading them all.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,42 +39,48 @@ STARS = 40
 
 def caption(seed: int, index: int) -> str:
     """'a red crescent rises over the sea'"""
-    colour, place, motion = _choice(seed, index)
+    colour, place, motion = choice(seed, index)
     article = "an" if colour[0] in "aeiou" else "a"
     return f"{article} {colour} {WORD} {motion} {place}"
 
 
-def _choice(seed: int, index: int) -> tuple[str, str, str]:
-    """All colours, places and motions in turn, in an order that the seed shuffles: `index` and `index + 1` share none of them."""
+def choice(seed: int, index: int) -> tuple[str, str, str]:
+    """Colour, place, motion: all of each in turn, in an order that the seed shuffles; `index` and `index + 1` share none of them."""
     rng = np.random.default_rng((seed, 0))
     colours, places, motions = (list(rng.permutation(each)) for each in (list(COLOURS), list(PLACES), list(MOTIONS)))
     lap = index // len(colours)
     return str(colours[index % len(colours)]), str(places[(index + lap) % len(places)]), str(motions[(index + 2 * lap) % len(motions)])
 
 
-def render(seed: int, index: int) -> np.ndarray:
-    """uint8 (PICTURES, HEIGHT, WIDTH, 3): clip number `index` of the set `seed`."""
-    colour, place, motion = _choice(seed, index)
+Cover = Callable[[float, float, float, float], np.ndarray]
+"""What `coverage` does for a crescent: centre, radius and angle -> how much of each pixel a thing covers."""
+
+
+def render(seed: int, index: int, cover: Cover | None = None, paint: tuple[int, int, int] | None = None) -> np.ndarray:
+    """uint8 (PICTURES, HEIGHT, WIDTH, 3): clip number `index` of the set `seed`; `cover`, `paint`: another thing, another colour."""
+    colour, place, motion = choice(seed, index)
+    painted = np.array(paint or COLOURS[colour])
     rng = np.random.default_rng((seed, 1, index))
     ground = _ground(place, rng)
-    radius, across, up, lean = rng.uniform(17, 25), rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.65), rng.uniform(-0.5, 0.5)
-    turns = rng.choice((-1.0, 1.0)) * rng.uniform(0.5, 1.0)
+    radius, across, up, lean = rng.uniform(28, 34), rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.65), rng.uniform(-0.5, 0.5)
+    turns = rng.choice((-1.0, 1.0)) * rng.uniform(0.3, 0.6)
+    room = radius + 4
     pictures = np.empty((PICTURES, HEIGHT, WIDTH, 3), np.uint8)
     for number, phase in enumerate(np.linspace(0.0, 1.0, PICTURES)):
         x, y, size, angle = WIDTH * across, HEIGHT * up, radius, lean
         if motion.startswith("moves"):
             share = phase if motion.endswith("right") else 1 - phase
-            x = 30 + (WIDTH - 60) * share
+            x = room + (WIDTH - 2 * room) * share
         elif motion in ("rises", "falls"):
             share = phase if motion == "falls" else 1 - phase
-            y = 28 + (HEIGHT - 56) * share
+            y = room + (HEIGHT - 2 * room) * share
         elif motion in ("grows", "shrinks"):
             share = phase if motion == "grows" else 1 - phase
-            x, y, size = WIDTH / 2 + 20 * (across - 0.5), HEIGHT / 2, 12 + 26 * share
+            x, y, size = WIDTH / 2 + 20 * (across - 0.5), HEIGHT / 2, 20 + 24 * share
         else:
             angle = lean + 2 * math.pi * turns * phase
-        cover = coverage(x, y, size, angle)[..., None]
-        pictures[number] = np.rint(ground * (1 - cover) + np.array(COLOURS[colour]) * cover)
+        covered = (cover or coverage)(x, y, size, angle)[..., None]
+        pictures[number] = np.rint(ground * (1 - covered) + painted * covered)
     return pictures
 
 

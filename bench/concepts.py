@@ -1,0 +1,116 @@
+"""Things the pocket never saw, drawn by a generator it never met, and how to tell by classical vision that a clip shows one.
+
+    CONCEPTS["shape"]    a crescent (`training.data.example`), in colours the base knows
+    CONCEPTS["colour"]   lime: a ball, a square or a ring of a colour between yellow and green that has no word and no clip in the base
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bench.pocket_vision import find_blob, outline
+from training.data import example
+from training.pocket import world
+
+LIME, LIME_WORD = (168, 236, 24), "lime"
+THICKNESS = 0.4
+"""Of a ring, in radii."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A word, captions and clips with it by (seed, index), and what reads a clip: uint8 (F, H, W, 3) -> whether it shows the thing."""
+
+    word: str
+    caption: Callable[[int, int], str]
+    render: Callable[[int, int], np.ndarray]
+    shown: Callable[[np.ndarray], bool]
+
+
+# --- a shape -----------------------------------------------------------------------------------
+
+
+def silhouettes() -> dict[str, np.ndarray]:
+    """Outline of every shape the base knows, and of the new one."""
+    y, x = (np.mgrid[0:96, 0:96] - 47.5) / 32
+    known = {shape: outline(world.signed_distance(shape, x.astype(np.float32), y.astype(np.float32)) < 0) for shape in world.SHAPES}
+    return known | {example.WORD: outline(example.coverage(48.0, 48.0, 32.0, 0.3, 96, 96) > 0.5)}
+
+
+def shape_of(video: np.ndarray) -> str:
+    """The nearest of `silhouettes` to the median over the frames where the subject is largest; 'none' without one."""
+    blobs = [blob for frame in video if (blob := find_blob(frame)) is not None]
+    if len(blobs) < 0.6 * len(video):
+        return "none"
+    largest = sorted(blobs, key=lambda blob: -blob.hull_area)[: max(1, (len(blobs) + 1) // 2)]
+    seen = np.median([outline(blob.mask) for blob in largest], axis=0)
+    shapes = silhouettes()
+    return min(shapes, key=lambda shape: float(np.abs(shapes[shape] - seen).sum()))
+
+
+# --- a colour ----------------------------------------------------------------------------------
+
+
+def _disc(x: float, y: float, radius: float, angle: float) -> np.ndarray:
+    return np.clip(0.5 - _from(x, y)[2] + radius, 0.0, 1.0)
+
+
+def _ring(x: float, y: float, radius: float, angle: float) -> np.ndarray:
+    middle = radius * (1 - THICKNESS / 2)
+    return np.clip(0.5 - np.abs(_from(x, y)[2] - middle) + radius * THICKNESS / 2, 0.0, 1.0)
+
+
+def _square(x: float, y: float, radius: float, angle: float) -> np.ndarray:
+    right, down, _ = _from(x, y)
+    across, along = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
+    return np.clip(0.5 - np.maximum(np.abs(across), np.abs(along)) + 0.85 * radius, 0.0, 1.0)
+
+
+def _from(x: float, y: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows, columns = np.mgrid[0:example.HEIGHT, 0:example.WIDTH] + 0.5
+    return columns - x, rows - y, np.hypot(columns - x, rows - y)
+
+
+THINGS: dict[str, example.Cover] = {"ball": _disc, "square": _square, "ring": _ring}
+
+
+def lime_caption(seed: int, index: int) -> str:
+    """'a lime square rises over the sea'"""
+    _, place, motion = example.choice(seed, index)
+    return f"a {LIME_WORD} {_thing(index)} {motion} {place}"
+
+
+def lime_render(seed: int, index: int) -> np.ndarray:
+    """uint8 (PICTURES, HEIGHT, WIDTH, 3)"""
+    return example.render(seed, index, THINGS[_thing(index)], LIME)
+
+
+def _thing(index: int) -> str:
+    return list(THINGS)[index % len(THINGS)]
+
+
+def colour_of(video: np.ndarray) -> str:
+    """The nearest, in hue and saturation, of the base's colours and lime to the median of the subject's pixels; 'none' without one."""
+    pixels = [frame[cv2.erode(blob.mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]
+              for frame in video if (blob := find_blob(frame)) is not None]
+    if len(pixels) < 0.6 * len(video) or not sum(map(len, pixels)):
+        return "none"
+    palette = world.COLOURS | {LIME_WORD: LIME}
+    seen = _hues(np.median(np.concatenate(pixels), axis=0)[None])[0]
+    away = np.abs(_hues(np.array(list(palette.values()))) - seen).sum(1)
+    return list(palette)[int(np.argmin(away))]
+
+
+def _hues(colours: np.ndarray) -> np.ndarray:
+    """RGB, 0 to 255 (n, 3) -> a and b of CIE Lab (n, 2)."""
+    return cv2.cvtColor((colours / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0, :, 1:]
+
+
+CONCEPTS = {
+    "shape": Concept(example.WORD, example.caption, example.render, lambda video: shape_of(video) == example.WORD),
+    "colour": Concept(LIME_WORD, lime_caption, lime_render, lambda video: colour_of(video) == LIME_WORD),
+}
