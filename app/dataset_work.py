@@ -79,7 +79,7 @@ class DatasetWork:
             work(lambda done, of: self._set(pending_id, done=done, of=of), stop.is_set)
         except (SprocketError, OSError) as error:
             self._set(pending_id, error=str(error), ended=True)
-        except Exception:
+        except Exception:  # the page waits for an end of this, whatever happened
             log.exception("work on a dataset failed")
             self._set(pending_id, error="Something went wrong inside Sprocket; the log says what.", ended=True)
         else:

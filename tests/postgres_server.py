@@ -28,7 +28,7 @@ def why_not() -> str:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        return f"psycopg is not installed ({error}): pip install 'sprocket-studio[cluster]'"
+        return f"psycopg is not installed ({error}): pip install 'psycopg[binary]'"
     if programs() is None:
         return "there is no PostgreSQL server here: apt-get install postgresql"
     if os.geteuid() == 0 and account() is None:

@@ -58,7 +58,7 @@ class PostgresDatabase:
             self._engine = create_engine(parsed, connect_args=arguments, pool_size=4, max_overflow=12, pool_timeout=LOCK_SECONDS)
         except ImportError as error:
             raise InvalidRequest("database", f"is {self.name!r}, and the package psycopg is not installed ({error}). "
-                                             "`pip install 'sprocket-studio[cluster]'` has it.") from error
+                                             "`pip install 'psycopg[binary]'` brings it.") from error
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` on one consistent view. Raises HistoryBusy, StorageBlocked, and what `work` raises."""

@@ -161,7 +161,7 @@ def connect(settings: Settings) -> Any:
         import ray.util.scheduling_strategies
     except ImportError as error:
         raise InvalidRequest("executor", f"is 'ray', and the package ray is not installed ({error}). "
-                                         "`pip install 'sprocket-studio[cluster]'` has it.") from error
+                                         "`pip install ray` brings it.") from error
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     common: dict[str, Any] = {"namespace": "sprocket", "log_to_driver": False, "logging_level": logging.WARNING,
                               "runtime_env": {"env_vars": {"PYTHONPATH": path}}}

@@ -54,8 +54,7 @@ class Supervisor:
         A full disk is no reason not to start: the page can say so.
         """
         if self._settings.executor == RAY and importlib.util.find_spec("ray") is None:
-            raise InvalidRequest("executor", "is 'ray', and the package ray is not installed. "
-                                             "`pip install 'sprocket-studio[cluster]'` has it.")
+            raise InvalidRequest("executor", "is 'ray', and the package ray is not installed. `pip install ray` brings it.")
         if self._store is None:
             self._store = open_store(self._settings)  # before the lock, which a repair takes for itself
         try:

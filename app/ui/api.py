@@ -35,7 +35,7 @@ from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
                   "image", "video", "fit", "strength", "guidance_kind", "eta", "loras", "profile", "quality", "precision", "budget",
-                  "device", "cache", "cfg_gate", "key_frames", "fps", "given", "review", "wish", "refiner")
+                  "device", "cache", "cfg_gate", "parallel", "key_frames", "fps", "given", "review", "wish", "refiner")
 
 
 def job_json(job: Job, clip: Clip | None) -> dict[str, Any]:
@@ -132,6 +132,7 @@ def add_endpoints(studio: Any) -> None:
         device: Any = None,
         cache: Any = None,
         cfg_gate: Any = None,
+        parallel: Any = None,
         key_frames: Any = None,
         fps: Any = None,
         given: Any = None,

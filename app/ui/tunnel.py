@@ -38,7 +38,7 @@ def open_tunnel(port: int) -> OpenTunnel:
 
     try:
         url = networking.setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
-    except Exception as error:
+    except Exception as error:  # gradio raises bare ones
         raise NoTunnel(f"No address on the internet could be opened ({str(error)[:120]}). Without --share the studio still works here; a "
                        "reverse proxy of your own does not need gradio's relay.") from error
     let_in(urlsplit(url).hostname or "")

@@ -231,7 +231,7 @@ def _place(picture: np.ndarray, out: np.ndarray) -> None:
 
 
 def colours(frame: Any) -> tuple[int, bool]:
-    """(matrix, full range?) of a decoded frame; untagged ones as players take them: BT.709 from 720 lines on, limited."""
+    """(matrix, full range?) of a decoded frame; untagged ones as players take them: BT.709 from 720 lines or 1280 columns on, limited."""
     name = frame.format.name
     rgb = name.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal8", "gray"))
     matrix = MATRIX.get(int(frame.colorspace), BT709 if frame.height >= 720 or frame.width >= 1280 else BT601)

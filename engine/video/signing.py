@@ -4,7 +4,7 @@
     SPROCKET_C2PA_KEY    PEM, its private key (PKCS#8)
     SPROCKET_C2PA_ALG    es256 (default), es384, es512, ps256, ps384, ps512 or ed25519
 
-Needs the package `c2pa-python` (`pip install sprocket-studio[c2pa]`). No time-stamping service is asked: nothing leaves the machine.
+Needs the package `c2pa-python` (`pip install c2pa-python`). No time-stamping service is asked: nothing leaves the machine.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def clustered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.skipif(not HAS_RAY, reason="the package ray is not installed: pip install 'sprocket-studio[cluster]'")
+@pytest.mark.skipif(not HAS_RAY, reason="the package ray is not installed: pip install ray")
 def test_two_places_of_a_real_ray_progress_cancel_and_a_killed_place(clustered: tuple[Studio, Supervisor]) -> None:
     studio, supervisor = clustered
     jobs = [studio.submit({"prompt": f"clip {number}"}).id for number in range(3)]

@@ -1,6 +1,6 @@
 """Hugging Face datasets as they are stored: parquet files with a column of videos (bytes, or paths) and one of captions.
 
-Read with pyarrow where it is installed (`pip install sprocket-studio[parquet]`); the `datasets` library is not needed.
+Read with pyarrow where it is installed (`pip install pyarrow`); the `datasets` library is not needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def list_parquet(files: Iterable[Path], wish: Wish) -> Listing:
         from pyarrow import parquet
     except ImportError:
         raise InvalidRequest("source", "is stored as parquet, which is read with pyarrow, and that is not installed. "
-                                       "`pip install sprocket-studio[parquet]`, or export the set as videos with a metadata.csv.") from None
+                                       "`pip install pyarrow`, or export the set as videos with a metadata.csv.") from None
     found: list[Found] = []
     rejections: list[Rejection] = []
     columns: list[str] = []

@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make_interpolator(asked: argparse.Namespace, recipe: Recipe) -> None:
-    """Stage 6 stands on the exported image-to-video pipeline, and its one file lies beside it."""
+    """The last stage stands on the exported image-to-video pipeline, and its one file lies beside it."""
     released = asked.out.with_name(f"{asked.out.name}-i2v")
     stage = recipe.interpolation
     run_interpolator(stage, released, asked.work, seed=recipe.seed, device=asked.device, save_every=asked.save_every, say=say)
