@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,13 @@ class Checkpoint:
     seconds: float
     """Wall time of the sampling so far, over all attempts."""
 
+    def to(self, device: torch.device) -> Checkpoint:
+        """The same with its latents on `device`; the generator's state stays on the processor."""
+        old = self.state
+        clean = None if old.clean is None else old.clean.to(device)
+        anchors = tuple((step, latents.to(device)) for step, latents in old.anchors)
+        return replace(self, state=SampleState(old.step, old.latents.to(device), clean, anchors))
+
 
 def fingerprint(plan: Plan, changes: Sequence[float] | None = None) -> dict[str, Any]:
     """What must be equal for a saved state to lead to the same pixels: request, weights, arithmetic, versions.
@@ -60,7 +67,10 @@ def fingerprint(plan: Plan, changes: Sequence[float] | None = None) -> dict[str,
 
 def save_checkpoint(workspace: Path, state: SampleState, generator: torch.Generator, mark: Mapping[str, Any],
                     seconds: float) -> Path:
-    """Write `state` durably, then drop all but the newest `KEEP` files. Raises `StorageBlocked`."""
+    """Write `state` durably, then drop all but the `KEEP` files up to it. Raises `StorageBlocked`.
+
+    Files of later steps are of another request or version, or damaged: this run would have begun there otherwise.
+    """
     tensors = {"latents": state.latents, "generator": generator.get_state()}
     if state.clean is not None:
         tensors["clean"] = state.clean
@@ -70,23 +80,25 @@ def save_checkpoint(workspace: Path, state: SampleState, generator: torch.Genera
             "sha256": _digest(tensors)}
     path = workspace / f"step-{state.step:04d}.safetensors"
     write_atomic(path, save(tensors, {"sprocket": json.dumps(note, sort_keys=True)}))
-    for old in sorted(workspace.glob(PATTERN))[:-KEEP]:
-        old.unlink(missing_ok=True)
+    files = sorted(workspace.glob(PATTERN))
+    last = files.index(path) + 1
+    for other in files[last:] + files[:max(0, last - KEEP)]:
+        other.unlink(missing_ok=True)
     return path
 
 
-def newest_checkpoint(workspace: Path, mark: Mapping[str, Any], shape: tuple[int, ...], device: torch.device,
-                      steps: int) -> Checkpoint | None:
-    """The newest saved state that is whole and belongs to `mark`; None: start from step 0. Never raises for a bad file."""
+def newest_checkpoint(workspace: Path, mark: Mapping[str, Any], shape: tuple[int, ...], steps: int) -> Checkpoint | None:
+    """The newest saved state that is whole and belongs to `mark`, on the processor; None: start from step 0. Never raises for a bad
+    file."""
     for path in sorted(workspace.glob(PATTERN), reverse=True):
         try:
-            return _read(path, mark, shape, device, steps)
+            return _read(path, mark, shape, steps)
         except (CheckpointMismatch, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("checkpoint %s is passed over: %s", path.name, error)
     return None
 
 
-def _read(path: Path, mark: Mapping[str, Any], shape: tuple[int, ...], device: torch.device, steps: int) -> Checkpoint:
+def _read(path: Path, mark: Mapping[str, Any], shape: tuple[int, ...], steps: int) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         note = json.loads((file.metadata() or {})["sprocket"])
         if note["fingerprint"] != json.loads(json.dumps(mark)):
@@ -97,11 +109,10 @@ def _read(path: Path, mark: Mapping[str, Any], shape: tuple[int, ...], device: t
     step, latents, clean = note["step"], tensors["latents"], tensors.get("clean")
     if not isinstance(step, int) or not 1 <= step <= steps or tuple(latents.shape) != tuple(shape):
         raise CheckpointMismatch(f"step {step} of {steps} with latents {tuple(latents.shape)} does not fit")
-    anchors = sorted((int(name.removeprefix(ANCHOR)), kept.to(device)) for name, kept in tensors.items() if name.startswith(ANCHOR))
+    anchors = sorted((int(name.removeprefix(ANCHOR)), kept) for name, kept in tensors.items() if name.startswith(ANCHOR))
     if any(not 0 <= index < step or kept.shape != latents.shape for index, kept in anchors):
         raise CheckpointMismatch("the steps its cache was filled by do not fit")
-    state = SampleState(step, latents.to(device), None if clean is None else clean.to(device), tuple(anchors))
-    return Checkpoint(state, tensors["generator"], float(note["seconds"]))
+    return Checkpoint(SampleState(step, latents, clean, tuple(anchors)), tensors["generator"], float(note["seconds"]))
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -161,8 +161,9 @@ class Job:
         and so are LoRAs looked at."""
         plan = self.plan
         read_stack(plan.loras, self.loras, plan.spec)
-        saved = newest_checkpoint(self.workspace, self.mark, plan.latent_shape, torch.device(plan.device), plan.sampled_steps)
-        saved = saved if self.mesh is None else self.mesh.tell(saved)
+        saved = newest_checkpoint(self.workspace, self.mark, plan.latent_shape, plan.sampled_steps)
+        saved = saved if self.mesh is None else self.mesh.tell(saved)  # told from the processor: every rank has a device of its own
+        saved = saved and saved.to(torch.device(plan.device))
         if plan.spec.shown:
             with self.stage(Stage.ENCODE, "image"):
                 return saved, read_shown(plan, self.inputs)

@@ -28,13 +28,15 @@ from app.history.sidecar import (
 )
 from app.history.store import Store
 from app.history.unused import sweep_unused
+from app.hub.records import DOWNLOADS
 from app.settings import Settings
 from engine.errors import StorageBlocked
 
 log = logging.getLogger(__name__)
 LOCAL = "local"
 FORGET_AFTER_SECONDS = 7 * 24 * 3600.0
-TEMPORARY_AFTER_SECONDS = 60.0
+TEMPORARY_AFTER_SECONDS = 3600.0
+"""An upload that stalls, or a slow disk, may leave one alone for minutes."""
 
 
 def recover(settings: Settings, store: Store) -> None:
@@ -78,7 +80,10 @@ def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool
 
 
 def clip_at(settings: Settings, projects: Projects, path: Path, now: float) -> Clip | None:
-    """What the sidecar of this mp4 says, else the mp4 itself, with the true size and checksum; None: not ours."""
+    """What the sidecar of this mp4 says, else the mp4 itself, with the true size and checksum; None: not ours, or only a name that
+    a death came too early to fill (`engine.video.publish`, without hard links)."""
+    if not path.stat().st_size:
+        return None
     clip = read_sidecar(settings.media_dir, path.with_suffix(".json"))
     if clip is not None:
         return clip if clip.size_bytes == path.stat().st_size else with_real_bytes(settings.media_dir, clip)
@@ -123,7 +128,9 @@ def sweep_parts(settings: Settings, store: Store, now: float) -> None:
     for path in parts:
         if path.name not in held:
             path.unlink(missing_ok=True)
-    for folder, _folders, names in os.walk(settings.data_dir):  # unlike rglob, it bears folders that go meanwhile
+    for folder, folders, names in os.walk(settings.data_dir):  # unlike rglob, it bears folders that go meanwhile
+        if DOWNLOADS in folders:  # where a part is what has come so far, and is gone on with
+            folders.remove(DOWNLOADS)
         for path in (Path(folder, name) for name in names if name.endswith(".part")):  # died within an atomic write
             if path.parent != settings.parts_dir and _older(path, now, TEMPORARY_AFTER_SECONDS):
                 path.unlink(missing_ok=True)

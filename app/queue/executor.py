@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from app import storage
@@ -146,8 +147,14 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
     elif isinstance(event, Preview):
         path = attempt.settings.job_dir(attempt.job.id) / "preview.webp"
         part = path.with_suffix(".part")
-        part.write_bytes(event.webp)  # no fsync: a preview that a power cut eats is no loss
-        part.replace(path)
+        try:
+            part.write_bytes(event.webp)  # no fsync: a preview that a power cut eats is no loss
+            part.replace(path)
+        except OSError as error:  # nor is one that a full disk has no room for; what must be kept will say so
+            log.warning("a preview was not written: %s", error)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            return
         beat.previews += 1
         beat.note(preview_seq=attempt.job.preview_seq + beat.previews)
 

@@ -13,7 +13,7 @@ import time
 from app import storage
 from app.errors import HistoryBusy
 from app.history.opening import back_up, open_store
-from app.history.recovery import recover, write_stale_sidecars
+from app.history.recovery import recover, sweep_job_folders, sweep_parts, write_stale_sidecars
 from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.lock import FileLock
@@ -136,7 +136,10 @@ class Supervisor:
         back_up(self._settings, self._history, now=time.time())
         write_stale_sidecars(self._settings, self._history)
         if time.monotonic() >= self._sweep_at:
-            sweep_unused(self._settings, self._history, time.time())
+            now = time.time()
+            sweep_parts(self._settings, self._history, now)
+            sweep_job_folders(self._settings, self._history, now)
+            sweep_unused(self._settings, self._history, now)
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
         for minder in self._minders.values():
             minder.calm()

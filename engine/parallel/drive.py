@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled, FleetBroken
-from engine.events import CheckpointSaved, ClipWritten, Event, RanksRestarted, StepDone
+from engine.events import CheckpointSaved, Event, RanksRestarted, Stage, StepDone
 from engine.parallel.fleet import Fleet, RankLost
 from engine.parallel.wire import Job
 from engine.plan import Plan, check_executable
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MOST_LOSSES = 3
-"""Losses in a row without a new checkpoint, after which it is no accident."""
+"""Losses in a row that came no further than one before, after which it is no accident."""
+STAGES = list(Stage)
 
 
 def run_on_fleet(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
@@ -32,15 +33,15 @@ def run_on_fleet(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str
     """
     check_executable(plan)
     job = Job(plan, part, workspace, recipe, checkpoint_seconds, preview_seconds, inputs, loras, calibrations)
-    losses = 0
+    losses, furthest = 0, (0, 0)
     while True:
         if cancelled():
             raise Cancelled("stopped on request.")
         try:
             fleet = _fleet(plan, models, cores, port)
             for event in fleet.run(job, cancelled):
-                if isinstance(event, CheckpointSaved | ClipWritten) or (isinstance(event, StepDone) and event.step == event.steps):
-                    losses = 0
+                if (there := _kept(event)) > furthest:
+                    losses, furthest = 0, there
                 yield event
             return
         except RankLost as lost:
@@ -52,6 +53,16 @@ def run_on_fleet(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str
                 raise FleetBroken(f"{lost.why}, and so it went {losses} times in a row. Ask for fewer devices, or leave parallel out. Its "
                                   f"last words: {_end_of(lost.log_tail)}") from lost
             yield RanksRestarted(lost.why, lost.log_tail)
+
+
+def _kept(event: Event) -> tuple[int, int]:
+    """(stage, step) that a next attempt need not come to again: a checkpoint, or a stage's end. An image is encoded in every attempt,
+    so an end counts only where none was further."""
+    if isinstance(event, CheckpointSaved):
+        return STAGES.index(Stage.SAMPLE), event.step
+    if isinstance(event, StepDone) and event.step == event.steps:
+        return STAGES.index(event.stage), event.step
+    return 0, 0
 
 
 def _fleet(plan: Plan, models: ModelCache, cores: int, port: int) -> Fleet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import threading
@@ -267,6 +268,21 @@ def test_previews_and_progress_reach_the_row(studio: Studio, work_once: Work, mo
     assert any(data[8:12] == b"WEBP" for data in previews)
     assert studio.preview_path(job.id) is None  # the clip itself is better
     assert studio.job(job.id).preview_seq > 0
+
+
+def test_a_preview_that_finds_no_room_is_no_failure(studio: Studio, work_once: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == "preview.part":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return written(path, data)
+
+    studio.submit({"prompt": "x"})
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = work_once()
+    assert done is not None and (done.state, done.preview_seq) == (JobState.DONE, 0)
+    assert "a preview was not written" in studio.log_text(done.id)
 
 
 def test_a_foreign_file_under_the_clips_name_is_put_aside(studio: Studio, work_once: Work) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -183,6 +184,43 @@ def test_recovery_leaves_a_living_attempt_alone(studio: Studio) -> None:
     part.write_bytes(b"growing")
     recover(studio.settings, studio.store)
     assert part.exists() and studio.job(claim.job.id).state is JobState.RUNNING
+
+
+def test_what_has_come_of_a_model_is_kept_and_what_a_death_left_is_not(studio: Studio) -> None:
+    from app.hub.records import DOWNLOADS
+
+    data = studio.settings.data_dir
+    coming = studio.settings.models_dir / DOWNLOADS / "me--model" / "files" / "transformer" / "x.safetensors.part"
+    left = [data / "loras" / "a.part", studio.settings.jobs_dir / "j" / ".note.json.0a1b2c3d.part"]
+    young = data / "inputs" / "b.part"
+    for path in (coming, *left, young):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    for path in (coming, *left):
+        os.utime(path, (time.time() - 2 * 3600,) * 2)
+    recover(studio.settings, studio.store)
+    assert coming.read_bytes() == b"half" and young.exists()
+    assert not any(path.exists() for path in left)
+
+
+def test_an_empty_file_under_a_clips_name_is_no_clip(studio: Studio, work_once: Work) -> None:
+    """A name reserved where there are no hard links, and then a power cut: the sidecar is there, the video is not."""
+    job = studio.submit({"prompt": "x"})
+    done = work_once()
+    assert done is not None
+    clip = studio.clip(done.clip_id or "")
+    path = studio.settings.media_dir / clip.file
+    whole = path.read_bytes()
+    studio.store.database.write(lambda c: (c.exec_driver_sql("DELETE FROM clips"),
+                                           c.exec_driver_sql("UPDATE jobs SET state = 'queued', clip_id = NULL")))
+    path.write_bytes(b"")
+    again = work_once()
+    assert again is not None and (again.id, again.state) == (job.id, JobState.DONE)
+    assert len(path.read_bytes()) == len(whole) and studio.clip(again.clip_id or "").size_bytes == len(whole)
+    studio.store.database.write(lambda c: c.exec_driver_sql("DELETE FROM clips"))
+    path.write_bytes(b"")
+    recover(studio.settings, studio.store)
+    assert studio.clips().clips == () and not path.exists()
 
 
 @pytest.mark.parametrize("poison", [

@@ -8,13 +8,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+import torch
 
-from engine.checkpoint import PATTERN
+from engine.checkpoint import PATTERN, newest_checkpoint, save_checkpoint
 from engine.errors import Cancelled
 from engine.events import CheckpointSaved, ClipWritten, Event, Resumed, StepDone
 from engine.models.cache import ModelCache
 from engine.plan import Plan
 from engine.run import run
+from engine.sample import SampleState
 from engine.video.recipe import build_recipe
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=timezone.utc)  # a recipe holds the time, and the files are compared
@@ -86,6 +88,29 @@ def test_a_damaged_checkpoint_falls_back(how: str, tmp_path: Path, tiny_plan: Ca
     seen = events(job, tmp_path, cache_of(job))
     assert not any(isinstance(e, Resumed) for e in seen)
     assert clip(seen).sha256 == whole.sha256
+
+
+def test_what_was_saved_by_another_version_does_not_push_out_what_is_saved_now(tmp_path: Path, tiny_plan: Callable[..., Plan],
+                                                                              cache_of: Callable[[Plan], ModelCache]) -> None:
+    job, before = tiny_plan(), tiny_plan(seed=8)
+    events(before, tmp_path, cache_of(job), stop_after=3)
+    seen = events(job, tmp_path, cache_of(job), stop_after=1)
+    kept = [e.path for e in seen if isinstance(e, CheckpointSaved)]
+    assert sorted((tmp_path / "work").glob(PATTERN)) == kept and kept[0].name == "step-0001.safetensors"
+    seen = events(job, tmp_path, cache_of(job), stop_after=1)
+    assert [e.step for e in seen if isinstance(e, Resumed)] == [1]
+
+
+def test_a_state_is_read_to_the_processor_and_goes_to_a_device_as_a_whole(tmp_path: Path) -> None:
+    """The first rank of several tells the others what it read: a tensor that named its own GPU would come to lie there for all."""
+    latents = torch.randn(1, 2, 4, 8, 8)
+    save_checkpoint(tmp_path, SampleState(3, latents, latents + 1, ((1, latents + 2),)), torch.Generator().manual_seed(1), {"a": 1}, 2.0)
+    saved = newest_checkpoint(tmp_path, {"a": 1}, tuple(latents.shape), steps=5)
+    assert saved is not None and torch.equal(saved.state.anchors[0][1], latents + 2)
+    there = saved.to(torch.device("meta"))
+    state = there.state
+    assert state.clean is not None and {t.device.type for t in (state.latents, state.clean, state.anchors[0][1])} == {"meta"}
+    assert (state.step, state.anchors[0][0], there.generator.device.type, there.seconds) == (3, 1, "cpu", 2.0)
 
 
 def test_another_jobs_checkpoint_is_not_used(tmp_path: Path, tiny_plan: Callable[..., Plan],

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from engine.errors import Cancelled, InvalidRequest, MemoryRanOut, OutputRejected
-from engine.events import ClipWritten, Event, RanksRestarted, Resumed, Stage, StageStarted, StepDone
+from engine.events import CheckpointSaved, ClipWritten, Event, RanksRestarted, Resumed, Stage, StageStarted, StepDone
 from engine.models.cache import ModelCache
 from engine.parallel import drive, watch
 from engine.parallel.drive import run_on_fleet
@@ -153,6 +153,34 @@ def test_a_clip_that_no_fleet_can_make_fails_with_the_last_words(job: Plan, mode
             list(on_fleet(job, tmp_path, models, lambda: True))
     finally:
         models.fleet = before
+
+
+@pytest.mark.parametrize("reached", [[2, 2, 2], [2, 5, 5, 5]])
+def test_only_what_comes_further_counts_as_progress(reached: list[int], job: Plan, models: ModelCache, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image is encoded in every attempt, and a checkpoint may be saved at the same step again: neither is a way out of the loop."""
+    attempts = iter(reached)
+
+    class Stuck:
+        ranks, alive = 2, True
+
+        def run(self, *_: Any) -> Iterator[Event]:
+            step = next(attempts)
+            yield StepDone(Stage.ENCODE, 1, 1, None)
+            yield CheckpointSaved(step, tmp_path / "x")
+            raise drive.RankLost("rank 1 ended without a word", "no room")
+
+        def close(self) -> None:
+            pass
+
+    before, models.fleet = models.fleet, None
+    monkeypatch.setattr(drive, "Fleet", lambda *_, **__: Stuck())
+    try:
+        with pytest.raises(drive.FleetBroken, match="times in a row"):
+            list(on_fleet(job, tmp_path, models))
+    finally:
+        models.fleet = before
+    assert next(attempts, None) is None
 
 
 def test_a_port_that_is_taken_is_named() -> None:
