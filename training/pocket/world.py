@@ -144,13 +144,13 @@ def _reach(motion: str, speed: str) -> tuple[float, int]:
     """(reach, hops) of a motion: canvas units for paths, a ratio of radii for grows and shrinks, turns for spins."""
     quick = speed == "quickly"
     if motion == "bounces":
-        return (32.0, 2) if quick else (44.0, 1)
+        return (24.0, 2) if quick else (38.0, 1)
     if motion in HORIZONTAL:
         return 80.0 if quick else 48.0, 0
     if motion in VERTICAL:
         return 56.0 if quick else 30.0, 0
     if motion == "spins":
-        return 1.0 if quick else 0.5, 0
+        return 0.7 if quick else 0.4, 0
     return 2.0 if quick else 1.5, 0
 
 
