@@ -130,7 +130,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
     even = np.interp(np.linspace(-np.pi, np.pi, 128, endpoint=False), turn, radius, period=2 * np.pi)
     spectrum = np.abs(np.fft.rfft(even))
     core = np.hypot(xs - cx, ys - cy) < 0.42 * (len(xs) / np.pi) ** 0.5
-    hole = 1 - float(mask[ys[core], xs[core]].mean())
+    hole = 1 - float(mask[ys[core], xs[core]].mean()) if core.any() else 0.0  # a blob of a few pixels
     return np.append(2 * spectrum[1:7] / spectrum[0], 0.5 * hole)
 
 
