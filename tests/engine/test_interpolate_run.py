@@ -152,6 +152,31 @@ def test_cancelled_and_resumed_gives_the_same_bytes(tmp_path: Path, video: str) 
     assert (tmp_path / "out.mp4").read_bytes() == whole
 
 
+def drifting(count: int) -> list[np.ndarray]:
+    """Pictures of a texture that moves a pixel a frame."""
+    texture = np.random.default_rng(5).integers(40, 230, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    return [np.roll(texture, number, axis=1) for number in range(count)]
+
+
+TWO_RATES = [*(number / 6 for number in range(54)), *(9 + number / 7.5 for number in range(68))]
+A_LONG_STOP = [*(number / 10 for number in range(20)), *(8 + number / 10 for number in range(20))]
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(("times", "variable", "fps", "stop"), [(TWO_RATES, False, 12, 100), (A_LONG_STOP, True, 11, 45)])
+def test_resumed_by_the_clock_of_the_frames(tmp_path: Path, times: list[float], variable: bool, fps: float, stop: int) -> None:
+    """At the average rate the frame that is needed first would have another number."""
+    name = added(tmp_path, write_video(tmp_path / "clip.mkv", drifting(len(times)), times=times))
+    assert probe_video(tmp_path / name).variable is variable
+    plan = planned(tmp_path, name, fps=fps)
+    done(plan, tmp_path, work="whole")
+    whole, asked = (tmp_path / "out.mp4").read_bytes(), iter([False] * stop)
+    with pytest.raises(Cancelled):
+        done(plan, tmp_path, cancelled=lambda: next(asked, True))
+    assert [event.step for event in done(plan, tmp_path) if isinstance(event, Resumed)] == [stop // 7 * 7]
+    assert (tmp_path / "out.mp4").read_bytes() == whole
+
+
 @pytest.mark.usefixtures("small_pieces")
 def test_damaged_and_foreign_pieces_are_made_again(tmp_path: Path, video: str) -> None:
     plan = planned(tmp_path, video, fps=24)
