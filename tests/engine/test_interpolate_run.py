@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import engine.interpolate.run as running
-from engine.errors import Cancelled, InvalidRequest
+from engine.errors import Cancelled, InvalidRequest, StorageBlocked
 from engine.events import ClipWritten, CutsFound, Event, Resumed, Stage, StageStarted
 from engine.inputs import input_name
 from engine.interpolate.plan import InterpolatePlan, plan_interpolation
@@ -175,6 +176,41 @@ def test_resumed_by_the_clock_of_the_frames(tmp_path: Path, times: list[float], 
         done(plan, tmp_path, cancelled=lambda: next(asked, True))
     assert [event.step for event in done(plan, tmp_path) if isinstance(event, Resumed)] == [stop // 7 * 7]
     assert (tmp_path / "out.mp4").read_bytes() == whole
+
+
+class NearlyFull:
+    """A container on a disk that has room for so many packets. Closing writes the end of the file, so it fails as well, once."""
+
+    def __init__(self, container: Any, room: int) -> None:
+        self.container, self.room, self.open = container, room, True
+
+    def mux(self, packets: list[Any]) -> None:
+        self.room -= len(packets)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.container.mux(packets)
+
+    def close(self) -> None:
+        self.container.close()
+        if self.open:
+            self.open = False
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("room", [0, 17, 18], ids=["at a frame", "at the last frames", "at the end of the file"])
+def test_a_full_disk_blocks_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: str, room: int) -> None:
+    class Crowded(SegmentWriter):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._container = NearlyFull(self._container, room)
+
+    plan = planned(tmp_path, video, fps=16)
+    assert plan.frames == 18
+    with monkeypatch.context() as patch, pytest.raises(StorageBlocked, match="disk is full"):
+        patch.setattr(running, "SegmentWriter", Crowded)
+        done(plan, tmp_path)
+    assert not list((tmp_path / "work").iterdir())
+    assert isinstance(done(plan, tmp_path)[-1], ClipWritten)
 
 
 @pytest.mark.usefixtures("small_pieces")
