@@ -77,9 +77,10 @@ def gap(first: int, between: int, second: int, fps: float, slots: int) -> Gap:
 
 
 def _windows(begin: int, end: int, apart: int, frames: int, slots: int) -> tuple[Block, ...]:
-    """The blocks that bring the frames from `begin` to `end` `apart` from each other."""
+    """The blocks that bring the frames from `begin` to `end` `apart` from each other. Each frame is made in a window that has the known
+    ones on either side of it."""
     grid = list(range(begin, end + 1, apart))
-    inside = frozenset(grid[1:-1])
+    absent = frozenset(grid[1:-1:2])
     wanted = max(slots, len(grid) + 2 * BEYOND)
     while len(grid) < wanted and (grid[0] >= apart or grid[-1] + apart < frames):
         if grid[0] >= apart:
@@ -87,16 +88,17 @@ def _windows(begin: int, end: int, apart: int, frames: int, slots: int) -> tuple
         if grid[-1] + apart < frames and len(grid) < wanted:
             grid.append(grid[-1] + apart)
     width = min(slots, len(grid))
-    starts = [*range(0, len(grid) - width, width - 1), len(grid) - width]
     blocks: list[Block] = []
     made: set[int] = set()
-    for start in starts:
+    start = 0
+    while made < absent:
         shown = tuple(grid[start:start + width])
-        missing = tuple(frame for frame in shown if frame in inside and (frame - begin) // apart % 2)
-        makes = tuple(frame for frame in missing if frame not in made)
+        makes = tuple(frame for frame in shown[1:-1] if frame in absent - made)
         made.update(makes)
         if makes:
-            blocks.append(Block(shown, tuple(frame for frame in shown if frame not in missing), makes))
+            blocks.append(Block(shown, tuple(frame for frame in shown if frame not in absent), makes))
+        # The next one begins at the last known frame of this one: where frames beyond the gap shift the grid, that is not its end.
+        start = min(start + width - (2 if shown[-1] in absent else 1), len(grid) - width)
     return tuple(blocks)
 
 

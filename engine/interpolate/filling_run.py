@@ -32,7 +32,7 @@ class Filling(Interpolation):
         plan = self.plan
         last: Frame | None = None
         width, height = plan.width, plan.height
-        begun = iter_timed(self.path, width=width, height=height, fit="crop", facts=facts, unpainted=min(done, facts.frames - 1))
+        begun = iter_timed(self.path, width=width, height=height, fit="crop", facts=facts, unpainted=done)
         number = -1
         for number, (_now, _length, pixels) in enumerate(begun):
             last = Frame(number, number / plan.fps, pixels)

@@ -286,8 +286,13 @@ class HierarchyRun:
 
 
 def mark_of(plan: Plan, made: HierarchyPlan) -> dict[str, Any]:
-    """What must be equal for stored key frames to be those of this run; edits are not part of it: they come after."""
+    """What must be equal for stored key frames to be those of this run; edits are not part of it: they come after.
+
+    Nor is how pictures are fitted, where no frame is given: a request says it from the first edit on, and no key frame was made of one.
+    """
     request = plan.request().to_json() | {"model": "", "edits": [], "review": False}
+    if not made.inputs:
+        request["fit"] = None
     return {"request": request, "video": made.video + made.then,
             "models": [plan.spec.fingerprint, made.interpolator.fingerprint, file_sha256(made.adapter)],
             "dtype": plan.dtype, "device": plan.device.split(":")[0], "at_once": made.blocks_at_once, "torch": torch.__version__}

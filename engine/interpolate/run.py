@@ -136,10 +136,11 @@ class Interpolation:
             raise InvalidRequest("video", "has no frame that can be decoded. Convert it to an H.264 mp4.")
 
     def frames(self, facts: VideoFacts, done: int) -> Iterator[Between[Frame]]:
-        """All frames of the result. Pictures that only the first `done` of them need are not painted."""
+        """All frames of the result. Pictures that only the first `done` of them need are not painted: those that another one has
+        followed by the time of the first frame that is to be made."""
         plan = self.plan
-        skipped = 0 if facts.variable else max(0, int(done / (plan.fps * plan.slow) * plan.source_fps) - 3)
-        shown = iter_timed(self.path, width=plan.width, height=plan.height, fit="crop", facts=facts, unpainted=skipped)
+        shown = iter_timed(self.path, width=plan.width, height=plan.height, fit="crop", facts=facts,
+                           gone_by=done / (plan.fps * plan.slow))
         return placed(((now, length, Frame(number, now, pixels)) for number, (now, length, pixels) in enumerate(shown)),
                       plan.fps, plan.slow)
 

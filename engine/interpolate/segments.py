@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -70,9 +71,12 @@ class SegmentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:
-            self._container.close()
-        self._part.unlink(missing_ok=True)
+        try:
+            if kind is not None:
+                with suppress(OSError, ValueError):  # what broke the writing breaks the closing too, and must not hide it
+                    self._container.close()
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def add(self, pixels: np.ndarray) -> None:
         """uint8 (height, width, 3). Raises StorageBlocked."""

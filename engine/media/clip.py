@@ -74,29 +74,33 @@ def iter_frames(path: Path, *, width: int, height: int, fit: Fit, fps: float | N
     with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
         painter = _Painter(stream, (width, height), fit)
         for frame in islice(_chosen(container, stream, fps, span), start, None):
-            picture = _blank(1, width, height)[0]
-            painter.paint(frame, picture)
-            yield picture
+            yield painter.painted(frame)
 
 
 def iter_timed(path: Path, *, width: int, height: int, fit: Fit, field: str = "video", facts: VideoFacts | None = None,
-               unpainted: int = 0) -> Iterator[tuple[float, float, np.ndarray]]:
+               unpainted: int = 0, gone_by: float = -math.inf) -> Iterator[tuple[float, float, np.ndarray]]:
     """Every stored frame once, with its time: (seconds, seconds on display, uint8 (height, width, 3)), in bounded memory.
 
-    `unpainted`: the first so many frames are decoded but not turned into pixels (their array is blank), which is much of the
-    time of somebody who only wants later ones.
+    Somebody who only wants later frames is spared much of the time: the first `unpainted` of them, and those that another one has
+    followed `gone_by` seconds after the first picture, are decoded but not turned into pixels (their array is blank). By the clock of
+    the frames: how many are shown in a time is not known from an average rate. The last frame is always painted.
     """
     _check_wish(width, height, fit, None, 0)
     with _opened(path, facts or probe_video(path, field=field), field) as (container, stream):
         painter = _Painter(stream, (width, height), fit)
         blank = _blank(1, width, height)[0]
+        waiting: tuple[float, float, Any] | None = None  # until it is known when the next one follows
+        origin = 0.0
         for number, (now, duration, frame) in enumerate(timed(container.decode(stream), stream)):
-            if number < unpainted:
-                yield now, duration, blank
-                continue
-            picture = _blank(1, width, height)[0]
-            painter.paint(frame, picture)
-            yield now, duration, picture
+            origin = now if number == 0 else origin
+            if waiting is not None:
+                gone = number <= unpainted or now - origin <= gone_by
+                yield waiting[0], waiting[1], blank if gone else painter.painted(waiting[2])
+            waiting = (now, duration, frame) if number < unpainted or now - origin <= gone_by else None
+            if waiting is None:
+                yield now, duration, painter.painted(frame)
+        if waiting is not None:
+            yield waiting[0], waiting[1], painter.painted(waiting[2])
 
 
 def _check_wish(width: int, height: int, fit: str, fps: float | None, start: int) -> None:
@@ -202,6 +206,12 @@ class _Painter:
         self.reformatter = VideoReformatter()  # one for all frames: it keeps its tables
         aspect = float(stream.sample_aspect_ratio or 1)  # of one pixel: old camcorders and DVDs have oblong ones
         self.aspect = aspect if 0.1 <= aspect <= 10 else 1.0
+
+    def painted(self, frame: Any) -> np.ndarray:
+        """As `paint`, into a picture of its own: uint8 (height, width, 3)."""
+        picture = _blank(1, *self.target)[0]
+        self.paint(frame, picture)
+        return picture
 
     def paint(self, frame: Any, out: np.ndarray) -> None:
         """`frame` of the decoder into `out`, uint8 (height, width, 3), which is all bars before."""

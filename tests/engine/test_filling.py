@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,34 @@ def test_every_frame_between_is_made_once_from_what_is_there(first: int, between
         assert len(fresh) == len(set(fresh))
         there |= set(fresh)
     assert there == set(range(levels.frames))
+
+
+SIZES = (1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 25, 33, 49, 96)
+
+
+@pytest.mark.parametrize("slots", [3, 4, 5, 7, 9, 13])
+@pytest.mark.parametrize("between", [2**rounds - 1 for rounds in range(1, 8)])
+def test_every_frame_between_has_a_known_one_on_either_side(between: int, slots: int) -> None:
+    for first, second in product(SIZES, SIZES):
+        levels = gap(first, between, second, 8.0, slots)
+        there = set(levels.keys)
+        for level in levels.levels:
+            for block in level.blocks:
+                for frame in block.makes:
+                    slot, known = block.frames.index(frame), there.intersection(block.known)
+                    assert 0 < slot < len(block.frames) - 1, (first, second, level)
+                    assert block.frames[slot - 1] in known and block.frames[slot + 1] in known, (first, second, level)
+            fewest = -(-level.makes // ((len(level.blocks[0].frames) - 1) // 2))
+            assert len(level.blocks) <= fewest + 1  # room for what they see beyond the gap
+            there |= {frame for block in level.blocks for frame in block.makes}
+        assert there == set(range(levels.frames))
+
+
+def test_a_window_that_begins_beside_the_grid_of_the_gap() -> None:
+    """The first video has room for one frame of the grid: windows must not end on frames that are not made yet."""
+    first = gap(25, 127, 25, 8.0, 7).levels[2]
+    assert [block.makes for block in first.blocks] == [(40, 72), (104, 136)]
+    assert first.blocks[1].frames == (72, 88, 104, 120, 136, 152, 168)
 
 
 def test_windows_see_both_videos_beyond_the_gap() -> None:

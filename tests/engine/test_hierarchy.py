@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.digest import file_sha256
 from engine.errors import AwaitingReview, Cancelled, InvalidRequest, ModelInvalid
-from engine.events import ClipWritten, Event, StepDone
+from engine.events import ClipWritten, Event, Resumed, StepDone
 from engine.interpolate.adapter import FILE, Facts, load_adapter, read_facts, write_adapter
 from engine.interpolate.conditioning import beside, filled, fold_mask
 from engine.interpolate.interpolator import Interpolator, Window, give_back
@@ -61,9 +61,13 @@ def planned(folder: Path, **fields: Any) -> Plan:
     return plan(GenerationRequest(**wish), read_spec(folder, "tiny"), CPU)
 
 
+def going(job: Plan, workspace: Path, models: ModelCache, **options: Any) -> Iterator[Event]:
+    return run(job, part=workspace / "clip.part.mp4", workspace=workspace / "work", recipe={"request": {"model": "m", "seed": 1},
+               "app_version": "0"}, models=models, cancelled=options.pop("cancelled", lambda: False), **options)
+
+
 def made(job: Plan, workspace: Path, models: ModelCache, **options: Any) -> list[Event]:
-    return list(run(job, part=workspace / "clip.part.mp4", workspace=workspace / "work", recipe={"request": {"model": "m", "seed": 1},
-                    "app_version": "0"}, models=models, cancelled=options.pop("cancelled", lambda: False), **options))
+    return list(going(job, workspace, models, **options))
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +282,26 @@ def test_a_key_frame_made_anew_or_replaced_leaves_the_others(model: Path, models
     last = made(planned(model, edits=((4, 124), (8, image))), tmp_path, models, inputs=tmp_path / "inputs")[-1]
     assert isinstance(last, ClipWritten)
     assert job.hierarchy is not None
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_the_first_edit_leaves_the_files_of_the_other_key_frames(model: Path, models: ModelCache, tmp_path: Path, image: bool) -> None:
+    edit = (4, picture(tmp_path / "inputs", (96, 64), (10, 90, 200)) if image else 123)
+
+    def until_review(**fields: Any) -> tuple[list[Event], dict[str, tuple[int, int]]]:
+        events: list[Event] = []
+        with pytest.raises(AwaitingReview):
+            for event in going(planned(model, review=True, **fields), tmp_path, models, inputs=tmp_path / "inputs"):
+                events.append(event)
+        files = {path.name: path.stat() for path in (tmp_path / "work").rglob("key-*.png")}
+        return events, {name: (found.st_ino, found.st_mtime_ns) for name, found in files.items()}
+
+    events, before = until_review()
+    assert len(before) == 3 and not any(isinstance(event, Resumed) for event in events)
+    events, after = until_review(edits=(edit,))
+    assert {name: after[name] for name in before if name in after} == before
+    assert set(after) - set(before) == (set() if image else {"key-000004-again-123.png"})
+    assert [event.step for event in events if isinstance(event, Resumed)] == [2]  # all of stage 1 was there
 
 
 def test_another_request_begins_anew(model: Path, models: ModelCache, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import engine.interpolate.run as running
-from engine.errors import Cancelled, InvalidRequest
+from engine.errors import Cancelled, InvalidRequest, StorageBlocked
 from engine.events import ClipWritten, CutsFound, Event, Resumed, Stage, StageStarted
 from engine.inputs import input_name
 from engine.interpolate.plan import InterpolatePlan, plan_interpolation
@@ -150,6 +151,66 @@ def test_cancelled_and_resumed_gives_the_same_bytes(tmp_path: Path, video: str) 
     events = done(plan, tmp_path)
     assert [event.step for event in events if isinstance(event, Resumed)] == [21]
     assert (tmp_path / "out.mp4").read_bytes() == whole
+
+
+def drifting(count: int) -> list[np.ndarray]:
+    """Pictures of a texture that moves a pixel a frame."""
+    texture = np.random.default_rng(5).integers(40, 230, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    return [np.roll(texture, number, axis=1) for number in range(count)]
+
+
+TWO_RATES = [*(number / 6 for number in range(54)), *(9 + number / 7.5 for number in range(68))]
+A_LONG_STOP = [*(number / 10 for number in range(20)), *(8 + number / 10 for number in range(20))]
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(("times", "variable", "fps", "stop"), [(TWO_RATES, False, 12, 100), (A_LONG_STOP, True, 11, 45)])
+def test_resumed_by_the_clock_of_the_frames(tmp_path: Path, times: list[float], variable: bool, fps: float, stop: int) -> None:
+    """At the average rate the frame that is needed first would have another number."""
+    name = added(tmp_path, write_video(tmp_path / "clip.mkv", drifting(len(times)), times=times))
+    assert probe_video(tmp_path / name).variable is variable
+    plan = planned(tmp_path, name, fps=fps)
+    done(plan, tmp_path, work="whole")
+    whole, asked = (tmp_path / "out.mp4").read_bytes(), iter([False] * stop)
+    with pytest.raises(Cancelled):
+        done(plan, tmp_path, cancelled=lambda: next(asked, True))
+    assert [event.step for event in done(plan, tmp_path) if isinstance(event, Resumed)] == [stop // 7 * 7]
+    assert (tmp_path / "out.mp4").read_bytes() == whole
+
+
+class NearlyFull:
+    """A container on a disk that has room for so many packets. Closing writes the end of the file, so it fails as well, once."""
+
+    def __init__(self, container: Any, room: int) -> None:
+        self.container, self.room, self.open = container, room, True
+
+    def mux(self, packets: list[Any]) -> None:
+        self.room -= len(packets)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.container.mux(packets)
+
+    def close(self) -> None:
+        self.container.close()
+        if self.open:
+            self.open = False
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("room", [0, 17, 18], ids=["at a frame", "at the last frames", "at the end of the file"])
+def test_a_full_disk_blocks_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: str, room: int) -> None:
+    class Crowded(SegmentWriter):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._container = NearlyFull(self._container, room)
+
+    plan = planned(tmp_path, video, fps=16)
+    assert plan.frames == 18
+    with monkeypatch.context() as patch, pytest.raises(StorageBlocked, match="disk is full"):
+        patch.setattr(running, "SegmentWriter", Crowded)
+        done(plan, tmp_path)
+    assert not list((tmp_path / "work").iterdir())
+    assert isinstance(done(plan, tmp_path)[-1], ClipWritten)
 
 
 @pytest.mark.usefixtures("small_pieces")

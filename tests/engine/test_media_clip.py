@@ -12,7 +12,7 @@ import pytest
 
 from engine.errors import InvalidRequest
 from engine.media import clip
-from engine.media.clip import at_rate, count_frames, iter_frames, read_frames
+from engine.media.clip import at_rate, count_frames, iter_frames, iter_timed, read_frames
 from engine.media.fit import crop_box, scaled_size
 from engine.media.probe import VideoFacts
 from tests.engine.media_files import BLUE, GREEN, RED, WHITE, corners, counting, numbers, quarters, write_video
@@ -125,6 +125,19 @@ TURNS = {  # the matrix's a, b, c, d (x' = a x + c y, y' = b x + d y) -> the cor
 
 
 @pytest.mark.usefixtures("unprobed")
+@pytest.mark.parametrize(("wish", "painted"), [
+    ({}, [1, 2, 3, 4, 5]), ({"unpainted": 2}, [3, 4, 5]), ({"unpainted": 9}, [5]),
+    ({"gone_by": 0.05}, [1, 2, 3, 4, 5]), ({"gone_by": 0.1}, [2, 3, 4, 5]), ({"gone_by": 0.3}, [2, 3, 4, 5]),
+    ({"gone_by": 0.55}, [3, 4, 5]), ({"gone_by": 99.0}, [5]),
+])
+def test_pictures_that_nobody_wants_are_not_painted(wish: dict[str, Any], painted: list[int], tmp_path: Path) -> None:
+    times = [0.2, 0.3, 0.7, 0.8, 0.9]  # the second one stands for 0.4 s
+    path = write_video(tmp_path / "x.mkv", counting(6)[1:], times=times)
+    found = list(iter_timed(path, width=64, height=48, fit="crop", **wish))
+    assert [round(now, 3) for now, _, _ in found] == times
+    assert [number for number in numbers(pixels for _, _, pixels in found) if number] == painted
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_phones_that_were_held_upright(turn: tuple[int, int, int, int], tmp_path: Path) -> None:
     a, b, c, d = (value << 16 for value in turn)
