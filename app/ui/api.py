@@ -140,10 +140,8 @@ def add_endpoints(studio: Any) -> None:
         wish: Any = None,
         refiner: Any = None,
     ) -> str:
-        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own.
-
-        `image` and `video` are names of inputs that this studio has, never paths; `loras` a list of [name, weight].
-        """
+        """Queues one video and returns its job id. `prompt` alone is enough; what is None is the model's own. `image` and `video` are
+        names of inputs that this studio has, never paths; `loras` a list of [name, weight]."""
         values = locals()
         return studio.submit(said({name: values[name] for name in REQUEST_FIELDS}), owner=OWNER).id
 

@@ -9,6 +9,7 @@ plan's; so an interrupted run ends with the same pixels as one that was not.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -164,15 +165,19 @@ class HierarchyRun:
         raise InvalidRequest(field, f"has {done} frames that can be decoded, not {len(keys)}. Choose it again, or use flow.")
 
     def _again(self, again: Sequence[tuple[int, int]]) -> Iterator[Event]:
-        """Key frames made anew: each between its neighbours as they were, in a block of its own."""
+        """Key frames made anew: each between its neighbours as they were, in a block of its own. Those that are there stay, and are no
+        neighbours of others, so that none changes when another one is made anew after it."""
         keys, width = self.levels.keys, min(self.made.facts.slots, len(self.levels.keys))
-        replaced = dict(again)
         for index, seed in again:
+            if self.store.read(self.store.key(index, seed)) is not None:
+                self._advance(self.made.facts.steps)
+                continue
             begin = min(max(0, keys.index(index) - width // 2), len(keys) - width)
             frames = keys[begin:begin + width]
-            block = Block(frames, tuple(frame for frame in frames if frame not in replaced), (index,))
+            block = Block(frames, tuple(frame for frame in frames if frame != index), (index,))
             look = lambda frame: self.given.get(frame, self._original(frame))  # noqa: E731
-            yield from self._make([block], seed, self.levels.key_fps, look, lambda frame: self.store.key(frame, replaced[frame]))
+            place = functools.partial(self.store.key, again=seed)
+            yield from self._make([block], seed, self.levels.key_fps, look, place)
 
     def _tell_keys(self) -> None:
         """Which file is which key frame, for whoever looks at them."""

@@ -304,6 +304,18 @@ def test_the_first_edit_leaves_the_files_of_the_other_key_frames(model: Path, mo
     assert [event.step for event in events if isinstance(event, Resumed)] == [2]  # all of stage 1 was there
 
 
+def test_a_second_key_frame_made_anew_leaves_the_first_as_it_was(model: Path, models: ModelCache, tmp_path: Path) -> None:
+    def keys(folder: Path, *edits: tuple[int, int]) -> dict[str, bytes]:
+        with pytest.raises(AwaitingReview):
+            list(going(planned(model, review=True, edits=edits), folder, models))
+        return {path.name: path.read_bytes() for path in (folder / "work").rglob("key-*-again-*.png")}
+
+    first = keys(tmp_path / "a", (4, 123))
+    both = keys(tmp_path / "a", (4, 123), (8, 77))
+    assert len(first) == 1 and len(both) == 2 and first.items() <= both.items()
+    assert keys(tmp_path / "b", (4, 123), (8, 77)) == both  # restored from the recipe, where both are there from the start
+
+
 def test_another_request_begins_anew(model: Path, models: ModelCache, tmp_path: Path) -> None:
     made(planned(model), tmp_path, models)
     before = frames_in(tmp_path)

@@ -104,7 +104,8 @@ running averages released in bf16.
   larger, one size a motion, their paths laid on a grid of whole patches, and stage 6 run for 1,500 steps of 16 clips (1200 new
   clips in all) from the mean of the two transformers released before: held-out captions went from 50 % right in everything
   to 75 after 700 steps and 81 after 1,500, pictures from 42 to 79 and 79 % (their first frame from 23.1 to 24.8 dB). For the last
-  800 steps bounces were lower and spins slower, as the autoencoder blurs what goes further in a latent frame. A fresh run uses the final constants and has not been done end to end.
+  800 steps bounces were lower and spins slower, as the autoencoder blurs what goes further in a latent frame. A fresh run uses
+  the final constants and has not been done end to end.
 - Until then a subject was six latent cells wide, and of held-out clips that only went through the autoencoder 90 % kept their
   shape; now 24 of 24 do. What follows was measured on the weights before.
 - The guidance scale was picked from two trials (2.5 and 5) on 24 captions: 9 and 8 of them came out right in everything.
