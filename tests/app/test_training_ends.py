@@ -95,7 +95,7 @@ def test_a_worker_that_ends_waits_until_its_trainer_has_saved(studio: Studio, ba
 
 
 def test_ctrl_c_of_the_command_line_pauses(studio: Studio, base: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    card, run = started(studio, base, **LONG)
+    card, run = started(studio, base, **LONG | {"accumulate": 64})  # so long that it cannot save in passing
     at_step(run, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(SystemExit) as ended:
         _here(studio, card, as_json=False)
