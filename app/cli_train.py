@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,19 +18,23 @@ import typer
 
 from app.cli_common import DataDir, Json, opened, print_list, say, settings_of
 from app.queue.kinds.train import environment, launch_command
-from app.studio import LOCAL
+from app.queue.launched import Launched
+from app.studio import LOCAL, Studio
 from app.training import PRESETS, Forecast, RunCard
 from engine.errors import InvalidRequest, SprocketError
 from engine.models.catalogue import find
 from engine.spec import read_spec
 from training.lora.config import FIELDS, TrainConfig, explained, from_mapping, may_change
 from training.lora.forecast import choose_memory, step_seconds
+from training.lora.lock import run_lock
 from training.lora.processes import check_devices, division_words
 from training.lora.rundir import EXITS, RunDir, RunState
 
 train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[COMMAND]",
                         help="Train a LoRA here and now: `sprocket train --model pocket --dataset D --name N --rank R --steps S`."
                              " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there.")
+
+PAUSING = "Pausing after this step; `sprocket train resume` goes on. Ctrl-C again ends it at once, back at the last checkpoint."
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -79,9 +83,7 @@ def train(context: typer.Context, values: dict[str, Any],
     if out is None:
         with opened(data_dir) as studio:
             card = studio.training.start(config, owner=LOCAL)
-            if card.job is not None:
-                studio.run_here(card.job.id)
-            _tell(studio.training.card(card.id, owner=LOCAL), as_json)
+            _here(studio, card, as_json)
         return
     run = RunDir(out)
     run.create(config)
@@ -103,15 +105,14 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folde
         state = at.state()
         if state.state in ("running", "preparing", "previewing", "saving"):
             raise InvalidRequest("run", f"is {state.state} already, in another process.")
-        at.write(after, facts)
-        for wish in ("pause", "stop"):
-            at.granted(wish)
+        with run_lock(folder):
+            at.write(after, facts)
+            for wish in ("pause", "stop"):
+                at.granted(wish)
         raise SystemExit(_work(at, settings_of(data_dir), as_json))
     with opened(data_dir) as studio:
         card = studio.training.resume(run, owner=LOCAL, changes=values)
-        if card.job is not None:
-            studio.run_here(card.job.id)
-        _tell(studio.training.card(card.id, owner=LOCAL), as_json)
+        _here(studio, card, as_json)
 
 
 @train_app.command("list")
@@ -201,8 +202,7 @@ def _work(run: RunDir, settings: Any, as_json: bool) -> int:
     command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),
                              processes=config.ranks)
     with (run.folder / "training.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment())
-        _follow(run, process)
+        _follow(run, Launched(command, out=log, env=environment()))
     state = run.state()
     if as_json:
         print(json.dumps({"state": state.state, "step": state.step, "steps": state.steps, "message": state.message,
@@ -216,19 +216,48 @@ def _work(run: RunDir, settings: Any, as_json: bool) -> int:
     return 0 if state.state == "done" else EXITS[state.state]
 
 
-def _follow(run: RunDir, process: subprocess.Popen[bytes]) -> None:
-    shown = -1
-    while process.poll() is None:
-        try:
-            time.sleep(0.5)
-            state = run.state()
-            if state.state in ("running", "previewing") and state.step != shown and state.step % 10 == 0:
-                shown = state.step
-                left = "" if state.seconds_left is None else f", {state.seconds_left / 60:.1f} min left"
-                say(f"step {state.step}/{state.steps}  loss {state.loss if state.loss is None else round(state.loss, 4)}{left}")
-        except KeyboardInterrupt:
-            say("Pausing after this step; `sprocket train resume` goes on.")
-            run.ask("pause")
+def _follow(run: RunDir, launched: Launched) -> None:
+    """Until the trainer has ended. Ctrl-C, or SIGTERM, asks it to pause; the second ends it at once."""
+    from app.queue.inline import terminable
+
+    shown, asked = -1, False
+    with terminable():
+        while True:
+            try:
+                while launched.alive():
+                    time.sleep(0.5)
+                    state = run.state()
+                    if state.state in ("running", "previewing") and state.step != shown and state.step % 10 == 0:
+                        shown = state.step
+                        left = "" if state.seconds_left is None else f", {state.seconds_left / 60:.1f} min left"
+                        say(f"step {state.step}/{state.steps}  loss {state.loss if state.loss is None else round(state.loss, 4)}{left}")
+                return
+            except KeyboardInterrupt:
+                if asked:
+                    launched.end(0.0)
+                    return
+                asked = True
+                say(PAUSING)
+                run.ask("pause")
+
+
+def _here(studio: Studio, card: RunCard, as_json: bool) -> None:
+    """The run's job in this process. Ctrl-C pauses it, as `app.queue.kinds.train` does for every job that is told to stop."""
+    def interrupted(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second is no wish to pause
+        say(PAUSING)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        if card.job is not None:
+            studio.run_here(card.job.id)
+    except KeyboardInterrupt:  # the job is cancelled, and its run says how far it came
+        _tell(studio.training.card(card.id, owner=LOCAL), as_json)
+        raise SystemExit(EXITS["paused"]) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+    _tell(studio.training.card(card.id, owner=LOCAL), as_json)
 
 
 def _row(card: RunCard) -> dict[str, Any]:

@@ -176,11 +176,11 @@ class Studio:
 
     def retry(self, job_id: str, *, owner: str = LOCAL) -> Job:
         """The same failed or cancelled job again, from where it saved its state. Raises NotFound, NotAllowed."""
-        return self.store.jobs.retry(checked_id(job_id, "job"), owner=owner, now=time.time())
+        return self.store.jobs.retry(self.training.alone(self.job(job_id, owner=owner)).id, owner=owner, now=time.time())
 
     def duplicate(self, job_id: str, *, owner: str = LOCAL) -> Job:
-        """A new job with the same request, seed included."""
-        job = self.job(job_id, owner=owner)
+        """A new job with the same request, seed included. Raises NotFound, NotAllowed."""
+        job = self.training.alone(self.job(job_id, owner=owner))
         if job.kind != GENERATE:
             return self.store.jobs.add(owner=owner, project_id=job.project_id, kind=job.kind, request=job.request, asked=job.request,
                                        now=time.time(), steps=job.steps, notes=job.notes, made_from=job.made_from,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ from app.history.records import Job
 from app.loras import LoraCard, Loras
 from app.queue.kinds import TRAIN
 from app.settings import Settings
-from engine.errors import InvalidRequest, SprocketError
+from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.hardware import Hardware
+from engine.models.catalogue import local_folders
 from engine.spec import ModelSpec
 from training.data.shelf import find_dataset
 from training.lora.config import POCKET_WORLD, TrainConfig, from_mapping, may_change
 from training.lora.forecast import Choice, choose_memory, step_seconds
+from training.lora.lock import run_lock
 from training.lora.processes import check_devices
 from training.lora.rundir import ACTIVE, RunDir, RunState
 
@@ -46,6 +49,7 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Key -> title, what it is for, settings."""
 GRACE_SECONDS = 5.0
 OWNER_FACT = "owner"
+WORKS = "This run works already, or waits for its turn."
 LOCAL = "local"
 """Whose a run is that says nothing of it: the command line's."""
 
@@ -171,7 +175,8 @@ class Trainings:
         make another training of it."""
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         if card.job is not None:
-            raise NotAllowed("This run works already, or waits for its turn.")
+            raise NotAllowed(WORKS)
+        _left_alone(run)
         after = from_mapping(card.config.to_json() | dict(changes or {}))
         may_change(card.config, after)
         if card.state.state == "done" and after.steps <= card.state.step:
@@ -202,12 +207,24 @@ class Trainings:
         return self._list_model(str(folder))
 
     def delete(self, run_id: str, *, owner: str) -> RunCard:
-        """With checkpoints and previews; a LoRA on the shelf stays. Raises NotAllowed while it works."""
-        card = self.card(run_id, owner=owner)
+        """With checkpoints and previews; a LoRA on the shelf stays. Raises NotAllowed while it works, and while its model is listed."""
+        card, run = self.card(run_id, owner=owner), self.run(run_id)
         if card.job is not None:
             raise NotAllowed("This run works or waits. Stop it first.")
-        shutil.rmtree(self.run(run_id).folder)
+        _left_alone(run)
+        listed = [name for name, folder in local_folders(self._settings.models_dir).items()
+                  if folder.resolve().is_relative_to(run.folder.resolve())]
+        if listed:
+            raise NotAllowed(f"The model that this run made is listed as {listed[0]}, and lies in the run's folder. Remove {listed[0]} "
+                             "from Models first; then the run can be deleted, and the model with it.")
+        shutil.rmtree(run.folder)
         return card
+
+    def alone(self, job: Job) -> Job:
+        """`job`, where doing it again puts no second job to work on its run. Raises NotAllowed."""
+        if job.kind == TRAIN and str(job.request.get("run")) in self._working(job.owner):
+            raise NotAllowed(WORKS)
+        return job
 
     # ---- parts
 
@@ -248,6 +265,15 @@ class Trainings:
 def owner_of(facts: Mapping[str, Any]) -> str:
     """Whose run it is, by what its folder says."""
     return str(facts.get(OWNER_FACT) or LOCAL)
+
+
+def _left_alone(run: RunDir) -> None:
+    """Raises NotAllowed while a trainer that is no job's has the run: one that still saves, or that `sprocket train resume` started."""
+    try:
+        with suppress(StorageBlocked), run_lock(run.folder):  # on a full disk, too, a run can be deleted
+            pass
+    except InvalidRequest as error:
+        raise NotAllowed("Another process works on this run. Wait until it has ended, or end it.") from error
 
 
 def _missing() -> NotFound:

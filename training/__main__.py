@@ -6,21 +6,24 @@ Exit codes: 0 done, 10 paused, 11 stopped, 12 the disk is full, 1 failed. The fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from engine.errors import SprocketError
+from engine.errors import SprocketError, StorageBlocked
 from engine.hardware import detect
 from engine.models.catalogue import find
 from engine.spec import read_spec
+from training.lora.lock import run_lock
 from training.lora.processes import check_division
-from training.lora.rundir import EXITS, RunDir, RunState
+from training.lora.rundir import EXITS, SAVE_SECONDS, SAYS, RunDir, RunState
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,20 +37,36 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s training %(levelname)s %(name)s: %(message)s")
     for chatty in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    run, stopping = RunDir(options.run), threading.Event()
     if options.parent is not None:
-        threading.Thread(target=_end_with, args=(options.parent,), daemon=True).start()
-    run = RunDir(options.run)
+        threading.Thread(target=_end_with, args=(options.parent, lambda: stopping.is_set() or run.asked("pause") or run.asked("stop")),
+                         daemon=True).start()
+    first = os.environ.get("RANK", "0") == "0"  # the others write nothing
     try:
-        return EXITS[_work(run, options)]
+        with run_lock(run.folder) if first else contextlib.nullcontext():
+            return EXITS[_worked(run, options, stopping)]
+    except SprocketError as error:  # the folder is another process's, and what it says of itself stands
+        print(f"{SAYS}{error}", file=sys.stderr)
+        return EXITS[_end_of(error)]
+
+
+def _end_of(error: SprocketError) -> str:
+    return "blocked" if isinstance(error, StorageBlocked) else "failed"
+
+
+def _worked(run: RunDir, options: argparse.Namespace, stopping: threading.Event) -> str:
+    """How the run ended, which its folder says too, whatever it was."""
+    try:
+        return _work(run, options, stopping)
     except SprocketError as error:
-        print(f"training: {error}", file=sys.stderr)
-        state = run.state()
-        run.set_state(RunState("blocked" if error.code == "disk" else "failed", state.step, state.steps, str(error)))
+        print(f"{SAYS}{error}", file=sys.stderr)
+        state, end = run.state(), _end_of(error)
+        run.settle(RunState(end, state.step, state.steps, str(error)))
         run.tell("error", text=str(error), code=error.code)
-        return EXITS["blocked" if error.code == "disk" else "failed"]
+        return end
 
 
-def _work(run: RunDir, options: argparse.Namespace) -> str:
+def _work(run: RunDir, options: argparse.Namespace, stopping: threading.Event) -> str:
     config, _facts, _created = run.read()
     spec = read_spec(find(config.model, models_dir=options.models_dir), config.model)
     machine = detect(config.device or None)
@@ -61,15 +80,20 @@ def _work(run: RunDir, options: argparse.Namespace) -> str:
     machine = of_rank(machine, os.environ)
     world = the_world(machine, config.sequence_parallel)
     trackers = Trackers(config.trackers if world.rank == 0 else (), config.name, run.folder / "trackers", config.to_json())
-    session = Session(run, spec, machine, samples_of(run, config, options.datasets_dir), world=world, trackers=trackers)
+    session = Session(run, spec, machine, samples_of(run, config, options.datasets_dir), world=world, trackers=trackers,
+                      stopping=stopping)
     stop_on_signals(session)
     return session.work()
 
 
-def _end_with(parent: int) -> None:
-    """Nobody is left to give the device to when the one who asked is gone; the next attempt goes on from the checkpoint."""
+def _end_with(parent: int, asked: Callable[[], bool]) -> None:
+    """Nobody is left to give the device to when the one who asked is gone; the next attempt goes on from the checkpoint. A trainer that was
+    `asked` to stop is about to save: it has `SAVE_SECONDS` for that, and ends by itself."""
     while psutil.pid_exists(parent):
         time.sleep(1.0)
+    until = time.monotonic() + SAVE_SECONDS
+    while asked() and time.monotonic() < until:
+        time.sleep(0.1)
     os._exit(1)
 
 

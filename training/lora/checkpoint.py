@@ -3,7 +3,8 @@
     checkpoints/step-00000500/   adapter.safetensors, [average.safetensors], optimizer.safetensors, state.json, MANIFEST.json
 
 All is written into a hidden folder and forced to the disk; the manifest, with the SHA-256 of every file, last; then the folder gets its
-name, and only then older ones go. A run killed anywhere leaves the checkpoints it had, and one with a flipped byte is passed over.
+name, and only then older ones go. A run killed anywhere leaves the checkpoints it had. One with a flipped byte is passed over, and goes
+once the run has saved again below it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class State:
 
 
 def save_state(folder: Path, state: State, keep: int) -> Path:
-    """A checkpoint of `state` in `folder`; then all but the newest `keep` go. Raises `StorageBlocked`; older ones are there then."""
+    """A checkpoint of `state` in `folder`; then damaged later ones go, and all but the newest `keep`. Raises `StorageBlocked`; those there
+    were are there then."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"{HIDDEN}*"):
@@ -61,9 +63,19 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
             shutil.rmtree(part, ignore_errors=True)
             raise
         sync_dir(folder)
-        for old in checkpoints(folder)[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
+        _drop_others(folder, final, keep)
     return final
+
+
+def _drop_others(folder: Path, newest: Path, keep: int) -> None:
+    """All but the newest `keep` go, and those of later steps that are damaged: the run went on from below them, and they would take the
+    places of sound ones for as long as it is below them."""
+    for later in checkpoints(folder):
+        if later.name > newest.name and problem(later) is not None:
+            shutil.rmtree(later, ignore_errors=True)
+    for old in checkpoints(folder)[keep:]:
+        if old != newest:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_all(part: Path, state: State) -> None:

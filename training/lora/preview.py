@@ -7,11 +7,11 @@ noise has a generator of its own, no weight changes its precision or place, and 
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def preview(model: CogVideoX, adapter: Trained, config: TrainConfig, machine: Ha
     """
     before, state = adapter.digest(), (torch.get_rng_state(), random.getstate(), np.random.get_state())
     inputs = folder / "inputs"
-    image = _first_frame(model, start, inputs) if start is not None else None
+    image = _first_frame(start, inputs) if start is not None else None
     request = GenerationRequest(prompt=prompt, model=config.model, seed=config.preview_seed, frames=config.preview_frames or None,
                                 steps=config.preview_sampling or None, image=image, device="cpu" if machine.device == "cpu" else "cuda")
     made = plan(request, model.spec, machine)
@@ -87,15 +87,12 @@ def preview(model: CogVideoX, adapter: Trained, config: TrainConfig, machine: Ha
     return folder / f"{number}.mp4"
 
 
-def _first_frame(model: CogVideoX, start: Sample, inputs: Path) -> str:
-    """The decoded first frame of a sample as an input file; its name."""
-    mean, _ = start.first_frame()
-    latents = (mean * model.spec.scaling_factor).permute(1, 0, 2, 3)[None].to(model.device, model.dtype)
-    height, width = mean.shape[2] * model.spec.spatial_scale, mean.shape[3] * model.spec.spatial_scale
-    picture: Any = next(iter(model.decode(latents, (height, width)))).numpy()[0]
-    inputs.mkdir(parents=True, exist_ok=True)
-    name = f"{hashlib.sha256(picture.tobytes()).hexdigest()}.png"
-    Image.fromarray(picture).save(inputs / name)
+def _first_frame(start: Sample, inputs: Path) -> str:
+    """The first frame of a sample, which its set keeps as a picture, as an input file (`engine.inputs`); its name."""
+    packed = io.BytesIO()
+    Image.fromarray(start.picture().cpu().numpy()).save(packed, "PNG")
+    name = f"{hashlib.sha256(packed.getvalue()).hexdigest()}.png"
+    write_atomic(inputs / name, packed.getvalue())
     return name
 
 

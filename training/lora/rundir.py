@@ -29,6 +29,10 @@ ENDS = ("done", "paused", "stopped", "failed", "blocked")
 WISHES = ("save", "preview", "pause", "stop")
 EXITS = {"done": 0, "failed": 1, "paused": 10, "stopped": 11, "blocked": 12}
 """Exit codes of the trainer's process."""
+SAYS = "training: "
+"""Begins the trainer's own line, among those of its launcher, about why it ended."""
+SAVE_SECONDS = 30.0
+"""So long a trainer that was asked to stop may go on saving when nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +105,23 @@ class RunDir:
     # ---- where it stands
 
     def set_state(self, state: RunState, *, alive: bool = False) -> None:
-        values: dict[str, Any] = {name: getattr(state, name) for name in RunState.__slots__} | {"at": time.time()}
-        if alive:
-            values["process"] = [os.getpid(), psutil.Process().create_time()]
-        path = self.folder / "state.json"
-        part = path.with_suffix(".part")
+        """Raises `StorageBlocked`; what was said before stands then."""
+        path, part = self.folder / "state.json", self.folder / "state.part"
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(values))  # no fsync: a power cut ends the process it speaks of
+            part.write_text(_told(state, alive))  # no fsync: a power cut ends the process it speaks of
             part.replace(path)
+
+    def settle(self, state: RunState) -> None:
+        """The end of a run, said as far as can be: on a full disk into the file there is, whose place it keeps. Never raises for that."""
+        path = self.folder / "state.json"
+        with contextlib.suppress(StorageBlocked, OSError):
+            (self.folder / "state.part").unlink(missing_ok=True)
+            self.set_state(state)
+            return
+        with contextlib.suppress(OSError), path.open("r+", encoding="utf-8") as file:
+            file.write(_told(state, False))
+            file.truncate()
 
     def state(self) -> RunState:
         """A run whose process is gone, though it says that it runs, is 'interrupted': nothing stays stuck."""
@@ -166,6 +178,12 @@ class RunDir:
                 found = [old for old in found if old.get("kind") not in ("step", "eval", "preview") or old.get("step", 0) <= event["step"]]
             found.append(event)
         return found
+
+
+def _told(state: RunState, alive: bool) -> str:
+    """What `state.json` says. `alive`: by this process, as long as it lives."""
+    values: dict[str, Any] = {name: getattr(state, name) for name in RunState.__slots__} | {"at": time.time()}
+    return json.dumps(values | ({"process": [os.getpid(), psutil.Process().create_time()]} if alive else {}))
 
 
 def _lives(process: Any) -> bool:

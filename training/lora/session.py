@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
@@ -22,6 +23,7 @@ from engine.digest import file_sha256
 from engine.errors import Cancelled, InvalidRequest, SprocketError, StorageBlocked
 from engine.hardware import Hardware
 from engine.spec import ModelSpec
+from engine.video.publish import write_atomic
 from training.lora import evaluate, export
 from training.lora.base import load_base, precision_of
 from training.lora.card import card
@@ -45,13 +47,13 @@ class Session:
     """Owns the trainer of one run while it works."""
 
     def __init__(self, run: RunDir, spec: ModelSpec, machine: Hardware, samples: Callable[[Any], SampleSet], *, world: World | None = None,
-                 trackers: Trackers | None = None) -> None:
-        """`samples`: gives the set, with the loaded model where it has to be encoded first."""
+                 trackers: Trackers | None = None, stopping: threading.Event | None = None) -> None:
+        """`samples`: gives the set, with the loaded model where it has to be encoded first. `stopping`: set where it shall pause."""
         self.run, self.spec, self.machine, self._samples = run, spec, machine, samples
         self.config, self.facts, _ = run.read()
         self.world = world or World()
         self.trackers = trackers or Trackers(())
-        self.stopping = threading.Event()
+        self.stopping = stopping or threading.Event()
         self.paces: list[float] = []
         self.flops = 0.0
         self.means: list[float] = []
@@ -68,16 +70,16 @@ class Session:
         trainer = self.prepare()
         try:
             end = self.steps(trainer)
+            if end in ("done", "stopped", "paused"):
+                self.finish(trainer)
         except StorageBlocked as error:
-            self.say("blocked", trainer.step, f"{error} Make room, then Resume.")
+            self.ended("blocked", trainer.step, f"{error} Make room, then Resume.")
             return "blocked"
-        if end in ("done", "stopped", "paused"):
-            self.finish(trainer)
         if end == "failed":
-            self.say(end, trainer.step, f"{self.config.max_bad_steps} steps one after the other had no finite loss or gradient (NaN). The "
-                     "last good state is saved. Likely cause: the learning rate; begin a new run with a tenth of it.")
+            self.ended(end, trainer.step, f"{self.config.max_bad_steps} steps one after the other had no finite loss or gradient (NaN). "
+                       "The last good state is saved. Likely cause: the learning rate; begin a new run with a tenth of it.")
         else:
-            self.say(end, trainer.step, WORDS[end])
+            self.ended(end, trainer.step, WORDS[end])
         return end
 
     # ---- before the first step
@@ -275,14 +277,21 @@ class Session:
                  and event["step"]][-4:]
         text = card(config, base=base_name(self.spec), facts=self.facts | {"step": trainer.step}, previews=shown, held_out=self.means,
                     i2v=self.spec.modes[0] == "i2v")
-        path.with_name("README.md").write_text(text, encoding="utf-8")
+        write_atomic(path.with_name("README.md"), text.encode())
         self.run.tell("exported", step=trainer.step, file=path.name, sha256=file_sha256(path))
         return path
 
     def say(self, state: str, step: int, message: str = "", *, seconds_left: float | None = None, loss: float | None = None) -> None:
+        """Where it stands. A word that a full disk eats is no reason to stop: what has to be kept will say so itself."""
         if self.first:
             self._told = time.monotonic()
-            self.run.set_state(RunState(state, step, self.config.steps, message, seconds_left, loss), alive=True)
+            with contextlib.suppress(StorageBlocked):
+                self.run.set_state(RunState(state, step, self.config.steps, message, seconds_left, loss), alive=True)
+
+    def ended(self, state: str, step: int, message: str) -> None:
+        """How it ended."""
+        if self.first:
+            self.run.settle(RunState(state, step, self.config.steps, message))
 
 
 def base_name(spec: ModelSpec) -> str:

@@ -1,16 +1,14 @@
 """Jobs that train a LoRA: the run's own process under `accelerate launch`, watched; its LoRA is put on the shelf.
 
 The trainer has the device to itself: the worker lets its model go first, and takes no other job meanwhile. Cancelling, and a worker that
-has to end, pause the run: it saves what it has and goes on exactly there with the next attempt, or with Resume.
+has to end, pause the run: it saves what it has and goes on exactly there with the next attempt, or with Resume. The job ends when the
+trainer has ended, not before: until then it has the device and the run's folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,22 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app import storage
 from app.history.leases import Claim
 from app.history.records import Job
 from app.loras import Loras
+from app.queue.launched import Launched
 from app.queue.workplace import Attempt, Workplace
 from engine.errors import Cancelled, InvalidRequest, SprocketError, StorageBlocked
 from engine.events import Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.memory.placement import Placement
 from training.lora.config import TrainConfig
 from training.lora.forecast import choose_memory, lora_numbers
+from training.lora.lock import run_lock
 from training.lora.processes import check_devices
-from training.lora.rundir import EXITS, RunDir
+from training.lora.rundir import ENDS, EXITS, SAVE_SECONDS, SAYS, RunDir, RunState
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
-KILL_SECONDS = 25.0
-"""From the wish to pause to the end by force: less than the worker's own grace, so that the trainer never outlives it."""
+GRACE = 0.75
+"""Of the worker's own time to end: so long a trainer has from the wish to pause to the end by force, and never outlives the worker."""
+TERMINAL_SECONDS = 600.0
+"""The same after Ctrl-C, where nobody but the person waits, and may press it again."""
+HELD_SECONDS = SAVE_SECONDS + 5.0
+"""A trainer whose worker was killed may save for so long; the next one waits for it."""
 
 
 class TrainingFailed(SprocketError):
@@ -62,26 +67,45 @@ class TrainWork:
         yield StageStarted(Stage.LOAD)
         log_file = attempt.settings.job_dir(attempt.job.id) / "training.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._take(attempt)
+        grace = GRACE * min(attempt.settings.stop_seconds, attempt.settings.cancel_grace_seconds)
         with log_file.open("ab") as out:
+            begins = out.tell()
             command = launch_command(self.run_dir.folder, self.models_dir, self.datasets_dir, self.device, parent=os.getpid(),
                                      processes=self.config.ranks)
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                                       env=environment())
+            launched = Launched(command, out=out, env=environment())
             try:
-                yield from self._watch(attempt, process)
+                yield from self._watch(attempt, launched)
+            except KeyboardInterrupt:
+                launched.end(TERMINAL_SECONDS)
+                raise
             finally:
-                _end(process)
-        self._judge(process.returncode, attempt, log_file)
+                launched.end(grace)
+        self._judge(launched.launcher.returncode, attempt, _tail(log_file, begins))
 
-    def _watch(self, attempt: Attempt, process: subprocess.Popen[bytes]) -> Iterator[Event]:
-        begun, stage, step, shown, wished = False, "", -1, "", 0.0
-        while process.poll() is None:
+    def _take(self, attempt: Attempt) -> None:
+        """The folder, once no other trainer has it; and it says nothing any more of how an earlier attempt ended.
+
+        Raises `InvalidRequest` (run) where another one keeps it, Cancelled, StorageBlocked.
+        """
+        until = time.monotonic() + HELD_SECONDS
+        while True:
+            try:
+                with run_lock(self.run_dir.folder):
+                    self.run_dir.set_state(RunState("waiting", self.run_dir.state().step, self.config.steps))
+                return
+            except InvalidRequest:
+                if time.monotonic() >= until:
+                    raise
+            if attempt.beat.cancelled():
+                raise Cancelled("the run was not begun.")
             time.sleep(LOOK_SECONDS)
-            if attempt.beat.cancelled() and not wished:
-                wished = time.monotonic()
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-            if wished and time.monotonic() - wished > KILL_SECONDS:
+
+    def _watch(self, attempt: Attempt, launched: Launched) -> Iterator[Event]:
+        begun, stage, step, shown = False, "", -1, ""
+        while launched.alive():
+            time.sleep(LOOK_SECONDS)
+            if attempt.beat.cancelled():
                 return
             state = self.run_dir.state()
             if state.state not in ("running", "previewing", "saving"):
@@ -99,8 +123,8 @@ class TrainWork:
                 shown = str(poster)
                 yield Preview(state.step, poster.read_bytes())
 
-    def _judge(self, code: int | None, attempt: Attempt, log_file: Path) -> None:
-        """Raises what the trainer's end means, if it is none of done, paused and stopped."""
+    def _judge(self, code: int | None, attempt: Attempt, words: str) -> None:
+        """Raises what the trainer's end means, if it is none of done, paused and stopped. `words`: its last ones."""
         state = self.run_dir.state()
         if attempt.beat.cancelled():
             raise Cancelled("the run was paused; Resume goes on with it.")
@@ -110,8 +134,11 @@ class TrainWork:
             return
         if state.state == "failed":
             raise TrainingFailed(state.message)
+        trouble = storage.problem(attempt.settings, self.disk_bytes)
+        if trouble and state.state not in ENDS:  # a full disk may have had no room for its last word
+            raise StorageBlocked(trouble)
         raise TrainingFailed(f"the trainer ended unexpectedly (exit code {code}). Resume goes on from its last checkpoint. Its last words: "
-                             f"{_tail(log_file) or 'none'}")
+                             f"{words or 'none'}")
 
     def publish(self, attempt: Attempt, last: Event | None) -> None:
         """The LoRA on the shelf, under its hash, so a second attempt does nothing twice; then the row."""
@@ -149,25 +176,14 @@ def newest_poster(run: RunDir) -> Path | None:
     return max(run.previews.glob("step-*/0.webp"), default=None)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        try:
-            process.wait(timeout=5.0)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _tail(path: Path) -> str:
+def _tail(path: Path, begins: int = 0) -> str:
+    """The last words of a log from byte `begins` on: what the trainer said of itself, where it did, else the end of what there is."""
     try:
-        lines = path.read_bytes()[-4000:].decode("utf-8", "replace").strip().splitlines()
+        lines = path.read_bytes()[begins:][-4000:].decode("utf-8", "replace").strip().splitlines()
     except OSError:
         return ""
-    return " ".join(lines[-3:])[:500]
+    own = [line for line in lines if line.startswith(SAYS)]
+    return " ".join(own[-1:] or lines[-3:])[:500]
 
 
 class _Train:
