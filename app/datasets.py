@@ -14,11 +14,12 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.dataset_runs import unfinished
 from app.dataset_work import DatasetWork
 from app.errors import NotAllowed, NotFound
 from app.lock import FileLock
@@ -48,6 +49,7 @@ from training.data.shelf import MANIFEST
 from training.data.sources import Listing, Wish, list_source
 
 if TYPE_CHECKING:
+    from app.training import Trainings
     from training.data.cache import Built, Progress
     from training.data.describe import Describer
     from training.data.taking import Taken
@@ -75,9 +77,9 @@ class Datasets:
     """The shelf of datasets of one studio."""
 
     def __init__(self, settings: Settings, spec: Callable[[str], ModelSpec], see: Callable[[], Describer | None] = lambda: None,
-                 runs: Callable[[Dataset], Sequence[str]] = lambda dataset: ()) -> None:
-        """`see`: the model that describes clips, None where none is set up. `runs`: those that need a set and are not done, in words."""
-        self._settings, self._spec, self._see, self._runs = settings, spec, see, runs
+                 trainings: Trainings | None = None) -> None:
+        """`see`: the model that describes clips, None where none is set up. `trainings`: the studio's runs, which may need a set."""
+        self._settings, self._spec, self._see, self._trainings = settings, spec, see, trainings
         self._guard = threading.Lock()
         self._read: dict[Path, tuple[int, Dataset]] = {}
         self._reports: dict[tuple[Any, ...], Report] = {}
@@ -276,7 +278,7 @@ class Datasets:
     def delete(self, dataset_id: str, *, owner: str) -> Dataset:
         """Removes the set, its posters and its cache; files of the user stay. Raises NotFound, NotAllowed while a run needs it."""
         dataset = self.get(dataset_id, owner=owner)
-        if runs := self._runs(dataset):
+        if runs := unfinished(self._trainings, dataset) if self._trainings else ():
             raise NotAllowed(f"{dataset.name!r} is needed by {len(runs)} training run{'s' if len(runs) > 1 else ''} not yet done: "
                              f"{', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}. Stop or delete "
                              f"{'them' if len(runs) > 1 else 'it'} first.")

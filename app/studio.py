@@ -14,7 +14,6 @@ from typing import Any
 
 from app import batches, input_view, inputs, key_frames, storage
 from app.checked import checked_id, checked_key
-from app.dataset_runs import unfinished
 from app.datasets import Datasets
 from app.errors import NotAllowed, NotFound
 from app.history.leases import Limits
@@ -80,7 +79,7 @@ class Studio:
         """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
         self.published = PublicGallery(self)
         """Clips that others may look at, `sprocket history publish`."""
-        self.datasets = Datasets(settings, self.spec, self.refining.describer, lambda dataset: unfinished(self.training, dataset))
+        self.datasets = Datasets(settings, self.spec, self.refining.describer, self.training)
         """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:
