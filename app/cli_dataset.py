@@ -20,6 +20,7 @@ from app.cli_common import DataDir, Json, opened, print_list, say
 from app.datasets import Import, checked_source
 from app.studio import LOCAL, Studio
 from engine.errors import InvalidRequest
+from engine.hardware import detect
 from training.data import edits
 from training.data.buckets import Rules
 from training.data.checks import Report
@@ -146,23 +147,28 @@ def _replaced(studio: Studio, found: Dataset, find: str, by: str) -> tuple[Datas
 
 
 def _described(studio: Studio, found: Dataset, clip: str | None, prompt: str | None) -> tuple[Dataset, int]:
-    wanted = [clip] if clip else [each.id for each in found.used if not each.caption]
-    after, failed = studio.datasets.describe(found.id, studio.datasets.describer(), owner=LOCAL, clips=wanted, prompt=prompt,
-                                             told=_progress("clips described"))
+    after, failed = studio.datasets.describe(found.id, studio.datasets.describer(), owner=LOCAL, clips=[clip] if clip else None,
+                                             prompt=prompt, told=_progress("clips described"))
     for clip_id, reason in failed:
         say(f"{clip_id}: {reason}")
-    return after, len(wanted) - len(failed)
+    before = {each.id: (each.caption, each.said_by) for each in found.clips}
+    return after, sum(before.get(each.id) != (each.caption, each.said_by) for each in after.clips)
 
 
 @dataset_app.command("cache")
 def dataset_cache(dataset: Named, model: Model = "pocket", shapes: Shapes = "native", frames: Frames = None, height: Height = None,
-                  width: Width = None, fps: Fps = None, device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-                  dtype: Annotated[str, typer.Option(help="fp32 or bf16: arithmetic of the encoders.")] = "fp32",
+                  width: Width = None, fps: Fps = None,
+                  device: Annotated[str | None, typer.Option(help="cpu or cuda; the one a run here would use.")] = None,
+                  dtype: Annotated[str | None, typer.Option(help="fp32 or bf16, arithmetic of the encoders; a run's here.")] = None,
                   data_dir: DataDir = None, as_json: Json = False) -> None:
     """Encode clips and captions for a model now; training would do it first. What is there already is kept."""
     for field, value, known in (("device", device, ("cpu", "cuda")), ("dtype", dtype, ("fp32", "bf16"))):
-        if value not in known:
+        if value is not None and value not in known:
             raise InvalidRequest(field, f"is {value[:20]!r}. Use one of {', '.join(known)}.", suggestion=known[0])
+    from training.lora.base import usual_precision  # torch, which encoding loads anyway
+
+    machine = detect(device)
+    device, dtype = device or machine.device, dtype or usual_precision(machine)  # else a run would find nothing here that it can use
     with opened(data_dir) as studio:
         found = studio.datasets.find(dataset, owner=LOCAL)
         told = {"captions": _progress("captions encoded"), "clips": _progress("clips encoded")}
@@ -177,7 +183,7 @@ def dataset_cache(dataset: Named, model: Model = "pocket", shapes: Shapes = "nat
                           "left": [{"origin": origin, "reason": reason} for origin, reason in cached.left]}))
         return
     print(f"{len(cached.train)} clips to train on, {len(cached.held_out)} held out; {built.clips} clips and {built.texts} captions encoded "
-          f"now. Set {cached.digest[:12]}.")
+          f"now, in {dtype}. Set {cached.digest[:12]}.")
 
 
 @dataset_app.command("delete")

@@ -19,22 +19,37 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.dataset_runs import unfinished
 from app.dataset_work import DatasetWork
 from app.errors import NotAllowed, NotFound
 from app.lock import FileLock
 from app.settings import Settings
-from engine.errors import InvalidRequest, SprocketError
+from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.spec import ModelSpec
 from engine.video.publish import storage_errors, write_atomic
 from training.data import archive, edits, hub
 from training.data.buckets import Rules, rules_of
 from training.data.checks import Report, check
 from training.data.files import source_path
-from training.data.records import CLIP_ID, DATASET_ID, Clip, Dataset, DatasetDamaged, Rejection, checked_name, read_json, unique, write_json
+from training.data.records import (
+    CLIP_ID,
+    DATASET_ID,
+    MAX_NAME_CHARS,
+    Clip,
+    Dataset,
+    DatasetDamaged,
+    Rejection,
+    checked_name,
+    one_line,
+    read_json,
+    unique,
+    write_json,
+)
 from training.data.shelf import MANIFEST
 from training.data.sources import Listing, Wish, list_source
 
 if TYPE_CHECKING:
+    from app.training import Trainings
     from training.data.cache import Built, Progress
     from training.data.describe import Describer
     from training.data.taking import Taken
@@ -61,9 +76,10 @@ class Import:
 class Datasets:
     """The shelf of datasets of one studio."""
 
-    def __init__(self, settings: Settings, spec: Callable[[str], ModelSpec], see: Callable[[], Describer | None] = lambda: None) -> None:
-        """`see`: the model that describes clips, None where none is set up."""
-        self._settings, self._spec, self._see = settings, spec, see
+    def __init__(self, settings: Settings, spec: Callable[[str], ModelSpec], see: Callable[[], Describer | None] = lambda: None,
+                 trainings: Trainings | None = None) -> None:
+        """`see`: the model that describes clips, None where none is set up. `trainings`: the studio's runs, which may need a set."""
+        self._settings, self._spec, self._see, self._trainings = settings, spec, see, trainings
         self._guard = threading.Lock()
         self._read: dict[Path, tuple[int, Dataset]] = {}
         self._reports: dict[tuple[Any, ...], Report] = {}
@@ -211,9 +227,8 @@ class Datasets:
         return f"{work}|{[(each.id, each.changed_at) for each in self.list(owner=owner)]}"
 
     def start(self, wanted: Import, *, owner: str) -> None:
-        """`add` without waiting for it; `work.list` says how far it is. Raises InvalidRequest (name), NotAllowed."""
-        name = checked_name(wanted.name or _name_of(wanted))
-
+        """`add` without waiting for it; `work.list` says how far it is. Raises InvalidRequest (name), NotAllowed; `wanted.files` are gone
+        then, as nobody can ask for them again."""
         def work(told: Told, stopped: Callable[[], bool]) -> str:
             try:
                 return self.add(replace(wanted, name=name), owner=owner, told=told, stopped=stopped).id
@@ -221,7 +236,15 @@ class Datasets:
                 if wanted.files is not None:
                     shutil.rmtree(wanted.files, ignore_errors=True)
 
-        self.work.start(owner, name, "Importing", work)
+        try:
+            name = checked_name(wanted.name or _name_of(wanted))
+            self.work.start(owner, name, "Importing", work)
+        except BaseException as error:
+            if wanted.files is not None:
+                shutil.rmtree(wanted.files, ignore_errors=True)
+                if isinstance(error, NotAllowed):
+                    raise NotAllowed(f"{error} Then choose the files again.") from error
+            raise
 
     def start_example(self, *, owner: str) -> None:
         """`example` without waiting for it."""
@@ -253,8 +276,12 @@ class Datasets:
             shutil.rmtree(folder, ignore_errors=True)
 
     def delete(self, dataset_id: str, *, owner: str) -> Dataset:
-        """Removes the set, its posters and its cache; files of the user stay. Raises NotFound."""
+        """Removes the set, its posters and its cache; files of the user stay. Raises NotFound, NotAllowed while a run needs it."""
         dataset = self.get(dataset_id, owner=owner)
+        if runs := unfinished(self._trainings, dataset) if self._trainings else ():
+            raise NotAllowed(f"{dataset.name!r} is needed by {len(runs)} training run{'s' if len(runs) > 1 else ''} not yet done: "
+                             f"{', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}. Stop or delete "
+                             f"{'them' if len(runs) > 1 else 'it'} first.")
         gone = self.root / f".{dataset.id}.{secrets.token_hex(4)}.gone"
         self.folder(dataset.id).rename(gone)  # gone at once, also where deleting takes a while or is cut short
         shutil.rmtree(gone, ignore_errors=True)
@@ -293,7 +320,11 @@ class Datasets:
     def describe(self, dataset_id: str, describer: Describer, *, owner: str, clips: Iterable[str] | None = None, prompt: str | None = None,
                  told: Told = lambda done, of: None,
                  stopped: Callable[[], bool] = lambda: False) -> tuple[Dataset, tuple[tuple[str, str], ...]]:
-        """Captions by a model that sees: of the named clips, else of all without one. Returns also (clip id, why) where it failed."""
+        """Captions by a model that sees: of the named clips, else of all without one. Returns also (clip id, why) where it failed.
+
+        A model takes its time, and people go on: where all without a caption were meant, one that has got a caption meanwhile keeps it,
+        and one that is gone, split perhaps, is passed over. Raises NotFound, StorageBlocked.
+        """
         from training.data.describe import description
 
         dataset = self.get(dataset_id, owner=owner)
@@ -303,12 +334,16 @@ class Datasets:
             if stopped():
                 break
             told(done, len(wanted))
+            dataset = self.get(dataset_id, owner=owner)
+            if clips is None and not _lacks(dataset, clip.id):
+                continue
             try:
                 words = description(describer, clip, source_path(clip, self.folder(dataset_id)), prompt)
+                dataset = self.change(dataset_id, _said(clip.id, words, describer.name, missing=clips is None), owner=owner)
+            except (StorageBlocked, NotFound):  # nothing more can be kept
+                raise
             except SprocketError as error:
                 failed.append((clip.id, str(error)))
-                continue
-            dataset = self.change(dataset_id, _said(clip.id, words, describer.name), owner=owner)
         told(len(wanted), len(wanted))
         return dataset, tuple(failed)
 
@@ -324,8 +359,14 @@ class Datasets:
                      stopped=stopped)
 
 
-def _said(clip_id: str, words: str, by: str) -> Callable[[Dataset], Dataset]:
-    return lambda now: edits.with_caption(now, clip_id, words, by)
+def _said(clip_id: str, words: str, by: str, *, missing: bool) -> Callable[[Dataset], Dataset]:
+    """`missing`: only where there is no caption by now."""
+    return lambda now: edits.with_caption(now, clip_id, words, by) if not missing or _lacks(now, clip_id) else now
+
+
+def _lacks(dataset: Dataset, clip_id: str) -> bool:
+    """Whether the clip is there and has no caption."""
+    return any(clip.id == clip_id and not clip.caption for clip in dataset.clips)
 
 
 def _made(taken: list[Taken], rejections: tuple[Rejection, ...], *, owner: str, name: str, source: str, listing: Listing) -> Dataset:
@@ -343,7 +384,9 @@ def _sweep(root: Path) -> None:
 
 
 def _name_of(wanted: Import) -> str:
-    return Path(wanted.source).stem if "/" in wanted.source or "\\" in wanted.source else wanted.source[:40] or "dataset"
+    """Cut to what a name may have: whoever gave none shall not be refused for the source's."""
+    name = Path(wanted.source).stem if "/" in wanted.source or "\\" in wanted.source else wanted.source
+    return one_line(name)[:MAX_NAME_CHARS] or "dataset"
 
 
 def _inner(folder: Path) -> Path:

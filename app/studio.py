@@ -79,7 +79,7 @@ class Studio:
         """Prompt refinement: `refine`, `start` and `look`, `sprocket refine`."""
         self.published = PublicGallery(self)
         """Clips that others may look at, `sprocket history publish`."""
-        self.datasets = Datasets(settings, self.spec, self.refining.describer)
+        self.datasets = Datasets(settings, self.spec, self.refining.describer, self.training)
         """Sets of clips to train on: the Train page, `sprocket dataset`."""
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.hardware import Hardware
 from engine.models.catalogue import local_folders
 from engine.spec import ModelSpec
-from training.data.shelf import find_dataset
+from training.data.shelf import DATASET_FACT, find_dataset
 from training.lora.config import POCKET_WORLD, TrainConfig, from_mapping, may_change
 from training.lora.forecast import Choice, choose_memory, step_seconds
 from training.lora.lock import run_lock
@@ -116,10 +116,11 @@ class Trainings:
         """A new run and the job that works on it. Raises as `forecast`, and for a dataset that is not here."""
         config = values if isinstance(values, TrainConfig) else from_mapping(values)
         self.forecast(config)
+        facts = {OWNER_FACT: owner}
         if config.dataset != POCKET_WORLD:
-            find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)
+            facts[DATASET_FACT] = find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)[0].id
         run_id = new_id(time.time())
-        RunDir(self.folder / run_id).create(config, {OWNER_FACT: owner})
+        RunDir(self.folder / run_id).create(config, facts)
         try:
             self._queue(run_id, config, owner, project_id)
         except SprocketError:

@@ -23,7 +23,8 @@ from app.ui.uploads import folder_of, uploaded
 from engine.errors import InvalidRequest, SprocketError
 from training.data import edits
 from training.data.buckets import SHAPES
-from training.data.records import Dataset, one_line
+from training.data.files import MAX_NAME_BYTES
+from training.data.records import MAX_NAME_CHARS, Dataset, one_line
 from training.data.sources import Wish
 
 if TYPE_CHECKING:
@@ -123,14 +124,16 @@ def _gathered(click: Click) -> tuple[Path, str]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     first = safe_name(files[0].get("name"))
-    return folder, Path(first).stem if len(files) == 1 else f"{len(files)} files"
+    return folder, Path(first).stem[:MAX_NAME_CHARS].strip() if len(files) == 1 else f"{len(files)} files"
 
 
 def safe_name(text: object) -> str:
     """The last part of a file's name as a browser says it, without anything a file system minds."""
     name = one_line(PurePosixPath(str(text).replace("\\", "/")).name)[-MAX_FILE_NAME:]
     kept = "".join(char if char.isalnum() or char in " ._-()[]" else "_" for char in name).strip(" .")
-    return kept or "file"
+    while len(kept.encode()) > MAX_NAME_BYTES:  # 120 Chinese characters are 360 bytes
+        kept = kept[1:]
+    return kept.strip(" .") or "file"
 
 
 def dataset_untaken(click: Click) -> Changes:

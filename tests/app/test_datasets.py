@@ -17,7 +17,7 @@ import pytest
 
 from app.dataset_work import DatasetWork
 from app.datasets import Datasets, Import
-from app.errors import NotAllowed, NotFound
+from app.errors import DataDirBusy, NotAllowed, NotFound
 from app.settings import Settings
 from app.studio import open_studio
 from engine.digest import file_sha256
@@ -27,6 +27,7 @@ from engine.spec import read_spec
 from tests.app.test_cli import Run
 from tests.app.test_cli import run as run  # noqa: PLC0414  (the fixture)
 from tests.chat_server import chatting, saying
+from tests.engine.tiny import CPU
 from training.data import edits, example, hub
 from training.data.describe import ByFiles, default_prompt, trimmed
 from training.data.records import DatasetDamaged
@@ -180,6 +181,47 @@ def test_a_model_that_sees_writes_the_captions_that_are_missing(shelf: Datasets,
     assert after.clip(first).said_by == "file" and trimmed("") == ""
 
 
+def test_describing_leaves_alone_what_people_did_meanwhile(shelf: Datasets, clips: Path) -> None:
+    made = shelf.add(Import(str(clips), "seen"), owner="local")
+    first, second = (clip.id for clip in made.clips)
+    for each in (first, second):
+        shelf.change(made.id, lambda now, each=each: edits.with_caption(now, each, ""), owner="local")  # type: ignore[misc]
+    doings: list[Any] = [lambda now: edits.with_caption(now, first, "by hand"),
+                         lambda now: replace(now, clips=now.clips[:1])]  # as a split does, with another clip in its place
+
+    def ask(files: tuple[bytes, ...], prompt: str) -> str:
+        shelf.change(made.id, doings.pop(0), owner="local")
+        return "A cyan crescent."
+
+    after, failed = shelf.describe(made.id, ByFiles("eyes", ask), owner="local")
+    assert failed == () and [(clip.caption, clip.said_by) for clip in after.clips] == [("by hand", "hand")] and not doings
+    assert shelf.get(made.id, owner="local") == after
+    named, failed = shelf.describe(made.id, ByFiles("eyes", lambda files, prompt: "Anew."), owner="local", clips=[first])
+    assert failed == () and named.clips[0].caption == "Anew."  # who names a clip means it
+
+
+def test_one_clip_that_is_refused_does_not_end_describing(shelf: Datasets, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = shelf.add(Import(str(clips), "seen"), owner="local")
+    first, second = (clip.id for clip in made.clips)
+    change, refused = shelf.change, [DataDirBusy("Another Sprocket works on it.")]
+
+    def once_refused(*args: Any, **kwargs: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return change(*args, **kwargs)
+
+    monkeypatch.setattr(shelf, "change", once_refused)
+    after, failed = shelf.describe(made.id, ByFiles("eyes", lambda files, prompt: "Anew."), owner="local", clips=[first, second])
+    assert failed == ((first, "Another Sprocket works on it."),) and after.clip(second).caption == "Anew."
+
+
+def test_a_name_that_is_too_long_is_cut_where_nobody_gave_it(shelf: Datasets, clips: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips, tmp_path / ("long " * 20))
+    assert shelf.add(Import(str(tmp_path / ("long " * 20))), owner="local").name == ("long " * 16).strip()
+    with pytest.raises(InvalidRequest, match="must have 1 to 80 characters, not 81"):
+        shelf.add(Import(str(clips), "x" * 81), owner="local")
+
+
 def test_the_refiners_server_describes_clips(own_data_dir: Path, clips: Path) -> None:
     with chatting(saying("A cyan crescent rises slowly in a plain grey studio.")) as server:
         settings = Settings(data_dir=own_data_dir, engine="tests.fakes:FakeEngine", min_free_bytes=0, refiner_url=server.url,
@@ -228,3 +270,18 @@ def test_the_commands(run: Run, clips: Path, tmp_path: Path) -> None:
         assert code in (1, 2) and json.loads(out)["error"]["message"], wrong
     assert run.json("dataset", "delete", "both") == {"deleted": made["id"]}
     assert replace(Import("x"), name="y").name == "y"
+
+
+def test_the_cache_is_made_in_what_a_run_here_computes_in(run: Run, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run.json("dataset", "import", str(clips), "--name", "both")
+    asked: list[tuple[str, str]] = []
+
+    def encode(self: Datasets, dataset: Any, model: str, *, device: str, dtype: str, **more: Any) -> None:
+        asked.append((device, dtype))
+        raise InvalidRequest("dataset", "is not encoded here.")
+
+    monkeypatch.setattr(Datasets, "encode", encode)
+    for bf16, given in ((True, ()), (False, ()), (True, ("--dtype", "fp32")), (False, ("--device", "cuda", "--dtype", "bf16"))):
+        monkeypatch.setattr("app.cli_dataset.detect", lambda kind=None, bf16=bf16: replace(CPU, device=kind or "cuda:1", bf16=bf16))
+        assert run("dataset", "cache", made["id"], *given)[0] in (1, 2)
+    assert asked == [("cuda:1", "bf16"), ("cuda:1", "fp32"), ("cuda:1", "fp32"), ("cuda", "bf16")]

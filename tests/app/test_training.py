@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.datasets import Import
 from app.errors import NotAllowed, NotFound
 from app.settings import Settings
 from app.sharing.owned import OwnedStudio
@@ -21,6 +22,7 @@ from app.ui.html.train import chosen_of, new_html, run_html, runs_html
 from app.ui.html.train_use import Comparison, use_html
 from engine.errors import InvalidRequest
 from tests.training.lora_tools import base_of, random_set
+from training.data import edits, example
 from training.lora.config import POCKET_WORLD
 from training.lora.opening import SAMPLES, save_set
 
@@ -142,6 +144,24 @@ def test_what_cannot_be_trained_is_refused_before_a_run_exists(studio: Studio) -
     assert studio.training.cards(owner=LOCAL) == () and studio.jobs(owner=LOCAL) == ()
     with pytest.raises(NotFound):
         studio.training.card("../../etc", owner=LOCAL)
+
+
+def test_a_set_that_a_run_needs_cannot_be_deleted(studio: Studio, base: Path, tmp_path: Path) -> None:
+    example.write(tmp_path / "clips", clips=2)
+    made = studio.datasets.add(Import(str(tmp_path / "clips"), "crescents"), owner=LOCAL)
+    by_name, by_id = (studio.training.start(ASKED | {"model": str(base), "dataset": said}, owner=LOCAL) for said in ("crescents", made.id))
+    assert by_name.facts["dataset"] == by_id.facts["dataset"] == made.id
+    studio.training.start(ASKED | {"model": str(base)}, owner=LOCAL)  # of the pocket world
+    studio.datasets.change(made.id, lambda now: edits.with_name(now, POCKET_WORLD), owner=LOCAL)
+    studio.training.ask(by_name.id, "pause", owner=LOCAL)
+    with pytest.raises(NotAllowed, match=r"needed by 2 training runs not yet done: .* Stop or delete them first") as refused:
+        studio.datasets.delete(made.id, owner=LOCAL)
+    assert f"'made' ({by_name.id}, paused)" in str(refused.value) and f"'made' ({by_id.id}, waiting)" in str(refused.value)
+    studio.training.ask(by_name.id, "stop", owner=LOCAL)
+    with pytest.raises(NotAllowed, match="needed by 1 training run not yet done"):
+        studio.datasets.delete(made.id, owner=LOCAL)
+    studio.training.ask(by_id.id, "stop", owner=LOCAL)
+    assert studio.datasets.delete(made.id, owner=LOCAL).id == made.id and studio.datasets.list(owner=LOCAL) == ()
 
 
 def test_the_form_and_the_lists_say_what_people_typed_as_text(studio: Studio, base: Path) -> None:

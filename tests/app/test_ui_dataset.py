@@ -114,6 +114,38 @@ def test_files_from_a_browser_become_a_set(studio: SimpleNamespace, template: tu
         assert 'role="alert"' in click(studio, "dataset_take", files=wrong)
 
 
+def uploads(studio: SimpleNamespace, *names: str) -> list[dict[str, str]]:
+    """Files that have come in, as the page names them."""
+    clip = studio.datasets.video(studio.set, now(studio).clips[0].id, owner="local")[0]
+    tokens = [os.urandom(16).hex() for _ in names]
+    for token in tokens:
+        shutil.copy(clip, studio.settings.data_dir / "incoming" / token)
+    return [{"upload": token, "name": name} for token, name in zip(tokens, names, strict=True)]
+
+
+def test_a_long_file_name_is_no_reason_to_refuse_it(studio: SimpleNamespace) -> None:
+    assert len(safe_name("狐" * 120 + ".mp4").encode()) <= 255 and safe_name("狐" * 120 + ".mp4").endswith("狐.mp4")
+    assert "Importing" in click(studio, "dataset_take", files=uploads(studio, "x" * 100 + ".mp4"))
+    end = time.monotonic() + 60
+    while studio.datasets.work.list(owner="local") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert {each.name for each in studio.datasets.list(owner="local")} > {"x" * 80}
+
+
+def test_files_that_are_not_taken_in_leave_nothing_behind(studio: SimpleNamespace) -> None:
+    def wait_for_stop(told: Any, stopped: Any) -> str:
+        while not stopped():
+            time.sleep(0.02)
+        return ""
+
+    for name in ("a", "b"):
+        studio.datasets.work.start("local", name, "Importing", wait_for_stop)
+    page = click(studio, "dataset_take", files=uploads(studio, "one.mp4", "two.mp4"))
+    studio.datasets.close()
+    assert "being worked on already" in page and "Then choose the files again" in page
+    assert not list((studio.settings.data_dir / "incoming").iterdir())
+
+
 def test_folders_of_the_server_are_named_on_the_machine_only(studio: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'data-act="dataset_import"' in train_html(studio, Address(view="train"))
     studio.settings = studio.settings.model_copy(update={"host": "0.0.0.0"})

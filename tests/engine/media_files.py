@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def numbers(frames: Iterable[np.ndarray]) -> list[int]:
     return [round(float(frame.mean()) / 10) for frame in frames]
 
 
-def write_video(path: Path, pictures: Iterable[np.ndarray], *, fps: int = 30, codec: str = "libx264", pixel_format: str = "yuv420p",
-                matrix: int = 5, full: bool = False, tagged: bool = True, times: list[float] | None = None,
+def write_video(path: Path, pictures: Iterable[np.ndarray], *, fps: int | Fraction = 30, codec: str = "libx264",
+                pixel_format: str = "yuv420p", matrix: int = 5, full: bool = False, tagged: bool = True, times: list[float] | None = None,
                 prepare: Callable[[Any], None] = lambda stream: None, **opening: Any) -> Path:
     """`matrix`: libswscale's (1 is BT.709, 5 BT.601). `times`: seconds of each picture. `prepare` may change the stream."""
     with av.open(str(path), "w", **opening) as container:
@@ -55,8 +56,6 @@ def write_video(path: Path, pictures: Iterable[np.ndarray], *, fps: int = 30, co
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame = frame.reformat(format=pixel_format, dst_colorspace=matrix, dst_color_range=2 if full else 1)
             if times is not None:
-                from fractions import Fraction
-
                 frame.time_base, frame.pts = Fraction(1, 1000), round(times[number] * 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ import torch
 from engine.errors import Cancelled, InvalidRequest
 from engine.models.cogvideox import CogVideoX
 from engine.spec import ModelSpec, read_spec
-from tests.engine.media_files import counting, write_video
+from tests.engine.media_files import counting, numbers, write_video
 from tests.engine.tiny import save_tiny
 from training.data import edits
-from training.data.buckets import Bucket, Rules, rules_of
-from training.data.cache import build, latents_file, open_set, text_file
+from training.data.buckets import Bucket, Rules, place, rules_of
+from training.data.cache import build, latents_file, mend, open_set, text_file
 from training.data.checks import check
 from training.data.encode import LoadedEncoders
 from training.data.frames import clip_frames
@@ -123,6 +124,37 @@ def test_a_flipped_byte_is_encoded_again_and_said(four: Dataset, tmp_path: Path,
         open_set(tmp_path, before.digest)
 
 
+def test_a_set_is_mended_as_it_was_whatever_was_edited_since(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    before = build(four, tmp_path, spec, rules).cached
+    paths = [latents_file(before.folder, before.entries[2].latents_key), text_file(before.folder, before.entries[0].text_key),
+             text_file(before.folder, before.empty_key)]
+    whole = [path.read_bytes() for path in paths]
+    edited = edits.with_caption(four, four.clips[0].id, "clip z")
+    assert mend(before, edited, spec, rules) == ()
+    paths[0].write_bytes(whole[0][:-1] + bytes([whole[0][-1] ^ 1]))
+    paths[1].write_bytes(whole[1][:100])
+    paths[2].unlink()
+    said = mend(before, edited, spec, rules)
+    assert len(said) == 3 and "'clip a'" in said[1] and "2.mp4" in said[2] and [path.read_bytes() for path in paths] == whole
+    paths[0].unlink()
+    for now, says in ((edits.with_reading(four, fit="pad"), "does not give them again"),
+                      (replace(four, clips=four.clips[:2]), "no longer there")):
+        with pytest.raises(Damaged, match=says):
+            mend(before, now, spec, rules)
+    (tmp_path / "2.mp4").unlink()
+    with pytest.raises(Damaged, match=r"latents of 2\.mp4 .* is not where it was .* begin a new one"):
+        mend(before, four, spec, rules)
+
+
+def test_a_set_that_was_deleted_under_a_run_is_named(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:
+    shutil.copytree(tmp_path, tmp_path / four.id, ignore=shutil.ignore_patterns(four.id))
+    entry = build(four, tmp_path / four.id, spec, rules).cached
+    shutil.rmtree(tmp_path / four.id)
+    for read in (entry.entries[0].latents, entry.entries[0].first_frame, entry.entries[0].picture, entry.entries[0].text, entry.empty_text):
+        with pytest.raises(Damaged, match=f"the dataset {four.id} cannot be read .* begin a new run"):
+            read()
+
+
 def test_every_single_flip_in_a_file_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -165,6 +197,63 @@ def test_pieces_of_a_long_clip_hold_what_is_shown_there(tmp_path: Path, spec: Mo
     model.close()
     first = build(replace(one, long="first"), tmp_path, spec, rules)
     assert [entry.key for entry in first.cached.entries] == [cached.entries[0].key] and first.clips == 0
+
+
+class Noted:
+    """Encoders that keep what they were shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[np.ndarray] = []
+
+    def text(self, words: str) -> torch.Tensor:
+        return torch.zeros(1)
+
+    def moments(self, frames: np.ndarray) -> torch.Tensor:
+        self.shown.append(frames)
+        return torch.zeros(8, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("rate", "fps", "length", "counts"), [
+    (12, 8.0, 25, (56, 71)), (12, 16.0, 25, (28, 33)), (15, 8.0, 25, (70, 83)), (15, 16.0, 25, (35, 49)),
+    (Fraction(24000, 1001), 8.0, 25, (113, 150)), (Fraction(24000, 1001), 16.0, 25, (56, 71)), (24, 8.0, 25, (113, 150)),
+    (24, 16.0, 25, (56, 71)), (24, 16.0, 81, (182,)), (25, 8.0, 25, (129, 154)), (25, 16.0, 25, (77, 102)), (30, 8.0, 25, (141, 188)),
+    (30, 16.0, 25, (70, 83)),
+])
+def test_every_piece_has_the_frames_that_were_planned(tmp_path: Path, spec: ModelSpec, rate: Fraction, fps: float, length: int,
+                                                      counts: tuple[int, ...]) -> None:
+    longest = Rules((length, 17, 9), ((64, 96),), fps)
+    for count in counts:
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        pictures = [np.full((64, 96, 3), 250 * number // count, np.uint8) for number in range(count)]
+        write_video(folder / "long.mp4", pictures, fps=rate)
+        answer = take(Found(folder / "long.mp4", "a ramp", "long.mp4"), folder)
+        assert isinstance(answer, Taken)
+        one = Dataset(id="0" * 12, owner="local", name="one", source="", layout="", created_at=0.0, changed_at=0.0, clips=(answer.clip,),
+                      held_out=0)
+        planned, noted = place(one, longest)[0], Noted()
+        cached = build(one, folder, spec, longest, encoders=noted).cached
+        assert len(planned) > 1 and [entry.bucket.frames for entry in cached.entries] == [length] * len(planned)
+        whole = clip_frames(answer.clip, folder / "long.mp4", frames=999, width=96, height=64, fps=fps, fit="crop", span=(0.0, None))
+        for each, frames in zip(planned, noted.shown[::2], strict=True):
+            assert np.array_equal(frames, whole[each.start:each.start + length]), (count, each.start)  # what is shown there, by time
+
+
+def test_the_last_piece_of_a_clip_that_says_too_much_begins_a_frame_earlier(tmp_path: Path, spec: ModelSpec) -> None:
+    rules = Rules((25, 17, 9), ((64, 96),), 8.0)
+    write_video(tmp_path / "long.mp4", counting(25, 96, 64) * 2, fps=8)
+    answer = take(Found(tmp_path / "long.mp4", "a ramp", "long.mp4"), tmp_path)
+    assert isinstance(answer, Taken)
+    promised = replace(answer.clip, seconds=answer.clip.seconds + 1 / 8)  # 51 frames, and there are 50
+    one = Dataset(id="0" * 12, owner="local", name="one", source="", layout="", created_at=0.0, changed_at=0.0, clips=(promised,),
+                  held_out=0)
+    noted = Noted()
+    cached = build(one, tmp_path, spec, rules, encoders=noted).cached
+    assert [each.start for each in place(one, rules)[0]] == [0, 26] and [entry.bucket.frames for entry in cached.entries] == [25, 25]
+    assert numbers(noted.shown[2]) == list(range(25))  # from 25 to 49, the last there is
+    assert build(one, tmp_path, spec, rules, encoders=noted).clips == 0  # it is remembered
+    latents_file(cached.folder, cached.entries[1].latents_key).unlink()
+    assert len(mend(cached, one, spec, rules, encoders=noted)) == 1 and cached.damaged() == ()
 
 
 def test_nothing_to_train_on_and_a_wish_to_stop(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:

@@ -78,6 +78,26 @@ def test_tsv_jsonl_json_and_a_root_elsewhere(tmp_path: Path) -> None:
     assert pairs(list_source(tmp_path / "whole.json", Wish()), tmp_path) == [("x.mp4", "first")]
 
 
+def test_a_comma_outside_quotes_is_told_and_cuts_no_caption(tmp_path: Path) -> None:
+    write(tmp_path, {"set.csv": 'file_name,text\na.mp4,A fox runs, then stops\nb.mp4,"A fox runs, then stops"\nc.mp4,one,,\nd.mp4\n',
+                     "set.tsv": "file_name\ttext\na.mp4\tone\ttwo\n"})
+    listing = list_source(tmp_path / "set.csv", Wish())
+    assert pairs(listing, tmp_path) == [("b.mp4", "A fox runs, then stops"), ("c.mp4", "one"), ("d.mp4", "")]
+    assert refused(listing) == ("line 2 of set.csv: has 3 fields, the header 2: put the caption in quotes, as a comma outside them ends a "
+                                "field.")
+    assert "has 3 fields, the header 2: put the caption in quotes, as a tab" in refused(list_source(tmp_path / "set.tsv", Wish()))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_jsonl_lines_end_at_ends_of_lines_only(tmp_path: Path, end: str) -> None:
+    rows = [json.dumps({"file_name": "1.mp4", "text": "one\u2028two\u0085three"}, ensure_ascii=False), "",
+            '{"file_name": "2.mp4", "text": "no\x0bJSON"}', '{"file_name": "3.mp4", "text": "last"}', ""]
+    write(tmp_path, {"set.jsonl": end.join(rows)})
+    listing = list_source(tmp_path / "set.jsonl", Wish())
+    assert pairs(listing, tmp_path) == [("1.mp4", "one two three"), ("3.mp4", "last")]
+    assert [each.origin for each in listing.rejections] == ["line 3 of set.jsonl"]  # one line, one refusal
+
+
 def test_videos_beside_texts_labels_and_folders_of_pictures(tmp_path: Path) -> None:
     write(tmp_path, {"a/1.mp4": "", "a/1.txt": "two\nlines\n", "a/2.MOV": "", "a/2.json": '{"caption": "from json"}', "a/3.webm": "",
                      "a/3.txt": b"\xff\xfeh\x00i\x00", "a/4.mkv": "", "a/4.txt": b"\xe9", "a/left.txt": "alone", ".hidden/9.mp4": "",
@@ -134,6 +154,18 @@ def test_a_zip_cannot_leave_its_folder(tmp_path: Path) -> None:
     assert {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()} == {"set.zip", "in/set/1.mp4"}
     assert set(reasons) == {"../out.mp4", "/abs.mp4", "../win.mp4", "C:/w.mp4", "set/run.sh", "link.mp4"} or len(reasons) == 6
     assert "is a link" in reasons["link.mp4"]
+
+
+def test_odd_names_in_a_zip_are_told_and_the_rest_is_unpacked(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "set.zip", {"set/1.mp4": b"first", f"set/{'狐' * 86}.mp4": b"long", f"set/{'狐' * 80}.mp4": b"fits",
+                                         "set/a.txt": b"words", "set/a.txt/b.mp4": b"x"})
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("set/1.mp4", b"second")
+    reasons = {each.origin: each.reason for each in unpack(path, tmp_path / "in")}
+    assert sorted(file.name for file in (tmp_path / "in").rglob("*") if file.is_file()) == ["1.mp4", "a.txt", f"{'狐' * 80}.mp4"]
+    assert (tmp_path / "in" / "set" / "1.mp4").read_bytes() == b"first"
+    assert "more than 255 bytes" in reasons.pop(f"set/{'狐' * 86}.mp4")
+    assert set(reasons) == {"set/1.mp4", "set/a.txt/b.mp4"} and all("twice: the first one is kept" in each for each in reasons.values())
 
 
 def test_bombs_and_damaged_archives_are_refused(tmp_path: Path) -> None:

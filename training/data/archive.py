@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from engine.errors import InvalidRequest
 from engine.video.publish import storage_errors
-from training.data.files import PICTURES
+from training.data.files import MAX_NAME_BYTES, PICTURES
 from training.data.records import Rejection, one_line
 from training.data.sources import VIDEOS
 
@@ -37,9 +37,12 @@ def unpack(path: Path, into: Path) -> tuple[Rejection, ...]:
             for entry in entries:
                 reason = _refusal(entry)
                 if reason is None:
-                    with storage_errors(into):
-                        total += _write(archive, entry, into / PurePosixPath(entry.filename.replace("\\", "/")), MAX_BYTES - total)
-                elif reason:
+                    try:
+                        with storage_errors(into):
+                            total += _write(archive, entry, into / PurePosixPath(entry.filename.replace("\\", "/")), MAX_BYTES - total)
+                    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                        reason = "is in the archive twice: the first one is kept. Give each file a name of its own."
+                if reason:
                     rejections.append(Rejection(one_line(entry.filename)[:120], reason))
             return tuple(rejections)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
@@ -73,6 +76,8 @@ def _refusal(entry: zipfile.ZipInfo) -> str | None:
         return ""
     if not name.isprintable() or len(name) > MAX_NAME:
         return "has a name that cannot be used here. Rename it."
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        return f"has a name of more than {MAX_NAME_BYTES} bytes (Chinese and Japanese characters have three each). Rename it."
     if PurePosixPath(name).suffix.lower() not in USEFUL:
         return "is of a kind that is not used here, and was not unpacked."
     return None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.errors import Cancelled, InvalidRequest
 from engine.spec import ModelSpec, part_fingerprint
 from engine.video.publish import write_atomic
-from training.data.buckets import Bucket, Left, Placed, Rules, bucket_of, too_short
+from training.data.buckets import Bucket, Left, Placed, Rules, bucket_of, place, too_short
 from training.data.checks import BAD, check
 from training.data.files import source_path, unchanged
 from training.data.records import Dataset
@@ -30,8 +30,6 @@ from training.data.store import Damaged, read_tensors, sound, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from engine.media.clip import Span
 
 
 class Encoding(Protocol):
@@ -68,20 +66,20 @@ class Entry:
 
     def latents(self) -> tuple[Tensor, Tensor]:
         """(mean, std) of the posterior, float32 (channels, latent frames, height, width), unscaled: a sample is mean + std * noise,
-        and what the transformer sees is that times `spec.scaling_factor`. Raises `Damaged`, FileNotFoundError."""
-        return posterior(read_tensors(latents_file(self.folder, self.latents_key))["moments"])
+        and what the transformer sees is that times `spec.scaling_factor`. Raises `Damaged`, as all of these."""
+        return posterior(_read(self.folder, latents_file(self.folder, self.latents_key))["moments"])
 
     def first_frame(self) -> tuple[Tensor, Tensor]:
         """The same of the first frame encoded alone, float32 (channels, 1, height, width): what image to video starts from."""
-        return posterior(read_tensors(latents_file(self.folder, self.latents_key))["first"])
+        return posterior(_read(self.folder, latents_file(self.folder, self.latents_key))["first"])
 
     def picture(self) -> Tensor:
         """The first frame as it was encoded, uint8 (height, width, 3)."""
-        return read_tensors(latents_file(self.folder, self.latents_key))["picture"]
+        return _read(self.folder, latents_file(self.folder, self.latents_key))["picture"]
 
     def text(self) -> Tensor:
         """(max_text_tokens, text_width) in the dtype it was encoded in."""
-        return read_tensors(text_file(self.folder, self.text_key))["text"]
+        return _read(self.folder, text_file(self.folder, self.text_key))["text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ class CachedSet:
 
     def empty_text(self) -> Tensor:
         """(max_text_tokens, text_width): the encoding of "", which a dropped caption becomes, as Create's guidance has it."""
-        return read_tensors(text_file(self.folder, self.empty_key))["text"]
+        return _read(self.folder, text_file(self.folder, self.empty_key))["text"]
 
     def damaged(self) -> tuple[str, ...]:
         """Names of files that are not as they were written, or gone. Reads all of them once."""
@@ -155,6 +153,16 @@ def text_file(cache: Path, key: str) -> Path:
     return cache / "texts" / f"{key}.safetensors"
 
 
+def _read(cache: Path, path: Path) -> dict[str, Tensor]:
+    """Raises `Damaged`, also where the set was deleted under a run."""
+    try:
+        return read_tensors(path)
+    except OSError as error:
+        raise Damaged(f"{path.name[:16]}... in the cache of the dataset {cache.parent.name} cannot be read ({error.strerror}). Where the "
+                      "set is still there, encode it again, or resume the run; where it was deleted, begin a new run with "
+                      "another one.") from error
+
+
 def build(dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, *, device: str = "cpu", dtype: str = "fp32",
           encoders: Encoding | None = None, way: str = "", progress: Progress = lambda what, done, of: None,
           stopped: Callable[[], bool] = lambda: False) -> Built:
@@ -174,10 +182,7 @@ def build(dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, *, devi
         words = report.messages[0][1] if report.messages else "None of its clips can be trained on."
         raise InvalidRequest("dataset", f"{words} `sprocket dataset check` says what is wrong with each.")
     with contextlib.ExitStack() as stack:
-        if encoders is None:
-            from training.data.encode import Encoders  # torch, and all of the engine
-
-            encoders = stack.enter_context(Encoders(spec, dtype=dtype, device=device))
+        encoders = encoders or _loading(stack, spec, dtype, device)
         texts = work.encode_texts(encoders, ["", *(dataset.text(each.clip) for each in usable)])
         placed = work.encode_clips(encoders, usable)
     entries = [_entry(each, key, texts[dataset.text(each.clip)], report.splits[each.clip.id], dataset, work.cache) for each, key in placed]
@@ -200,11 +205,43 @@ def open_set(folder: Path, digest: str) -> CachedSet:
                       "again.") from error
 
 
+def mend(cached: CachedSet, dataset: Dataset, spec: ModelSpec, rules: Rules, *, device: str = "cpu", dtype: str = "fp32",
+         encoders: Encoding | None = None, way: str = "") -> tuple[str, ...]:
+    """Encodes again what of a set is damaged on the disk or gone, exactly as it was; in words, what that is. Parameters as for `build`.
+
+    `dataset` may have been edited since the set was built. Raises `Damaged` for what it does not give any more, `StorageBlocked`.
+    """
+    broken = set(cached.damaged())
+    if not broken:
+        return ()
+    work = _Work(dataset, cached.folder.parent, spec, rules, ", ".join(filter(None, (dtype, way))))
+    keys = {"": cached.empty_key} | {entry.caption: entry.text_key for entry in cached.entries}
+    texts = [text for text, key in keys.items() if text_file(cached.folder, key).name in broken]
+    entries = [entry for entry in cached.entries if latents_file(cached.folder, entry.latents_key).name in broken]
+    placed = [work.place_of(entry) for entry in entries]
+    if any(work.text_key(text) != keys[text] for text in texts):
+        raise Damaged(f"captions in the cache of {dataset.name!r} are damaged on the disk, and this Sprocket would encode them otherwise. "
+                      "Begin a new run.")
+    with contextlib.ExitStack() as stack:
+        encoders = encoders or _loading(stack, spec, dtype, device)
+        work.encode_texts(encoders, texts)
+        for entry, where in zip(entries, placed, strict=True):
+            work.encode_again(encoders, entry, where)
+    return tuple(f"the encoding of {text[:60]!r} was damaged or gone, and was made again." for text in texts) + tuple(
+        f"the latents of {each.clip.origin} were damaged or gone, and were made again." for each in placed)
+
+
+def _loading(stack: contextlib.ExitStack, spec: ModelSpec, dtype: str, device: str) -> Encoding:
+    from training.data.encode import Encoders  # torch, and all of the engine
+
+    return stack.enter_context(Encoders(spec, dtype=dtype, device=device))
+
+
 class _Work:
     """One build under way."""
 
-    def __init__(self, dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, dtype: str, progress: Progress,
-                 stopped: Callable[[], bool]) -> None:
+    def __init__(self, dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, dtype: str,
+                 progress: Progress = lambda what, done, of: None, stopped: Callable[[], bool] = lambda: False) -> None:
         self.dataset, self.folder, self.spec, self.rules, self.dtype = dataset, folder, spec, rules, dtype
         self.progress, self.stopped = progress, stopped
         self.cache = cache_folder(folder)
@@ -215,7 +252,7 @@ class _Work:
 
     def encode_texts(self, encoders: Encoding, texts: Sequence[str]) -> dict[str, str]:
         """Text -> key."""
-        keys = {text: _key("text", text, self.spec.max_text_tokens, self.encoder_print, self.dtype) for text in texts}
+        keys = {text: self.text_key(text) for text in texts}
         missing = [text for text, key in keys.items() if self._wanted(text_file(self.cache, key), f"the encoding of {text[:60]!r}")]
         for done, text in enumerate(missing):
             self._step("captions", done, len(missing))
@@ -223,6 +260,9 @@ class _Work:
             self.texts += 1
         self.progress("captions", len(missing), len(missing))
         return keys
+
+    def text_key(self, text: str) -> str:
+        return _key("text", text, self.spec.max_text_tokens, self.encoder_print, self.dtype)
 
     def encode_clips(self, encoders: Encoding, placed: Sequence[Placed]) -> list[tuple[Placed, str]]:
         """(where it landed at last, key) of every clip that can be read."""
@@ -240,22 +280,59 @@ class _Work:
 
     def _clip(self, encoders: Encoding, placed: Placed) -> tuple[Placed, str]:
         """Encoded unless it is there. A clip that gives fewer frames than its length promised goes to a shorter bucket."""
-        key = self._latents_key(placed)
-        short = self.cache / "latents" / f"{key}.frames"  # how many there were when it was read
-        if short.is_file() and short.read_text().isdigit():
-            placed = self._shorter(placed, int(short.read_text()))
-            key = self._latents_key(placed)
+        short = self._short_file(self._latents_key(placed))
+        placed, key = self._settled(placed)
         if not self._wanted(latents_file(self.cache, key), f"the latents of {placed.clip.origin}"):
             return placed, key
         frames = self._frames(placed)
         if len(frames) < placed.bucket.frames:
             write_atomic(short, str(len(frames)).encode())
-            placed = self._shorter(placed, len(frames))
-            key, frames = self._latents_key(placed), frames[:placed.bucket.frames]
+            before, placed = placed, self._shorter(placed, len(frames))
+            key = self._latents_key(placed)
+            frames = frames[:placed.bucket.frames] if placed.start == before.start else self._frames(placed)
+        self._write(encoders, key, frames)
+        return placed, key
+
+    def _write(self, encoders: Encoding, key: str, frames: Any) -> None:
         write_tensors(latents_file(self.cache, key), {"moments": encoders.moments(frames), "first": encoders.moments(frames[:1]),
                                                       "picture": _tensor(frames[0])})
         self.clips += 1
-        return placed, key
+
+    def _short_file(self, key: str) -> Path:
+        """How many frames there were when a clip was read that has fewer than it promised."""
+        return self.cache / "latents" / f"{key}.frames"
+
+    def _settled(self, placed: Placed) -> tuple[Placed, str]:
+        """(where it lands, key) by what is known of it."""
+        key = self._latents_key(placed)
+        short = self._short_file(key)
+        if not short.is_file() or not short.read_text().isdigit():
+            return placed, key
+        placed = self._shorter(placed, int(short.read_text()))
+        return placed, self._latents_key(placed)
+
+    def place_of(self, entry: Entry) -> Placed:
+        """The clip, or piece of one, that an entry was made of. Raises `Damaged` where the dataset has no such one any more."""
+        clips = [clip for clip in self.dataset.clips if clip.id == entry.clip]
+        for each in place(self.dataset, self.rules, clips)[0]:
+            with contextlib.suppress(InvalidRequest):
+                placed, key = self._settled(each)
+                if key == entry.latents_key:
+                    return placed
+        origin = clips[0].origin if clips else f"a clip that is no longer there ({entry.caption[:40]!r})"
+        raise Damaged(f"the latents of {origin} in the cache of {self.dataset.name!r} are damaged on the disk, and the set, as it was "
+                      "edited since, does not give them again. Put fit, skipped frames and clips back as they were, or begin a new run.")
+
+    def encode_again(self, encoders: Encoding, entry: Entry, placed: Placed) -> None:
+        """Raises `Damaged` where the clip cannot be read as it was."""
+        try:
+            frames = self._frames(placed)
+            if len(frames) != entry.bucket.frames:
+                raise InvalidRequest("video", f"it gives {len(frames)} frames, and {entry.bucket.frames} are needed.")
+        except InvalidRequest as error:
+            raise Damaged(f"the latents of {placed.clip.origin} in the cache of {self.dataset.name!r} are damaged on the disk and cannot "
+                          f"be made again: {error.message} The run goes on when its file is back; else begin a new one.") from error
+        self._write(encoders, entry.latents_key, frames)
 
     def _frames(self, placed: Placed) -> Any:
         from training.data.frames import clip_frames
@@ -269,25 +346,26 @@ class _Work:
             raise InvalidRequest("video", f"{path.name} is not where it was ({error.strerror}). Put it back, or import the set "
                                           "again.") from error
         return clip_frames(clip, path, frames=bucket.frames, width=bucket.width, height=bucket.height, fps=self.rules.fps,
-                           fit=self.dataset.fit, span=self._span(placed))
+                           fit=self.dataset.fit, span=self.dataset.span(clip), start=placed.start)
 
     def _shorter(self, placed: Placed, frames: int) -> Placed:
+        """Where it lands with so few frames."""
+        if placed.start and frames == placed.bucket.frames - 1:  # the clip is a frame shorter than it says: so its last piece ends there
+            return replace(placed, start=placed.start - 1)
         bucket = bucket_of(frames, placed.clip.width, placed.clip.height, self.rules)
         if bucket is None:
             raise InvalidRequest("video", too_short(frames, frames / self.rules.fps, self.rules, self.dataset))
         return replace(placed, bucket=bucket, frames=frames)
 
-    def _span(self, placed: Placed) -> Span:
-        """The part of the file that a clip, or a piece of one, is read from."""
-        begin, end = self.dataset.span(placed.clip)
-        return (begin + placed.start / self.rules.fps, end)
-
     def _latents_key(self, placed: Placed) -> str:
         clip, bucket = placed.clip, placed.bucket
-        begin, end = self._span(placed)
+        begin, end = self.dataset.span(clip)
         rate = clip.fps if clip.kind == "frames" else 0.0
+        # Pieces are frames of the whole clip's own grid: where one began at a time of its own, the first picture after that time was often
+        # too late, and its last frame missing.
+        piece = ("from frame", placed.start) if placed.start else ()
         return _key("latents", clip.sha256, begin, end, rate, bucket.frames, bucket.height, bucket.width, self.rules.fps,
-                    self.dataset.fit, self.vae_print, self.dtype)
+                    self.dataset.fit, self.vae_print, self.dtype, *piece)
 
     def _wanted(self, path: Path, what: str) -> bool:
         """Whether it must be encoded; says so if it is there and damaged."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from engine.digest import file_sha256
 from training.data.records import Clip
 
+MAX_NAME_BYTES = 255
+"""Of one part of a path, on the file systems of Linux and macOS."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 

@@ -8,6 +8,8 @@ from engine.errors import InvalidRequest
 from training.data.records import DATASET_ID, Dataset, DatasetDamaged, read_json
 
 MANIFEST = "dataset.json"
+DATASET_FACT = "dataset"
+"""Among the facts of a training run: the id of its set, which stays when the set, or another one, is given another name."""
 
 
 def find_dataset(root: Path, text: str, *, owner: str | None = None) -> tuple[Dataset, Path]:

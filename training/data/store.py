@@ -41,7 +41,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of the file. Raises `Damaged` for one that is not exactly what was written, FileNotFoundError."""
+    """All tensors of the file. Raises `Damaged` for one that is not exactly what was written, OSError."""
     from safetensors.torch import load
 
     data = path.read_bytes()
@@ -52,8 +52,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise ValueError("its checksum differs")
         return load(data)
     except Exception as error:  # the library has no narrower class, and any of them says the same
-        raise Damaged(f"{path.name[:16]}... in the cache is damaged ({str(error)[:100]}). Encode the set again: only what is damaged "
-                      "is done anew.") from error
+        raise Damaged(f"{path.name[:16]}... in the cache is damaged ({str(error)[:100]}). Encode the set again, or resume the run: "
+                      "only what is damaged is done anew.") from error
 
 
 def sound(path: Path) -> bool | None:

@@ -91,15 +91,16 @@ def caption_of(value: Any) -> str | None:
     return None
 
 
-def table_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def table_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str] | Unreadable]]]:
     """(columns, [(line number, row by column)]) of a CSV or TSV file; quotes that are doubled around a whole field, as in
-    diffusers' guide, are taken off. Raises InvalidRequest."""
+    diffusers' guide, are taken off. A row of more fields than there are columns is an `Unreadable` in its place. Raises InvalidRequest."""
     try:
         text = decoded(bytes_of(path, MAX_LIST_BYTES), path.name)
     except Unreadable as error:
         raise InvalidRequest("source", str(error)) from error
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text), skipinitialspace=True)
-    rows: list[tuple[int, dict[str, str]]] = []
+    delimiter = _delimiter(path, text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    rows: list[tuple[int, dict[str, str] | Unreadable]] = []
     columns: list[str] = []
     try:
         for row in reader:
@@ -111,13 +112,21 @@ def table_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
                 continue
             if len(rows) >= MAX_ROWS:
                 raise InvalidRequest("source", f"{path.name} has more than {MAX_ROWS:,} rows. Split it into several sets.")
-            values += [""] * (len(columns) - len(values))
-            rows.append((reader.line_num, dict(zip(columns, values, strict=False))))
+            rows.append((reader.line_num, _by_column(columns, values, delimiter)))
     except csv.Error as error:
         raise InvalidRequest("source", f"{path.name} cannot be read near line {reader.line_num} ({error}).") from error
     if not columns:
         raise InvalidRequest("source", f"{path.name} is empty. Its first line must name the columns.")
     return columns, rows
+
+
+def _by_column(columns: list[str], values: list[str], delimiter: str) -> dict[str, str] | Unreadable:
+    """A row of a table. One field too many is a caption cut in two, unless there is nothing in it: spreadsheets end rows so."""
+    if any(values[len(columns):]):
+        mark = {",": "comma", ";": "semicolon", "\t": "tab"}[delimiter]
+        return Unreadable(f"has {len(values)} fields, the header {len(columns)}: put the caption in quotes, as a {mark} outside them ends "
+                          "a field.")
+    return dict(zip(columns, values + [""] * (len(columns) - len(values)), strict=False))
 
 
 def _delimiter(path: Path, text: str) -> str:
@@ -146,7 +155,8 @@ def json_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any] | U
         rows = [(number, each if isinstance(each, dict) else Unreadable(f"entry {number} of {path.name} is not an object."))
                 for number, each in enumerate(whole, 1)]
     else:
-        for number, line in enumerate(text.splitlines(), 1):
+        # not splitlines(): a caption may hold U+2028 and other characters that it takes for ends of lines, and JSON does not
+        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
             if line.strip():
                 rows.append((number, _row(line, number, path.name)))
     if len(rows) > MAX_ROWS:

@@ -21,8 +21,13 @@ from training.lora.config import TrainConfig
 
 
 def precision_of(config: TrainConfig, machine: Hardware) -> str:
-    """Of the arithmetic: bf16 where the device computes it, else fp32, unless one is asked for."""
-    return config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
+    """Of the arithmetic: the machine's usual one, unless one is asked for."""
+    return config.precision if config.precision != "auto" else usual_precision(machine)
+
+
+def usual_precision(machine: Hardware) -> str:
+    """bf16 where the device computes it, else fp32."""
+    return "bf16" if machine.bf16 else "fp32"
 
 
 def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed: str = "") -> CogVideoX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
+from engine.errors import InvalidRequest
 from engine.video.publish import write_atomic
 from training.data.alone import FramesAlone
 from training.data.buckets import rules_of
-from training.data.cache import build, open_set
+from training.data.cache import CachedSet, build, mend, open_set
 from training.data.encode import LoadedEncoders
-from training.data.shelf import find_dataset
+from training.data.records import Dataset
+from training.data.shelf import DATASET_FACT, MANIFEST, find_dataset
+from training.data.store import Damaged
 from training.lora.config import POCKET_WORLD, TrainConfig
 from training.lora.rundir import RunDir
 from training.lora.samples import HeldSample, HeldSet, SampleSet, encode_set, pocket_world
@@ -25,26 +29,65 @@ SAMPLES = "samples.safetensors"
 
 
 def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Callable[[Any], SampleSet]:
-    """What gives the run's set once the base is loaded. `datasets`: the folder of sets by name.
+    """What gives the run's set once the base is loaded. `datasets`: the folder of sets by id.
 
     Raises `InvalidRequest` (dataset) for one that is not there.
     """
     kept = run.folder / SAMPLES
     if config.dataset == POCKET_WORLD or kept.is_file():
         return lambda model: _held(kept, model, config.method)
+    dataset, folder = _dataset_of(run, config, datasets or Path())
     _config, facts, _created = run.read()
-    dataset, folder = find_dataset(datasets or Path(), config.dataset, owner=facts.get("owner"))  # two people may call theirs alike
 
     def encoded(model: Any) -> SampleSet:
-        if facts.get("data"):  # as it was when the run began, whatever was edited since
-            return open_set(folder, facts["data"])
         spec, dtype = model.spec, {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(model.dtype), "fp32")
-        if config.method == "stage-two":
-            alone = FramesAlone(LoadedEncoders(model), rates_of(spec.fps))
-            return build(dataset, folder, spec, rules_of(spec), device=str(model.device), dtype=dtype, encoders=alone, way=alone.way).cached
-        return build(dataset, folder, spec, rules_of(spec), device=str(model.device), dtype=dtype).cached
+        alone = FramesAlone(LoadedEncoders(model), rates_of(spec.fps)) if config.method == "stage-two" else None
+        how: dict[str, Any] = {"device": str(model.device), "dtype": dtype, "encoders": alone, "way": alone.way if alone else ""}
+        begun = _as_begun(run, folder, facts.get("data"))
+        if begun is None:
+            return build(dataset, folder, spec, rules_of(spec), **how).cached
+        for words in mend(begun, dataset, spec, rules_of(spec), **how):
+            _tell(run, words)
+        return begun
 
     return encoded
+
+
+def _dataset_of(run: RunDir, config: TrainConfig, datasets: Path) -> tuple[Dataset, Path]:
+    """The set that the run began with, whatever it and others are called by now: its id is kept in the run's facts."""
+    _config, facts, _created = run.read()
+    known = facts.get(DATASET_FACT)
+    if known is None:
+        found = find_dataset(datasets, config.dataset, owner=facts.get("owner"))  # two people may call theirs alike
+        if _first():
+            run.write(config, facts | {DATASET_FACT: found[0].id})
+        return found
+    if not (datasets / str(known) / MANIFEST).is_file():
+        raise InvalidRequest("dataset", f"{config.dataset[:80]!r} (the set {known}), which this run began with, is not here any more. "
+                                        "Begin a new run with another set; this one can only be stopped or deleted.")
+    return find_dataset(datasets, str(known), owner=facts.get("owner"))
+
+
+def _as_begun(run: RunDir, folder: Path, digest: str | None) -> CachedSet | None:
+    """The encoded set as it was when the run began, whatever was edited since; None for a run that begins. Where the list of it is damaged
+    it is None as well: the set is built anew, and the session compares its digest."""
+    if digest is None:
+        return None
+    try:
+        return open_set(folder, digest)
+    except Damaged as error:
+        _tell(run, f"The list of clips was damaged and is made again: {error}")
+        return None
+
+
+def _first() -> bool:
+    """Of several processes of one run one writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _tell(run: RunDir, words: str) -> None:
+    if _first():
+        run.tell("warning", text=words)
 
 
 def _held(kept: Path, model: Any, method: str) -> HeldSet:
