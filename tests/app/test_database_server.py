@@ -86,7 +86,7 @@ def test_an_address_that_is_none_is_refused_in_words(url: str) -> None:
 
 def test_without_the_driver_it_is_said_what_to_install(own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(InvalidRequest, match=r"sprocket-studio\[cluster\]"):
+    with pytest.raises(InvalidRequest, match=r"pip install 'psycopg\[binary\]'"):
         open_store(Settings(data_dir=own_data_dir, database=URL))
 
 

@@ -92,7 +92,7 @@ def test_settings_and_a_missing_package_are_refused_in_words(settings: Settings,
     with pytest.raises(InvalidRequest, match="must be here or ray"):
         Settings(executor="slurm")
     monkeypatch.setattr("app.queue.supervisor.importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InvalidRequest, match=r"sprocket-studio\[cluster\]"):
+    with pytest.raises(InvalidRequest, match="pip install ray"):
         Supervisor(settings.model_copy(update={"executor": "ray"})).start()
 
 
