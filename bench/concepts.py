@@ -1,7 +1,7 @@
 """Things the pocket never saw, drawn by a generator it never met, and how to tell by classical vision that a clip shows one.
 
     CONCEPTS["shape"]    a crescent (`training.data.example`), in colours the base knows
-    CONCEPTS["colour"]   lime: a ball, a square or a ring of a colour between yellow and green that has no word and no clip in the base
+    CONCEPTS["colour"]   teal: a ball, a square or a ring of a colour between green and cyan that has no word and no clip in the base
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from bench.pocket_vision import find_blob, outline
 from training.data import example
 from training.pocket import world
 
-LIME, LIME_WORD = (168, 236, 24), "lime"
+TEAL, TEAL_WORD = (10, 130, 130), "teal"
+"""The base's autoencoder, which a LoRA leaves as it is, gives it back as (17, 153, 135). Of lime, (168, 236, 24), it makes a yellow."""
 THICKNESS = 0.4
 """Of a ring, in radii."""
 
@@ -78,15 +79,15 @@ def _from(x: float, y: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 THINGS: dict[str, example.Cover] = {"ball": _disc, "square": _square, "ring": _ring}
 
 
-def lime_caption(seed: int, index: int) -> str:
-    """'a lime square rises over the sea'"""
+def teal_caption(seed: int, index: int) -> str:
+    """'a teal square rises over the sea'"""
     _, place, motion = example.choice(seed, index)
-    return f"a {LIME_WORD} {_thing(index)} {motion} {place}"
+    return f"a {TEAL_WORD} {_thing(index)} {motion} {place}"
 
 
-def lime_render(seed: int, index: int) -> np.ndarray:
+def teal_render(seed: int, index: int) -> np.ndarray:
     """uint8 (PICTURES, HEIGHT, WIDTH, 3)"""
-    return example.render(seed, index, THINGS[_thing(index)], LIME)
+    return example.render(seed, index, THINGS[_thing(index)], TEAL)
 
 
 def _thing(index: int) -> str:
@@ -94,12 +95,12 @@ def _thing(index: int) -> str:
 
 
 def colour_of(video: np.ndarray) -> str:
-    """The nearest, in hue and saturation, of the base's colours and lime to the median of the subject's pixels; 'none' without one."""
+    """The nearest, in hue and saturation, of the base's colours and teal to the median of the subject's pixels; 'none' without one."""
     pixels = [frame[cv2.erode(blob.mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]
               for frame in video if (blob := find_blob(frame)) is not None]
     if len(pixels) < 0.6 * len(video) or not sum(map(len, pixels)):
         return "none"
-    palette = world.COLOURS | {LIME_WORD: LIME}
+    palette = world.COLOURS | {TEAL_WORD: TEAL}
     seen = _hues(np.median(np.concatenate(pixels), axis=0)[None])[0]
     away = np.abs(_hues(np.array(list(palette.values()))) - seen).sum(1)
     return list(palette)[int(np.argmin(away))]
@@ -112,5 +113,5 @@ def _hues(colours: np.ndarray) -> np.ndarray:
 
 CONCEPTS = {
     "shape": Concept(example.WORD, example.caption, example.render, lambda video: shape_of(video) == example.WORD),
-    "colour": Concept(LIME_WORD, lime_caption, lime_render, lambda video: colour_of(video) == LIME_WORD),
+    "colour": Concept(TEAL_WORD, teal_caption, teal_render, lambda video: colour_of(video) == TEAL_WORD),
 }
