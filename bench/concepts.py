@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from bench.pocket_vision import find_blob, outline
+from bench.pocket_vision import ideals, inner, lab, outline, read_shape, subjects
 from training.data import example
 from training.pocket import world
 
@@ -35,22 +34,11 @@ class Concept:
 # --- a shape -----------------------------------------------------------------------------------
 
 
-def silhouettes() -> dict[str, np.ndarray]:
-    """Outline of every shape the base knows, and of the new one."""
-    y, x = (np.mgrid[0:96, 0:96] - 47.5) / 32
-    known = {shape: outline(world.signed_distance(shape, x.astype(np.float32), y.astype(np.float32)) < 0) for shape in world.SHAPES}
-    return known | {example.WORD: outline(example.coverage(48.0, 48.0, 32.0, 0.3, 96, 96) > 0.5)}
-
-
 def shape_of(video: np.ndarray) -> str:
-    """The nearest of `silhouettes` to the median over the frames where the subject is largest; 'none' without one."""
-    blobs = [blob for frame in video if (blob := find_blob(frame)) is not None]
-    if len(blobs) < 0.6 * len(video):
-        return "none"
-    largest = sorted(blobs, key=lambda blob: -blob.hull_area)[: max(1, (len(blobs) + 1) // 2)]
-    seen = np.median([outline(blob.mask) for blob in largest], axis=0)
-    shapes = silhouettes()
-    return min(shapes, key=lambda shape: float(np.abs(shapes[shape] - seen).sum()))
+    """As `pocket_vision.read_shape`, with the crescent among the shapes; 'none' without a subject."""
+    _, blobs = subjects(video)
+    crescent = outline(example.coverage(48.0, 48.0, 32.0, 0.3, 96, 96) > 0.5)
+    return read_shape(blobs, ideals() | {example.WORD: crescent}) if blobs else "none"
 
 
 # --- a colour ----------------------------------------------------------------------------------
@@ -96,19 +84,12 @@ def _thing(index: int) -> str:
 
 def colour_of(video: np.ndarray) -> str:
     """The nearest, in hue and saturation, of the base's colours and teal to the median of the subject's pixels; 'none' without one."""
-    pixels = [frame[cv2.erode(blob.mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]
-              for frame in video if (blob := find_blob(frame)) is not None]
-    if len(pixels) < 0.6 * len(video) or not sum(map(len, pixels)):
+    pixels = [frame[inner(blob)] for frame, blob in zip(*subjects(video), strict=True)]
+    if not sum(map(len, pixels)):
         return "none"
     palette = world.COLOURS | {TEAL_WORD: TEAL}
-    seen = _hues(np.median(np.concatenate(pixels), axis=0)[None])[0]
-    away = np.abs(_hues(np.array(list(palette.values()))) - seen).sum(1)
-    return list(palette)[int(np.argmin(away))]
-
-
-def _hues(colours: np.ndarray) -> np.ndarray:
-    """RGB, 0 to 255 (n, 3) -> a and b of CIE Lab (n, 2)."""
-    return cv2.cvtColor((colours / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0, :, 1:]
+    away = lab(np.array(list(palette.values()))) - lab(np.median(np.concatenate(pixels), axis=0))
+    return list(palette)[int(np.argmin(np.abs(away[:, 1:]).sum(1)))]
 
 
 CONCEPTS = {

@@ -7,6 +7,8 @@ Made for single-subject clips at any size; lengths are in shares of the frame's 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -45,11 +47,18 @@ class Blob:
 def read_clip(video: np.ndarray) -> Reading:
     """uint8 (F, H, W, 3) -> what is seen in it."""
     background = read_background(video)
+    frames, blobs = subjects(video)
+    if not blobs:
+        return Reading("none", "none", background, "none")
+    return Reading(read_shape(blobs), read_colour(frames, blobs), background, read_motion(blobs, video.shape[1]))
+
+
+def subjects(video: np.ndarray) -> tuple[list[np.ndarray], list[Blob]]:
+    """The frames that show a subject, and it; none of them where fewer than 0.6 of all do."""
     found = [(frame, blob) for frame in video if (blob := find_blob(frame)) is not None]
     if len(found) < max(1, 0.6 * len(video)):
-        return Reading("none", "none", background, "none")
-    frames, blobs = [f for f, _ in found], [b for _, b in found]
-    return Reading(read_shape(blobs), read_colour(frames, blobs), background, read_motion(blobs, video.shape[1]))
+        return [], []
+    return [frame for frame, _ in found], [blob for _, blob in found]
 
 
 def find_blob(frame: np.ndarray) -> Blob | None:
@@ -96,20 +105,22 @@ def read_background(video: np.ndarray) -> str:
 # --- colour ----------------------------------------------------------------------------------
 
 
-def _lab(rgb: np.ndarray) -> np.ndarray:
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """RGB (n, 3) or (3,), 0 to 255 -> CIE Lab (n, 3)."""
     return cv2.cvtColor(np.asarray(rgb, np.float32).reshape(1, -1, 3) / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+def inner(blob: Blob) -> np.ndarray:
+    """bool (H, W): the subject's pixels away from its outline; a small one may have none."""
+    return cv2.erode(blob.mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
 
 
 def read_colour(frames: list[np.ndarray], blobs: list[Blob]) -> str:
     """Nearest named colour, in hue and saturation, to the median of the subject's inner pixels."""
-    kernel = np.ones((5, 5), np.uint8)
-    pixels = []
-    for frame, blob in zip(frames, blobs, strict=True):
-        inner = cv2.erode(blob.mask.astype(np.uint8), kernel) > 0
-        pixels.append(frame[inner if inner.any() else blob.mask])
-    seen = _lab(np.median(np.concatenate(pixels), axis=0))[0]
+    pixels = [frame[inside if (inside := inner(blob)).any() else blob.mask] for frame, blob in zip(frames, blobs, strict=True)]
+    seen = lab(np.median(np.concatenate(pixels), axis=0))[0]
     names = tuple(world.COLOURS)
-    palette = _lab(np.array([world.COLOURS[n] for n in names]))
+    palette = lab(np.array([world.COLOURS[n] for n in names]))
     difference = (palette - seen) * np.float32((0.5, 1, 1))
     return names[int(np.argmin((difference**2).sum(1)))]
 
@@ -134,17 +145,25 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return np.append(2 * spectrum[1:7] / spectrum[0], 0.5 * hole)
 
 
+@functools.cache
+def ideals() -> dict[str, np.ndarray]:
+    """Outline of every shape of the world."""
+    return {shape: _ideal(shape) for shape in world.SHAPES}
+
+
 def _ideal(shape: str) -> np.ndarray:
     y, x = (np.mgrid[0:96, 0:96] - 47.5) / 32
     body = world.signed_distance(shape, x.astype(np.float32), y.astype(np.float32)) < 0
     return outline(body)
 
 
-def read_shape(blobs: list[Blob]) -> str:
-    """Nearest ideal outline to the median over the half of the frames where the subject is largest."""
+def read_shape(blobs: list[Blob], known: Mapping[str, np.ndarray] | None = None) -> str:
+    """The nearest of the `known` outlines, by default those of the world's shapes, to the median over the half of the frames where the
+    subject is largest."""
     largest = sorted(blobs, key=lambda blob: -blob.hull_area)[: max(1, (len(blobs) + 1) // 2)]
     seen = np.median([outline(blob.mask) for blob in largest], axis=0)
-    return min(world.SHAPES, key=lambda shape: float(np.abs(_ideal(shape) - seen).sum()))
+    outlines = known or ideals()
+    return min(outlines, key=lambda shape: float(np.abs(outlines[shape] - seen).sum()))
 
 
 # --- motion ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from engine.hardware import detect
 from engine.models.catalogue import find
 from engine.spec import read_spec
 from training.lora.lock import run_lock
-from training.lora.processes import check_division
+from training.lora.processes import check_division, first_process
 from training.lora.rundir import EXITS, SAVE_SECONDS, SAYS, RunDir, RunState
 
 
@@ -41,9 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.parent is not None:
         threading.Thread(target=_end_with, args=(options.parent, lambda: stopping.is_set() or run.asked("pause") or run.asked("stop")),
                          daemon=True).start()
-    first = os.environ.get("RANK", "0") == "0"  # the others write nothing
     try:
-        with run_lock(run.folder) if first else contextlib.nullcontext():
+        with run_lock(run.folder) if first_process(os.environ) else contextlib.nullcontext():
             return EXITS[_worked(run, options, stopping)]
     except SprocketError as error:  # the folder is another process's, and what it says of itself stands
         print(f"{SAYS}{error}", file=sys.stderr)

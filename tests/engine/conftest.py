@@ -51,6 +51,15 @@ def tiny_plan(tiny: Callable[..., Path]) -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def cache_of(caches: dict[str, ModelCache]) -> Callable[[Plan], ModelCache]:
-    """The cache that holds the model of a plan, shared by all tests of the process."""
-    return lambda job: caches.setdefault(job.spec.name, ModelCache())
+def cache_of(caches: dict[str, ModelCache]) -> Iterator[Callable[[Plan], ModelCache]]:
+    """The cache that holds the model of a plan, shared by all tests of the process; LoRAs of one test are off the warm model after it."""
+    with_loras: dict[str, Plan] = {}
+
+    def get(job: Plan) -> ModelCache:
+        if job.loras:
+            with_loras[job.spec.name] = job
+        return caches.setdefault(job.spec.name, ModelCache())
+
+    yield get
+    for name, job in with_loras.items():
+        caches[name].get(job).loras.use((), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,6 @@ def added(folder: Path, file: Path) -> str:
     name = f"{file_sha256(file)}.safetensors"
     shutil.copyfile(file, folder / name)
     return name
-
-
-@pytest.fixture(scope="module")
-def caches() -> Iterator[dict[str, ModelCache]]:
-    """Of this file alone: its LoRAs stay on a warm model, and other files would find them there."""
-    held: dict[str, ModelCache] = {}
-    yield held
-    for cache in held.values():
-        cache.close()
 
 
 @pytest.fixture

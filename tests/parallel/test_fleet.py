@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -132,54 +132,47 @@ def test_a_rank_that_is_killed_or_stopped_costs_no_clip(job: Plan, models: Model
     same(tmp_path, tmp_path / "alone")
 
 
-def test_a_clip_that_no_fleet_can_make_fails_with_the_last_words(job: Plan, models: ModelCache, tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    class Doomed:
-        ranks, alive = 2, True
-
-        def run(self, *_: Any) -> Iterator[Event]:
-            yield StageStarted(Stage.LOAD)
-            raise drive.RankLost("rank 1 ended without a word", "rank 1: one\nrank 1: no room")
-
-        def close(self) -> None:
-            pass
-
+@pytest.fixture
+def stand_in(models: ModelCache, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Iterator[Event]]], None]]:
+    """stand_in(attempt): in place of any fleet one that does `attempt()` for every job."""
     before, models.fleet = models.fleet, None
-    monkeypatch.setattr(drive, "Fleet", lambda *_, **__: Doomed())
-    try:
-        with pytest.raises(drive.FleetBroken, match=r"3 times in a row.*rank 1: no room"):
-            list(on_fleet(job, tmp_path, models))
-        with pytest.raises(Cancelled):
-            list(on_fleet(job, tmp_path, models, lambda: True))
-    finally:
-        models.fleet = before
+
+    def put(attempt: Callable[[], Iterator[Event]]) -> None:
+        fleet = SimpleNamespace(ranks=2, alive=True, run=lambda *_: attempt(), close=lambda: None)
+        monkeypatch.setattr(drive, "Fleet", lambda *_, **__: fleet)
+
+    yield put
+    models.fleet = before
+
+
+def test_a_clip_that_no_fleet_can_make_fails_with_the_last_words(job: Plan, models: ModelCache, tmp_path: Path,
+                                                                 stand_in: Callable[..., None]) -> None:
+    def doomed() -> Iterator[Event]:
+        yield StageStarted(Stage.LOAD)
+        raise drive.RankLost("rank 1 ended without a word", "rank 1: one\nrank 1: no room")
+
+    stand_in(doomed)
+    with pytest.raises(drive.FleetBroken, match=r"3 times in a row.*rank 1: no room"):
+        list(on_fleet(job, tmp_path, models))
+    with pytest.raises(Cancelled):
+        list(on_fleet(job, tmp_path, models, lambda: True))
 
 
 @pytest.mark.parametrize("reached", [[2, 2, 2], [2, 5, 5, 5]])
 def test_only_what_comes_further_counts_as_progress(reached: list[int], job: Plan, models: ModelCache, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+                                                    stand_in: Callable[..., None]) -> None:
     """An image is encoded in every attempt, and a checkpoint may be saved at the same step again: neither is a way out of the loop."""
     attempts = iter(reached)
 
-    class Stuck:
-        ranks, alive = 2, True
+    def stuck() -> Iterator[Event]:
+        step = next(attempts)
+        yield StepDone(Stage.ENCODE, 1, 1, None)
+        yield CheckpointSaved(step, tmp_path / "x")
+        raise drive.RankLost("rank 1 ended without a word", "no room")
 
-        def run(self, *_: Any) -> Iterator[Event]:
-            step = next(attempts)
-            yield StepDone(Stage.ENCODE, 1, 1, None)
-            yield CheckpointSaved(step, tmp_path / "x")
-            raise drive.RankLost("rank 1 ended without a word", "no room")
-
-        def close(self) -> None:
-            pass
-
-    before, models.fleet = models.fleet, None
-    monkeypatch.setattr(drive, "Fleet", lambda *_, **__: Stuck())
-    try:
-        with pytest.raises(drive.FleetBroken, match="times in a row"):
-            list(on_fleet(job, tmp_path, models))
-    finally:
-        models.fleet = before
+    stand_in(stuck)
+    with pytest.raises(drive.FleetBroken, match="times in a row"):
+        list(on_fleet(job, tmp_path, models))
     assert next(attempts, None) is None
 
 

@@ -90,9 +90,9 @@ def save_model(base: Path, weights: Mapping[str, Tensor], out: Path, facts: Mapp
             if left:
                 raise InvalidRequest("model", f"has no weight {min(left)}, which was trained.")
             beside(part)
-            for name in ("README.md", "eval.json", "magcache.json"):  # what was measured of the base is not so of this
+            # What was measured of the base is not so of this. All may be the base's own files under a second name: never written into.
+            for name in ("README.md", "eval.json", "magcache.json", "training.json"):
                 (part / name).unlink(missing_ok=True)
-            (part / "training.json").unlink(missing_ok=True)  # it may be the base's own file under a second name
             (part / "training.json").write_text(json.dumps(dict(facts), indent=1))
             old = out.with_name(f".{out.name}.old")
             shutil.rmtree(old, ignore_errors=True)

@@ -21,6 +21,7 @@ from training.data.records import Dataset
 from training.data.shelf import DATASET_FACT, MANIFEST, find_dataset
 from training.data.store import Damaged
 from training.lora.config import POCKET_WORLD, TrainConfig
+from training.lora.processes import first_process
 from training.lora.rundir import RunDir
 from training.lora.samples import HeldSample, HeldSet, SampleSet, encode_set, pocket_world
 from training.lora.windows import rates_of
@@ -59,7 +60,7 @@ def _dataset_of(run: RunDir, config: TrainConfig, datasets: Path) -> tuple[Datas
     known = facts.get(DATASET_FACT)
     if known is None:
         found = find_dataset(datasets, config.dataset, owner=facts.get("owner"))  # two people may call theirs alike
-        if _first():
+        if first_process(os.environ):
             run.write(config, facts | {DATASET_FACT: found[0].id})
         return found
     if not (datasets / str(known) / MANIFEST).is_file():
@@ -80,13 +81,8 @@ def _as_begun(run: RunDir, folder: Path, digest: str | None) -> CachedSet | None
         return None
 
 
-def _first() -> bool:
-    """Of several processes of one run one writes."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _tell(run: RunDir, words: str) -> None:
-    if _first():
+    if first_process(os.environ):
         run.tell("warning", text=words)
 
 

@@ -8,10 +8,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.errors import InvalidRequest
 from engine.hardware import Hardware
 from engine.spec import ModelSpec
 from training.lora.config import TrainConfig
+
+
+def first_process(environ: Mapping[str, str]) -> bool:
+    """Whether this is the one process of a run that writes into its folder, as the launcher's environment says."""
+    return environ.get("RANK", "0") == "0"
 
 
 def check_division(config: TrainConfig, spec: ModelSpec, processes: int) -> None:
