@@ -355,3 +355,14 @@ def test_crops_are_a_function_of_seed_and_step():
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     assert not torch.equal(first[0], vae.crop_batch(1, 8, phase)[0])
     assert world.WIDTH == 192
+
+
+def test_outlines_that_are_hard_to_tell_are_drawn_oftener():
+    shelf = latents.Shelf(25, 300)
+    shares = denoiser.shape_shares(shelf, 3)
+    shapes = [world.scene_at(shelf.seed(3), row).subjects[0].shape for row in range(300)]
+    of = {shape: shares[[i for i, s in enumerate(shapes) if s == shape]] for shape in world.SHAPES}
+    assert shares.sum() == pytest.approx(1)
+    for shape, drawn in of.items():
+        assert drawn / of["ball"][0] == pytest.approx(denoiser.DRAWN_MORE.get(shape, 1.0))
+    assert of["star"].sum() > of["heart"].sum()
