@@ -200,11 +200,11 @@ class Clips:
         return self._db.read(lambda c: tuple(clip_of(row) for row in c.execute(query)))
 
     def sidecar_written(self, clip: Clip) -> None:
-        """The sidecar holds `clip`; unless the row has changed since."""
+        """The sidecar holds `clip`. Where the row has changed since, a newer one may have been written over: it is written again."""
         def work(c: Connection) -> None:
             row = c.execute(select(clips).where(clips.c.id == clip.id).with_for_update()).one_or_none()
-            if row is not None and clip_of(row) == clip:
-                c.execute(update(clips).where(clips.c.id == clip.id).values(sidecar_stale=0))
+            if row is not None:
+                c.execute(update(clips).where(clips.c.id == clip.id).values(sidecar_stale=int(clip_of(row) != clip)))
         self._db.write(work)
 
     def recent(self, model: str, *, limit: int) -> tuple[Clip, ...]:

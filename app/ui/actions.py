@@ -299,9 +299,12 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
 }
 
 
-def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, *, studio: Any, parts: Parts,
+def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, ticket: Any = None, *, studio: Any, parts: Parts,
         values: Mapping[str, Any] | None = None) -> Changes:
-    """One event of the relay. The browser's own address counts; the stored one is for events that carry none."""
+    """One event of the relay. The browser's own address counts; the stored one is for events that carry none.
+
+    `ticket`: '' of a page that the server has forgotten, which is then told to it with the answer.
+    """
     said = data if isinstance(data, Mapping) else {}
     handler = ACTIONS.get(str(said.get("act")))
     if handler is None:
@@ -309,5 +312,7 @@ def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, *, studio: 
     search = said.get("search")
     place = Address.parse(search if isinstance(search, str) else at)
     beside = kept if isinstance(kept, Mapping) else {}
-    changes = handler(Click(studio, parts, said, place, job if isinstance(job, str) else "", memory, beside, values or {}))
+    before: Changes = {} if ticket != "" else create.renewed(studio, parts, values or {}) | {parts.job: place.job}
+    shown = before.get(parts.job, job)
+    changes = before | handler(Click(studio, parts, said, place, shown if isinstance(shown, str) else "", memory, beside, values or {}))
     return changes | {parts.seen: changes.get(parts.seen, {}) | {"acted": str(time.monotonic())}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +162,19 @@ def test_sessions_in_which_nothing_is_kept_are_forgotten() -> None:
         assert kept._id in holder[f"call {number}"].blocks_config.blocks
     assert len(holder.session_data) <= MOST_IDLE + 1
     assert holder["somebody"][kept._id] == "a job"
+
+
+def test_a_page_whose_connection_broke_off_is_not_forgotten() -> None:
+    holder = LeanHolder()
+    with gr.Blocks() as page:
+        kept = gr.State("")
+    holder.set_blocks(page)
+    session = holder["somebody"]
+    session[kept._id] = "an image"
+    session.is_closed = True
+    session._state_ttl[kept._id] = (math.inf, datetime.datetime.now() - datetime.timedelta(days=3))
+    holder.delete_all_expired_state()
+    assert session[kept._id] == "an image"
 
 
 def test_sessions_that_wait_for_nothing_are_forgotten() -> None:

@@ -247,6 +247,7 @@ def test_gradio_s_own_ways_to_files_are_shut(site: Site, anna: httpx.Client) -> 
     for path in (f"/gradio_api/file={data}/users.json", f"/gradio_api/file={data}/history.db", f"/file={data}/users.json",
                  "/gradio_api/proxy=http://127.0.0.1/", "/monitoring", "/gradio_api/runs"):
         assert anna.get(path).status_code == 404, path
+    assert "app_id" in anna.get("/gradio_api/app_id").json()  # what a page waits for that has lost its connection
     assert anna.post("/gradio_api/upload", files={"files": ("x.html", b"<script>")}).status_code == 404
 
 

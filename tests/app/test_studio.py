@@ -12,6 +12,8 @@ import pytest
 
 from app.errors import NotAllowed, NotFound
 from app.history.records import ClipQuery, Job, JobState
+from app.history.recovery import write_stale_sidecars
+from app.history.sidecar import write_sidecar
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.request import GenerationRequest
@@ -241,6 +243,15 @@ def test_changes_reach_the_sidecar(studio: Studio, work_once: Work) -> None:
     told = json.loads(studio.clip_path(clip.id).with_suffix(".json").read_text())
     assert (told["clip"]["favourite"], told["clip"]["name"]) == (True, "<b>bold</b>")
     assert studio.store.clips.stale() == ()
+
+
+def test_a_late_writer_s_old_sidecar_does_not_stay(studio: Studio, work_once: Work) -> None:
+    clip = made(studio, work_once)
+    studio.rename(clip.id, "new name")
+    write_sidecar(studio.settings.media_dir, clip)  # somebody who read the row before that, and was slow
+    studio.store.clips.sidecar_written(clip)
+    write_stale_sidecars(studio.settings, studio.store)
+    assert json.loads(studio.clip_path(clip.id).with_suffix(".json").read_text())["clip"]["name"] == "new name"
 
 
 def test_the_forecast_comes_from_this_machines_history(studio: Studio, work_once: Work) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from app.input_view import PICTURES, InputFacts, smaller
 from app.ui.actions import act
+from app.ui.create import generate
 from app.ui.form import FIELDS, START
 from app.ui.html.source import SourceView, extend_html, source_html
 from app.ui.media import media_routes
@@ -128,6 +129,20 @@ def test_a_suggestion_may_have_decimals(studio: FakeStudio) -> None:
     assert click(studio, "fix", field="frames", value="9")["form.frames"]["value"] == 9
     for bad in ("1e9", "", ".5", "1.", "nan", "9" * 30, "0.1234567"):
         assert "form.strength" not in click(studio, "fix", field="strength", value=bad)
+
+
+def test_a_page_that_the_server_has_forgotten_makes_nothing_else_instead(studio: FakeStudio) -> None:
+    values = {"model": "pocket", "prompt": "a ball", "how_many": 1}
+    refused = generate("", {}, "", {}, studio=studio, parts=PARTS, **values)
+    assert "started again" in refused["forecast"] and not studio.jobs(owner="local")
+    assert refused["kept"] == {} and "form.prompt" not in refused
+    assert "started again" not in generate("", {}, refused["ticket"], {}, studio=studio, parts=PARTS, **values)["forecast"]
+    assert len(studio.jobs(owner="local")) == 1
+    job = studio.jobs(owner="local")[0].id
+    at = f"/?view=create&job={job}"
+    seen = act({"act": "hush"}, at, "", {}, {}, "", studio=studio, parts=PARTS, values=values)  # type: ignore[arg-type]
+    assert seen["kept"] == {} and seen["job"] == job and seen["ticket"] and 'data-has="0"' in seen["source"]
+    assert "kept" not in act({"act": "hush"}, at, job, {}, {}, seen["ticket"], studio=studio, parts=PARTS)  # type: ignore[arg-type]
 
 
 def test_the_nearest_model_is_taken() -> None:
