@@ -123,6 +123,9 @@ def test_an_event_sends_what_it_says_and_nothing_else(site: Site) -> None:
         panel = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "relay")
         click = next(each for each in config["dependencies"] if each["targets"] == [[panel, "click"]])
         values = {each["id"]: each["props"].get("value") for each in config["components"]}
+        opening = next(each for each in config["dependencies"] if len(each["outputs"]) > 40 and each["targets"][0][1] == "load")
+        client.post("/gradio_api/run/predict", json={
+            "fn_index": opening["id"], "data": [values[each] for each in opening["inputs"]], "session_hash": "one"})
         said = client.post("/gradio_api/run/predict", json={
             "fn_index": click["id"], "data": [values[each] for each in click["inputs"]], "session_hash": "one",
             "event_data": {"act": "example", "name": "rising star"}, "trigger_id": panel}).json()["data"]
