@@ -300,10 +300,12 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
          beside: Mapping[str, Any] | None = None) -> Changes:
     """The form says `request`; the line above it says why. `beside`: what else the form keeps."""
     spec = views.spec_of(studio, request.model)
-    if spec is None:
-        notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
     kept = {**kept_fields(request), **restored(request), **(beside or {})}
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
+    if spec is None:
+        notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
+    elif request.model not in (names := views.model_names(studio)):  # a folder that was named on the command line
+        changes[parts.form["model"]] = gr.update(choices=[*names, request.model], value=request.model)
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,

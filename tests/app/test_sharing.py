@@ -289,6 +289,15 @@ def test_other_limits_say_which(site: Site, limits: dict[str, int], request_: An
         (studio.submit_batch if isinstance(request_, list) else studio.submit)(request_)
 
 
+def test_a_repeat_is_answered_not_counted(site: Site) -> None:
+    studio = OwnedStudio(site.studio, lambda: Visitor("user:two", "two", Role.MAKER), SharingSettings(queued_each=2, submits_a_minute=1))
+    first = studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k")
+    assert studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k") == first
+    with pytest.raises(NotAllowed, match="limit is 1"):
+        studio.submit({"prompt": "a"}, idempotency_key="other")
+    site.studio.cancel_batch(first[0].batch_id, owner="user:two")
+
+
 def test_pace() -> None:
     now = [0.0]
     pace = Pace(2, now=lambda: now[0])

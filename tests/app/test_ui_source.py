@@ -131,6 +131,35 @@ def test_a_suggestion_may_have_decimals(studio: FakeStudio) -> None:
         assert "form.strength" not in click(studio, "fix", field="strength", value=bad)
 
 
+@pytest.mark.parametrize(("field", "value"), [("precision", "auto"), ("precision", "fp8"), ("parallel", "cfg=2,ulysses=1,ring=1")])
+def test_a_suggestion_may_be_a_word(studio: FakeStudio, field: str, value: str) -> None:
+    assert click(studio, "fix", field=field, value=value)[f"form.{field}"]["value"] == value
+    assert f"form.{field}" not in click(studio, "fix", field=field, value="<b>") and "form.prompt" not in click(
+        studio, "fix", field="prompt", value="words of somebody else")
+
+
+@pytest.mark.parametrize("name", ["take_back", "edit"])
+def test_settings_that_come_back_from_the_queue_know_their_parent(studio: FakeStudio, name: str) -> None:
+    parent_id = studio.add_clip("a ball").id
+    job = studio.submit({"prompt": "a ball"}, made_from=parent_id)
+    assert click(studio, name, job=job.id)["made_from"] == parent_id
+
+
+def test_a_dropped_video_is_smoothed_into_the_project_that_is_open(studio: FakeStudio) -> None:
+    asked: list[str] = []
+
+    def submit_input(video: str, *, owner: str, project_id: str, **wish: Any) -> Any:
+        asked.append(project_id)
+        return studio.submit({"prompt": video})
+
+    studio.interpolations = SimpleNamespace(submit_input=submit_input)  # type: ignore[attr-defined]
+    other = studio.create_project("Sea", owner="local").id
+    for project in (other, "gone"):
+        act({"act": "interpolate", "video": FILM.name, "fps": "24"}, "/?view=create", "", {"project": project}, {}, studio=studio,
+            parts=PARTS)  # type: ignore[arg-type]
+    assert asked == [other, "p1"]
+
+
 def test_a_page_that_the_server_has_forgotten_makes_nothing_else_instead(studio: FakeStudio) -> None:
     values = {"model": "pocket", "prompt": "a ball", "how_many": 1}
     refused = generate("", {}, "", {}, studio=studio, parts=PARTS, **values)
@@ -225,6 +254,10 @@ def test_an_upload_is_bounded_and_gets_a_token(tmp_path: Path) -> None:
     for wrong in (None, 5, "", "../" + token, token.upper() + "x", "0" * 32):
         assert uploaded(tmp_path, wrong) is None
     os.utime(tmp_path / token, (time.time() - 10_000,) * 2)
+    later = browser.post("/media/uploads", content=b"y").json()["upload"]
+    assert uploaded(tmp_path, token) is not None  # the first of a set, whose last is hours behind
+    for each in (token, later):
+        os.utime(tmp_path / each, (time.time() - 100_000,) * 2)
     (tmp_path / "not ours.txt").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["not ours.txt"]
