@@ -166,6 +166,7 @@ def _lost(place: Workplace, job: Job) -> None:
         clip = place.store.leases.clip_of_job(job.id)
         if clip is not None:
             write_sidecar(place.settings.media_dir, clip)
+            place.store.clips.sidecar_written(clip)
     except (SprocketError, OSError) as error:
         log.warning("its sidecar was not checked: %s", error)
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from app.input_view import PICTURES, InputFacts, smaller
 from app.ui.actions import act
-from app.ui.create import generate
+from app.ui.create import fill, generate
 from app.ui.form import FIELDS, START
 from app.ui.html.source import SourceView, extend_html, source_html
 from app.ui.media import media_routes
@@ -28,6 +28,7 @@ from app.ui.uploads import sweep, upload_routes, uploaded
 from engine.errors import InvalidRequest
 from engine.media.clip import read_frames
 from engine.media.image import load_image
+from engine.request import GenerationRequest
 from tests.fakes_studio import SPEC, STILL, FakeStudio
 
 EVIL = "<script>alert(1)</script>\"'"
@@ -172,6 +173,12 @@ def test_a_page_that_the_server_has_forgotten_makes_nothing_else_instead(studio:
     seen = act({"act": "hush"}, at, "", {}, {}, "", studio=studio, parts=PARTS, values=values)  # type: ignore[arg-type]
     assert seen["kept"] == {} and seen["job"] == job and seen["ticket"] and 'data-has="0"' in seen["source"]
     assert "kept" not in act({"act": "hush"}, at, job, {}, {}, seen["ticket"], studio=studio, parts=PARTS)  # type: ignore[arg-type]
+
+
+def test_a_model_that_no_list_names_can_be_chosen_again(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio, "spec", lambda model: SPEC)
+    shown = fill(studio, PARTS, GenerationRequest(prompt="a ball", model="/models/mine"), "")["form.model"]  # type: ignore[arg-type]
+    assert shown["value"] == "/models/mine" and shown["choices"] == ["pocket", "/models/mine"]
 
 
 def test_the_nearest_model_is_taken() -> None:
