@@ -16,7 +16,7 @@ from engine.spec import read_spec
 from tests.training.lora_tools import trainer
 from training.lora.config import TrainConfig
 from training.lora.export import Matrices, merged, of_adapter, read_matrices, resized, save_lora
-from training.lora.merge import merge_into
+from training.lora.merge import OF_THE_BASE, merge_into
 from training.lora.opening import load_set, save_set
 
 
@@ -105,7 +105,10 @@ def test_a_smaller_rank_keeps_what_it_can(tiny_base: Path, tmp_path: Path) -> No
 def test_a_merged_model_is_the_base_with_the_lora(tiny_base: Path, tmp_path: Path) -> None:
     layers, _config, _one = trained(tiny_base, tmp_path / "run")
     save_lora(tmp_path / "x.safetensors", layers, {})
+    for name in OF_THE_BASE:
+        (tiny_base / name).write_text("{}")
     merge_into(tiny_base, tmp_path / "x.safetensors", tmp_path / "merged")
+    assert not [name for name in OF_THE_BASE if (tmp_path / "merged" / name).exists()]
     assert read_spec(tmp_path / "merged").fingerprint != read_spec(tiny_base).fingerprint
     folders = (tiny_base, tmp_path / "merged")
     base, new = (CogVideoXTransformer3DModel.from_pretrained(folder / "transformer").state_dict() for folder in folders)
