@@ -9,6 +9,7 @@ import resource
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from app.hub.fetch import UNTOLD_EXIT, main
 from app.hub.records import Phase, Place
 from app.hub.shelf import Hub
 from app.settings import Settings
+from engine.errors import Cancelled
 from engine.models.catalogue import local_folders, pocket_dir
 from tests.app.test_hub_downloads import LARGE, REPO, hub, models, settings  # noqa: F401  (fixtures)
 from tests.hub_server import LocalHub
@@ -30,11 +32,17 @@ def nothing_fits(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def full_or_stopped(*_: Any, stopped: Callable[[], bool], **__: Any) -> None:
+    if stopped():
+        raise Cancelled("stopped")
+    nothing_fits()
+
+
 def test_an_end_that_cannot_be_written_is_in_the_exit_code(hub: LocalHub, models: Hub, settings: Settings,  # noqa: F811
                                                            monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     for name, value in settings.to_env().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "fetch", nothing_fits)
+    monkeypatch.setattr(remote, "fetch", full_or_stopped)
     models.ask(REPO)
     with monkeypatch.context() as full:
         full.setattr("app.hub.meter.save_quickly", nothing_fits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,7 @@ def test_a_smaller_rank_keeps_what_it_can(tiny_base: Path, tmp_path: Path) -> No
 def test_a_merged_model_is_the_base_with_the_lora(tiny_base: Path, tmp_path: Path) -> None:
     layers, _config, _one = trained(tiny_base, tmp_path / "run")
     save_lora(tmp_path / "x.safetensors", layers, {})
-    for name in OF_THE_BASE:
-        (tiny_base / name).write_text("{}")
     merge_into(tiny_base, tmp_path / "x.safetensors", tmp_path / "merged")
-    assert not [name for name in OF_THE_BASE if (tmp_path / "merged" / name).exists()]
     assert read_spec(tmp_path / "merged").fingerprint != read_spec(tiny_base).fingerprint
     folders = (tiny_base, tmp_path / "merged")
     base, new = (CogVideoXTransformer3DModel.from_pretrained(folder / "transformer").state_dict() for folder in folders)
@@ -117,6 +115,11 @@ def test_a_merged_model_is_the_base_with_the_lora(tiny_base: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run", "x.safetensors"] or not (tmp_path / "run").exists()
     with pytest.raises(InvalidRequest, match="has not in that shape"):
         merged({"else.weight": torch.zeros(2, 2)}, layers)
+    shutil.copytree(tiny_base, tmp_path / "downloaded")
+    for name in OF_THE_BASE:
+        (tmp_path / "downloaded" / name).write_text("{}")
+    merge_into(tmp_path / "downloaded", tmp_path / "x.safetensors", tmp_path / "again")
+    assert not [name for name in OF_THE_BASE if (tmp_path / "again" / name).exists()]
 
 
 def test_a_set_in_a_file_is_the_set(tmp_path: Path) -> None:
