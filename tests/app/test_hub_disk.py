@@ -54,7 +54,8 @@ def test_an_end_that_cannot_be_written_is_in_the_exit_code(hub: LocalHub, models
     assert main([REPO]) == 0 and not stop.exists()
 
 
-def test_what_dies_without_a_word_is_started_seldom(models: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_dies_without_a_word_is_started_seldom(hub: LocalHub, models: Hub, settings: Settings,  # noqa: F811
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     now, starts = [0.0], []
 
     def dies(_settings: Settings, _repo: str) -> Any:
@@ -63,18 +64,18 @@ def test_what_dies_without_a_word_is_started_seldom(models: Hub, settings: Setti
 
     models.ask(REPO)
     place = Place.of(settings.models_dir, REPO)
-    monkeypatch.setattr(keeper, "start_process", dies)
-    monkeypatch.setattr(keeper, "save_quickly", nothing_fits)
-    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    place.lock.unlink()
     place.lock.mkdir()  # as on a read-only disk it cannot be opened
     keeping = keeper.Keeper(settings)
-    for _ in range(240):  # a minute of them
-        keeping._tick()
-        now[0] += keeper.TICK_SECONDS
+    with monkeypatch.context() as minute:
+        minute.setattr(keeper, "start_process", dies)
+        minute.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+        for _ in range(240):
+            keeping._tick()
+            now[0] += keeper.TICK_SECONDS
     waits = [after - before for before, after in itertools.pairwise(starts)]
     assert 4 <= len(starts) <= 8 and waits == sorted(waits) and waits[0] >= keeper.RESTART_SECONDS
     place.lock.rmdir()
-    monkeypatch.undo()
     keeping._place = place
     keeping._bury(UNTOLD_EXIT)  # there is room for the word now
     found = going.download(settings.models_dir, REPO)
