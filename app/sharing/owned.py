@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from app.checked import checked_key
 from app.history.usage import unfinished, usage_of
 from app.sharing.belongings import Belongings, as_mapping
 from app.sharing.gallery import OwnedGallery
@@ -96,7 +97,7 @@ class OwnedStudio:
             kwargs["owner"] = visitor.owner
         self._check_words(visitor, args, kwargs)
         if name in ADDING:
-            return self._add(visitor, name, args, lambda: use_case(*args, **kwargs))
+            return self._add(visitor, name, args, kwargs.get("idempotency_key"), lambda: use_case(*args, **kwargs))
         if name in ("add_input", "add_frame"):
             check_bytes(self._limits, self._held(visitor.owner), 0)
         done = use_case(*args, **kwargs)
@@ -117,10 +118,12 @@ class OwnedStudio:
             if visitor.owner != "local":
                 self._belongings.check(visitor.owner, each)
 
-    def _add(self, visitor: Visitor, name: str, args: tuple[Any, ...], act: Callable[[], Any]) -> Any:
-        """`act` within the quotas: one look at the queue and one job, not two looks and two jobs."""
+    def _add(self, visitor: Visitor, name: str, args: tuple[Any, ...], key: object, act: Callable[[], Any]) -> Any:
+        """`act` within the quotas: one look at the queue and one job, not two looks and two jobs. A key seen before adds nothing."""
         with self._adding:
-            self._check_adding(visitor, name, args)
+            known = checked_key(key)
+            if known is None or not self._studio.store.jobs.has_key(known, owner=visitor.owner):
+                self._check_adding(visitor, name, args)
             return act()
 
     def _check_adding(self, visitor: Visitor, name: str, args: tuple[Any, ...]) -> None:

@@ -54,7 +54,7 @@ class OwnedPart:
             if self._name == "interpolations" and name in ("submit", "submit_input"):
                 if name == "submit":
                     _only_clips(args[0] if args else kwargs.get("source"), kwargs.get("then"))
-                return self._adding(visitor, name, args, lambda: found(*args, **kwargs))
+                return self._adding(visitor, name, args, kwargs.get("idempotency_key"), lambda: found(*args, **kwargs))
             return found(*args, **kwargs)
 
         return call

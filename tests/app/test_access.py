@@ -53,6 +53,16 @@ def test_sessions_expire_and_end_with_the_password(tmp_path: Path) -> None:
     assert access.visitor("", cookie(token)) is None
 
 
+def test_whoever_is_at_work_stays_signed_in_when_the_studio_is_started_again(tmp_path: Path) -> None:
+    now = [1000.0]
+    access = keeper(tmp_path, now, session_idle_seconds=3600)
+    access.users.add("anna", Role.MAKER, PASSWORD)
+    token = access.sign_in("anna", PASSWORD, "1.2.3.4")
+    for now[0] in range(1000, 9000, 300):
+        assert access.visitor("1.2.3.4", cookie(token)) is not None
+    assert keeper(tmp_path, now, session_idle_seconds=3600).visitor("1.2.3.4", cookie(token)) is not None
+
+
 def test_guessing_is_slowed_and_a_neighbour_still_gets_in(tmp_path: Path) -> None:
     now = [0.0]
     access = keeper(tmp_path, now)
