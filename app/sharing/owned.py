@@ -55,7 +55,7 @@ class OwnedStudio:
     def __init__(self, studio: Studio, who: Callable[[], Visitor | None], limits: SharingSettings) -> None:
         self._studio, self._who, self._limits = studio, who, limits
         self._belongings = Belongings(studio.settings)
-        self._pace = Pace(limits.submits_a_minute)
+        self._pace, self._refining_pace = Pace(limits.submits_a_minute), Pace(limits.submits_a_minute)
         self._adding = threading.Lock()
         self.settings = studio.settings
         self.inline: Any = None
@@ -83,7 +83,7 @@ class OwnedStudio:
         found = getattr(self._studio, name)
         if name in PARTS:
             return OwnedPart(found, name, lambda need, what: allowed(self._who(), need, what), self._check_words, self._add,
-                             self._who)
+                             self._check_refining, self._who)
         if not callable(found):
             raise AttributeError(name)
         return functools.partial(self._call, name, found)
@@ -133,6 +133,10 @@ class OwnedStudio:
         own = usage_of(store, visitor.owner)
         check_jobs(self._limits, Standing(own.waiting + own.running, unfinished(store), self._held(visitor.owner)), new,
                    anonymous=visitor.owner.startswith(ANONYMOUS))
+
+    def _check_refining(self, visitor: Visitor, text: object) -> None:
+        check_prompt(self._limits, "text", text)
+        self._refining_pace.step(visitor.owner)
 
     def _held(self, owner: str) -> int:
         return usage_of(self._studio.store, owner).clip_bytes + self._belongings.size(owner)

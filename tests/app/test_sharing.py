@@ -289,6 +289,17 @@ def test_other_limits_say_which(site: Site, limits: dict[str, int], request_: An
         (studio.submit_batch if isinstance(request_, list) else studio.submit)(request_)
 
 
+def test_refining_has_a_pace_and_a_length_too(site: Site) -> None:
+    studio = OwnedStudio(site.studio, lambda: Visitor("user:r", "r", Role.MAKER), SharingSettings(submits_a_minute=2, prompt_chars=20))
+    with pytest.raises(InvalidRequest, match="at most 20"):
+        studio.refining.start("a red ball over a green meadow", owner="local")
+    assert studio.refining.start("a red ball", owner="local").done
+    assert studio.refining.refine("a red ball").text
+    for act in (studio.refining.refine, studio.refining.start):
+        with pytest.raises(NotAllowed, match="limit is 2"):
+            act("a red ball")
+
+
 def test_a_repeat_is_answered_not_counted(site: Site) -> None:
     studio = OwnedStudio(site.studio, lambda: Visitor("user:two", "two", Role.MAKER), SharingSettings(queued_each=2, submits_a_minute=1))
     first = studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k")
