@@ -190,7 +190,8 @@ def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any
     """Generate was pressed: queue the job and show it, or say what is wrong where the forecast stands."""
     how_many, per_line = values.get("how_many") or 1, values.get("per_line")
     if ticket == "":  # every page gets one as it opens; made without what it has lost, it would not be what was asked for
-        return renewed(studio, parts, values) | {parts.forecast: problem_html(f"{FORGOTTEN} Then press Generate again.")}
+        return {**renewed(studio, parts, values), parts.notice: notice_html(""),
+                parts.forecast: problem_html(f"{FORGOTTEN} Then press Generate again.")}
     try:
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         said = settled(kept, views.spec_of(studio, values.get("model")))
