@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.history.records import NewJob
@@ -12,25 +13,40 @@ from engine.plan import Plan
 from engine.request import GenerationRequest
 
 
-def new_jobs(requests: Sequence[GenerationRequest | Mapping[str, Any]], most: int, planned: Callable[[GenerationRequest], Plan],
-             drawn: Callable[[], int]) -> tuple[NewJob, ...]:
-    """The jobs of a batch of 1 to `most`, every seed drawn. Raises what reading and `planned` raise, saying of which request."""
-    made = []
+def wishes(requests: Sequence[GenerationRequest | Mapping[str, Any]], most: int) -> tuple[GenerationRequest, ...]:
+    """A batch of 1 to `most`, read. Raises InvalidRequest, saying of which request."""
     if not isinstance(requests, (list, tuple)) or not 1 <= len(requests) <= most:
         many = f"{len(requests)} of them" if isinstance(requests, (list, tuple)) else type(requests).__name__
         raise InvalidRequest("requests", f"must be a list of 1 to {most} requests, not {many}. Send several batches.")
+    read = []
     for number, request in enumerate(requests, start=1):
-        try:
-            wish = request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request)
+        with _numbered(number, len(requests)):
+            read.append(request if isinstance(request, GenerationRequest) else GenerationRequest.from_mapping(request))
+    return tuple(read)
+
+
+def new_jobs(wishes: Sequence[GenerationRequest], planned: Callable[[GenerationRequest], Plan],
+             drawn: Callable[[], int]) -> tuple[NewJob, ...]:
+    """The jobs of a batch, every seed drawn. Raises what `planned` raises, saying of which request."""
+    made = []
+    for number, wish in enumerate(wishes, start=1):
+        with _numbered(number, len(wishes)):
             plan = planned(wish)
-        except InvalidRequest as error:
-            raise InvalidRequest(error.field, f"{error.message} (In request {number} of {len(requests)}; none was taken.)",
-                                 suggestion=error.suggestion) from error
-        except CannotFit as error:
-            raise CannotFit(f"{error} (In request {number} of {len(requests)}; none was taken.)") from error
         seeded = dataclasses.replace(wish, seed=drawn() if wish.seed is None else wish.seed)
         made.append(NewJob(seeded.to_json(), wish.to_json(), plan.sampled_steps, plan.notes))
     return tuple(made)
+
+
+@contextlib.contextmanager
+def _numbered(number: int, of: int) -> Iterator[None]:
+    """Refusals say which request they are about."""
+    where = f"(In request {number} of {of}; none was taken.)"
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(error.field, f"{error.message} {where}", suggestion=error.suggestion) from error
+    except CannotFit as error:
+        raise CannotFit(f"{error} {where}") from error
 
 
 def variants(prompts: Sequence[str], seed: int | None, seeds: str | None, count: int | None, most: int) -> list[tuple[str, int | None]]:

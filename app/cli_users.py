@@ -41,7 +41,7 @@ def add(
         raise InvalidRequest("password", "comes from one place: --password-stdin, --generate or --proxy-only, not several.")
     made = "-".join("".join(secrets.choice(WORDS) for _ in range(5)) for _ in range(4)) if generate else None
     password = made if generate else None if proxy_only else sys.stdin.readline().rstrip("\n") if stdin else _asked()
-    user = _users(data_dir).add(name, kind, password, owner="local" if local else None)
+    user = _users(data_dir).add(name, kind, password, owner="local" if local else None, proxy_only=proxy_only)
     print_list("users", [{"name": user.name, "role": user.role.word, "owner": user.owner} | ({"password": made} if made else {})], as_json,
                lambda row: row.get("password", ""), empty="")
     say(f"{user.name} may sign in as {user.role.word}." + (" The password above is shown this once." if made else ""))

@@ -5,6 +5,7 @@ Imports neither torch nor diffusers: versions are read from the installed packag
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import shutil
@@ -23,6 +24,7 @@ from engine.speed import KERNELS, choose_kernel, why_not
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "gradio", "sqlalchemy", "av", "huggingface_hub")
 GIB = 2**30
 LOW_DISK = 2 * GIB
+BUSY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order a person wants to read them. Changes nothing on disk but a probe file."""
+    """All findings, in the order a person wants to read them. Changes nothing on disk but a probe file, and takes back
+    what a killed writer left half done in the history, as whoever opens it next would."""
     return [*_software(), _hardware(), _attention(settings), *_data_dir(settings), _database(settings), _encoder(), *_models(settings)]
 
 
@@ -99,14 +102,25 @@ def _database(settings: Settings) -> Finding:
     path: Path = settings.db_path
     if not path.exists():
         return Finding("database", None, "none yet; it is made with the first job")
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-            answer = connection.execute("PRAGMA quick_check").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        answer = str(error)
+    answer = _quick_check(path, "ro")
+    if "readonly database" in answer:  # a writer was killed in mid-transaction: what it began must be taken back to read the rest
+        answer = _quick_check(path, "rw")
     if answer == "ok":
         return Finding("database", True, f"{path.name}, SQLite {sqlite3.sqlite_version}")
+    if "locked" in answer:
+        return Finding("database", None, f"{path} is busy ({answer}): another process is writing. Try again.")
+    if "readonly database" in answer or "unable to open" in answer:
+        return Finding("database", False, f"{path} cannot be written ({answer}). Make the file and its folder yours to write.")
     return Finding("database", False, f"{path} is damaged ({answer}). `sprocket history rebuild` makes it again from the clips.")
+
+
+def _quick_check(path: Path, mode: str) -> str:
+    """What SQLite says of the file, opened as `mode` (ro, rw); its error's words where it cannot be read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS)) as connection:
+            return str(connection.execute("PRAGMA quick_check").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        return str(error)
 
 
 def _server(settings: Settings) -> Finding:

@@ -50,10 +50,10 @@ class Interpolations:
 
     def submit_input(self, video: str, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
                      method: str = "flow", title: str = "", then: str = "", between: int | None = None,
-                     idempotency_key: str | None = None) -> Job:
-        """As `submit`, for a video that is an input already, by its name; `then` too is one."""
+                     project_id: str | None = None, idempotency_key: str | None = None) -> Job:
+        """As `submit`, for a video that is an input already, by its name; `then` too is one. `project_id`: None for the first one."""
         request = InterpolateRequest(video=video, fps=fps, slow=slow, method=method, title=title, then=then, between=between)
-        return self._add(request, None, owner, idempotency_key, False)
+        return self._add(request, None, owner, idempotency_key, False, project_id)
 
     def forecast(self, source: str | Path, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
                  method: str = "flow", then: str | Path | None = None, between: int | None = None) -> Forecast:
@@ -100,13 +100,19 @@ class Interpolations:
         clip = studio.clip(source, owner=owner)
         return _added(studio, studio.clip_path(clip.id, owner=owner), field), _line(clip.name or clip.prompt), clip
 
-    def _add(self, request: InterpolateRequest, clip: Clip | None, owner: str, key: str | None, reserve: bool) -> Job:
-        studio, plan = self._studio, self.plan(request)
+    def _add(self, request: InterpolateRequest, clip: Clip | None, owner: str, key: str | None, reserve: bool,
+             project_id: str | None = None) -> Job:
+        studio = self._studio
+        asked = request.to_json() | {"title": ""}  # a clip that was given another name meanwhile is still the same clip
+        made_from = None if clip is None else clip.id
+        if known := studio.store.jobs.repeated(key, asked, owner=owner, made_from=made_from, kind=INTERPOLATE):
+            return known[0]
+        plan = self.plan(request)
         now, steps = time.time(), plan.sampled_steps if isinstance(plan, Plan) else plan.frames
-        project = clip.project_id if clip is not None else studio.store.projects.default(owner=owner, now=now).id
+        project = studio.store.projects.chosen(project_id if clip is None else clip.project_id, owner=owner, now=now).id
         return studio.store.jobs.add(
-            owner=owner, project_id=project, kind=INTERPOLATE, request=request.to_json(), asked=request.to_json(), now=now,
-            steps=steps, notes=plan.notes, idem_key=key, made_from=None if clip is None else clip.id,
+            owner=owner, project_id=project, kind=INTERPOLATE, request=request.to_json(), asked=asked, now=now,
+            steps=steps, notes=plan.notes, idem_key=key, made_from=made_from,
             max_attempts=studio.settings.max_crashes, max_waiting=studio.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)
 

@@ -66,7 +66,8 @@ def parse_bytes(field: str, text: str) -> int:
 def resolve(model: str, models_dir: Path | None) -> ModelSpec:
     """The spec of an installed model or folder, else of a published checkpoint. Raises `ModelNotFound`, `ModelInvalid`."""
     try:
-        return read_spec(find(model, models_dir=models_dir), Path(model).name)
+        name = Path(model).name if Path(model).is_absolute() else model  # as clips made with it say, whose seconds are looked up by it
+        return read_spec(find(model, models_dir=models_dir), name)
     except ModelNotFound as error:
         if is_published(model):
             return published(model)

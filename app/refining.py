@@ -13,6 +13,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
     from training.data.describe import Describer
 
 VARIANTS = 3
+LOCAL = "local"
 MOST_KEPT = 64
-"""Refinements a page may still ask about; older ones are forgotten."""
+"""Refinements a page may still ask about; older ones are forgotten, first those of whoever has most."""
+MOST_EACH = 2
+"""Turns that one person of a shared studio has or waits for at once; the machine's own owner may have all."""
 WAIT_SECONDS = 20.0
 """A call that gets no turn in so long is refused."""
 SET_UP = ("No refiner is set up for this model. Name a chat server with SPROCKET_REFINER_URL and SPROCKET_REFINER_MODEL, or a local chat "
@@ -78,6 +82,7 @@ class Refining:
         self._local_turn = threading.Lock()
         self._lock = threading.Lock()
         self._waiting = 0
+        self._each: Counter[str] = Counter()
         self._kept: dict[str, tuple[str, Progress, threading.Event]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = threading.Event()
@@ -118,8 +123,9 @@ class Refining:
 
     def refine(self, text: Any, *, model: str = "pocket", backend: str | None = None, purpose: str = "text-to-video", version: int = 0,
                loras: Sequence[str] = (), images: Sequence[bytes] = (), on_text: OnText | None = None,
-               stop: threading.Event | None = None) -> Refinement:
+               stop: threading.Event | None = None, owner: str = LOCAL) -> Refinement:
         """The refinement of `text` for `model`. loras: names of those the clip will be made with; their trigger words stay.
+        owner: who waits for it, and has no more than MOST_EACH of the turns.
 
         Raises InvalidRequest, RefinerFailed (not set up, too many at once, no answer), ModelNotFound, ModelInvalid.
         """
@@ -132,7 +138,7 @@ class Refining:
             found = refine_pocket(ask)
             return found if model in embedded() else _with_note(found, f"The pocket refiner writes for the pocket model's small world; "
                                                                        f"{model} can show more.")
-        with self._turn():
+        with self._turn(owner):
             if chosen == "local":
                 with self._local_turn:  # one set of weights in memory, never two
                     return refine_by_chat(ask, LocalModel(self._settings.refiner_local), "local", on_text=on_text, stop=stop)
@@ -155,8 +161,8 @@ class Refining:
         endpoint = self.endpoint()
 
         def ask(files: tuple[bytes, ...], prompt: str) -> str:
-            with self._turn():
-                return describe(files, prompt, endpoint)
+            with self._turn(LOCAL):
+                return describe(files, prompt, endpoint, secret=endpoint.key)
 
         return ByFiles(endpoint.vision_model, ask)
 
@@ -168,13 +174,14 @@ class Refining:
         first = Progress(key, text, chosen)
         with self._lock:
             while len(self._kept) >= MOST_KEPT:
-                _, _, oldest = self._kept.pop(next(iter(self._kept)))
+                (most, _), = Counter(whose for whose, _, _ in self._kept.values()).most_common(1)
+                _, _, oldest = self._kept.pop(next(each for each, (whose, _, _) in self._kept.items() if whose == most))
                 oldest.set()
             self._kept[key] = (owner, first, stop)
         if chosen == "pocket":
             self._run(key, text, count, version, stop, how)
         else:
-            self._threads().submit(self._run, key, text, count, version, stop, how)
+            self._threads().submit(self._run, key, text, count, version, stop, how | {"owner": owner})
         return self.look(key, owner=owner)
 
     def look(self, key: str, *, owner: str) -> Progress:
@@ -220,8 +227,8 @@ class Refining:
                 self._pool = ThreadPoolExecutor(5 * self._settings.refiner_limit, "refine")
             return self._pool
 
-    def _turn(self) -> _Turn:
-        return _Turn(self)
+    def _turn(self, owner: str) -> _Turn:
+        return _Turn(self, owner)
 
     def _triggers(self, names: Sequence[str]) -> list[str]:
         cards = {card.name: card.trigger for card in self._loras.cards()} if names else {}
@@ -231,28 +238,37 @@ class Refining:
 class _Turn:
     """One of the installation's slots, for as long as it is held. Raises RefinerFailed where too many wait, or for too long."""
 
-    def __init__(self, desk: Refining) -> None:
-        self._desk = desk
+    def __init__(self, desk: Refining, owner: str) -> None:
+        self._desk, self._owner = desk, owner
 
     def __enter__(self) -> None:
         desk, limit = self._desk, self._desk._settings.refiner_limit
         with desk._lock:
+            if self._owner != LOCAL and desk._each[self._owner] >= MOST_EACH:
+                raise RefinerFailed(f"{MOST_EACH} texts of yours are being refined already, the most at once for one person. Wait for "
+                                    "them, or stop one.")
             if desk._waiting >= 5 * limit:
                 raise RefinerFailed(f"Too many texts are being refined: {limit} at a time, and {4 * limit} wait already. Try again in a "
                                     "moment.")
             desk._waiting += 1
+            desk._each[self._owner] += 1
         end = time.monotonic() + WAIT_SECONDS
         while not desk._turns.acquire(timeout=0.5):
             if time.monotonic() > end or desk._closed.is_set():
-                with desk._lock:
-                    desk._waiting -= 1
+                self._leave()
                 raise RefinerFailed(f"{limit} texts were being refined all the while, and this one got no turn in {WAIT_SECONDS:g} s. Try "
                                     "again in a moment.")
 
     def __exit__(self, *_: object) -> None:
         self._desk._turns.release()
-        with self._desk._lock:
-            self._desk._waiting -= 1
+        self._leave()
+
+    def _leave(self) -> None:
+        desk = self._desk
+        with desk._lock:
+            desk._waiting -= 1
+            desk._each[self._owner] -= 1
+            desk._each += Counter()  # keeps none that has no turn
 
 
 def _counter(spec: Any) -> Callable[[str], int] | None:

@@ -24,14 +24,19 @@ def recipe_of(source: str, clip: Callable[[], Clip]) -> Mapping[str, Any]:
     return read_recipe(Path(source)) if Path(source).exists() else clip().recipe
 
 
-def request_of(recipe: Mapping[str, Any], here: Sequence[ModelSpec] = ()) -> GenerationRequest:
-    """`here`: the models of this machine. Raises InvalidRequest: no model made it, or the file was tampered with."""
+def request_of(recipe: Mapping[str, Any], here: Sequence[ModelSpec] = (), known: str = "") -> GenerationRequest:
+    """`here`: the models of this machine. `known`: the model as the history knows it: of a folder the recipe says the name alone, for
+    the file may be given away. Raises InvalidRequest: no model made it, or the file was tampered with."""
     if recipe.get("kind", GENERATE) != GENERATE:
         raise InvalidRequest("clip", "was not made from a request for a model: it is motion interpolation. Take the clip that it was made "
                                      "from.")
     request = GenerationRequest.from_mapping(recipe["request"])
     other = stand_in(recipe, here)
-    return request if other is None else replace(request, model=other.name)
+    if other is not None:
+        return replace(request, model=other.name)
+    folder = Path(known)
+    own = folder.is_absolute() and folder.name == request.model and all(spec.name != request.model for spec in here)
+    return replace(request, model=known) if own else request
 
 
 def stand_in(recipe: Mapping[str, Any], here: Sequence[ModelSpec]) -> ModelSpec | None:

@@ -44,7 +44,7 @@ def serve_from_settings(settings: Settings | None = None, *, public: bool = Fals
         if share:
             tunnel = open_tunnel(port)
             stack.callback(tunnel.close)
-            sys.stderr.write(f"It is also at {tunnel.url}, for everybody who can sign in.\n")
+            sys.stderr.write(shared_words(tunnel.url, signed_in=access is not None))
         serve(studio, settings.host, port, access)
 
 
@@ -75,6 +75,15 @@ def _free_port(host: str, port: int) -> int:
             raise InvalidRequest("port", f"{port} is taken, perhaps by another Sprocket. Choose another, or 0 for any free one.",
                                  suggestion=0) from error
         raise InvalidRequest("port", f"{host}:{port} cannot be used ({error.strerror}). Choose another.") from error
+
+
+def shared_words(url: str, *, signed_in: bool) -> str:
+    """What is said of an address on the internet."""
+    if signed_in:
+        return f"It is also at {url}, for everybody who can sign in.\n"
+    return (f"It is also at {url}. Warning: that is on the internet, and nobody is asked to sign in: whoever has the address can see and "
+            "change everything. Add somebody with `sprocket users add NAME --role admin` and leave --i-know-this-is-public out to change "
+            "that.\n")
 
 
 def _announce(settings: Settings, port: int, *, signed_in: bool) -> None:

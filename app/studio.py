@@ -70,8 +70,8 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
-        self.training = Trainings(settings, store, self.loras, spec=self.spec, hardware=self._engine.hardware,
-                                  project=lambda asked, owner: self._project(asked, owner, time.time()).id, list_model=self.hub.add_folder)
+        self.training = Trainings(settings, store, self.loras, hardware=self._engine.hardware, list_model=self.hub.add_folder,
+                                  spec=self.spec, project=lambda asked, by: store.projects.chosen(asked, owner=by, now=time.time()).id)
         """Training runs: start, watch, pause, resume, `sprocket train`."""
         self.interpolations = Interpolations(self)
         """More frames for a clip or a video, `sprocket interpolate`."""
@@ -99,9 +99,11 @@ class Studio:
         """
         wish = _wish(request)
         key = checked_key(idempotency_key)
+        if known := self.store.jobs.repeated(key, wish.to_json(), owner=owner, made_from=made_from):
+            return known[0]  # whatever has become of its model or its parent since
         resolved = self._planned(wish)
         now = time.time()
-        project = self._project(project_id, owner, now)
+        project = self.store.projects.chosen(project_id, owner=owner, now=now)
         if made_from is not None:
             self.clip(made_from, owner=owner)
         seed = secrets.randbelow(DRAWN_SEEDS) if wish.seed is None else wish.seed
@@ -117,10 +119,12 @@ class Studio:
 
         They wait one behind the other, so the model stays loaded for all. Raises as `submit`, naming which request it is.
         """
-        key = checked_key(idempotency_key)
-        new = batches.new_jobs(requests, self.settings.max_batch, self._planned, lambda: secrets.randbelow(DRAWN_SEEDS))
+        wishes, key = batches.wishes(requests, self.settings.max_batch), checked_key(idempotency_key)
+        if known := self.store.jobs.repeated(key, [wish.to_json() for wish in wishes], owner=owner, made_from=made_from):
+            return known
+        new = batches.new_jobs(wishes, self._planned, lambda: secrets.randbelow(DRAWN_SEEDS))
         now = time.time()
-        project = self._project(project_id, owner, now)
+        project = self.store.projects.chosen(project_id, owner=owner, now=now)
         if made_from is not None:
             self.clip(made_from, owner=owner)
         return self.store.jobs.add_batch(
@@ -306,7 +310,8 @@ class Studio:
 
     def clip_request(self, clip_id: str, *, owner: str = LOCAL) -> GenerationRequest:
         """What to ask for to get this clip again."""
-        return request_of(self.clip(clip_id, owner=owner).recipe, self.models())
+        clip = self.clip(clip_id, owner=owner)
+        return request_of(clip.recipe, self.models(), clip.model)
 
     def request_from_file(self, path: Path) -> GenerationRequest:
         """The request in a Sprocket mp4 or sidecar from anywhere. Raises InvalidRequest."""
@@ -425,11 +430,6 @@ class Studio:
         """(is a worker alive, the hardware it reported); this host's own before others'."""
         workers = living(self.store)
         return bool(workers), workers[0].hardware if workers else None
-
-    def _project(self, project_id: str | None, owner: str, now: float) -> Project:
-        if project_id is None:
-            return self.store.projects.default(owner=owner, now=now)
-        return self.store.projects.get(checked_id(project_id, "project"), owner=owner)
 
     def _file(self, clip_id: str, owner: str, ending: str) -> Path:
         clip = self.clip(clip_id, owner=owner)

@@ -17,6 +17,8 @@ import psutil
 MIB = 2**20
 QUERY = "index,name,memory.total,memory.free,compute_cap,utilization.gpu"
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+AS_GOOD = 2 * 2**30
+"""GPUs whose free memory differs by less are as good as each other: a context and its libraries take about that."""
 SPEED_PACKAGES = ("triton", "flash_attn", "flash_attn_interface", "sageattention")
 """Kernels for NVIDIA GPUs that may be installed beside torch."""
 
@@ -32,6 +34,8 @@ class Gpu:
     free_bytes: int
     load: int | None = None
     """Per cent of the last second it was at work; None: not known."""
+    held_bytes: int = 0
+    """Of `free_bytes`, what the asking process and its ranks hold, and would let go."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +77,18 @@ class Hardware:
                       "capability": None if capability is None else (capability[0], capability[1])})
 
 
-def detect(kind: str | None = None) -> Hardware:
+def detect(kind: str | None = None, held: Mapping[str, int] | None = None) -> Hardware:
     """The GPU with most free memory if torch was built for it, else the processor. Takes milliseconds, never raises.
 
-    `kind` 'cpu': the processor, whatever else there is.
+    `kind` 'cpu': the processor, whatever else there is. `held`: bytes by device ('cuda:N') that the asking process holds: they count
+    as free, and among GPUs as good as each other the one with most of them is taken, so that a model stays where it is.
     """
-    gpus = _gpus() if kind != "cpu" and _torch_has_cuda() else []
-    return max(gpus, key=lambda gpu: gpu.free_bytes) if gpus else _cpu()
+    held = held or {}
+    gpus = _gpus(held) if kind != "cpu" and _torch_has_cuda() else []
+    if not gpus:
+        return _cpu()
+    most = max(gpu.free_bytes for gpu in gpus)
+    return max((gpu for gpu in gpus if gpu.free_bytes >= most - AS_GOOD), key=lambda gpu: (held.get(gpu.device, 0), gpu.free_bytes))
 
 
 def _cpu() -> Hardware:
@@ -122,7 +131,9 @@ def _torch_has_cuda() -> bool:
     return line is not None and line.group(1).strip() != "None"
 
 
-def _gpus() -> list[Hardware]:
+def _gpus(held: Mapping[str, int]) -> list[Hardware]:
+    # nvidia-smi numbers GPUs by their place on the bus, CUDA by their speed unless told so, before it begins.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
         asked = subprocess.run(["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
                                capture_output=True, text=True, timeout=10, check=True)
@@ -134,10 +145,12 @@ def _gpus() -> list[Hardware]:
     gpus, all_gpus = [], []
     for index, name, total, free, capability, load in rows:
         if index in seen and total.isdigit() and free.isdigit():
-            gpus.append(Hardware(device=f"cuda:{seen.index(index)}", name=name, total_bytes=int(total) * MIB,
-                                 free_bytes=int(free) * MIB, cores=_cores(), bf16=float(capability) >= 8.0,
+            device = f"cuda:{seen.index(index)}"
+            own = held.get(device, 0)
+            gpus.append(Hardware(device=device, name=name, total_bytes=int(total) * MIB,
+                                 free_bytes=min(int(total), int(free) + own // MIB) * MIB, cores=_cores(), bf16=float(capability) >= 8.0,
                                  ram_bytes=_cpu().free_bytes, capability=_capability(capability), packages=packages))
-            all_gpus.append(Gpu(device=gpus[-1].device, name=name, total_bytes=gpus[-1].total_bytes, free_bytes=gpus[-1].free_bytes,
+            all_gpus.append(Gpu(device=device, held_bytes=own, name=name, total_bytes=gpus[-1].total_bytes, free_bytes=gpus[-1].free_bytes,
                                 load=int(load) if load.isdigit() else None))
     return [replace(gpu, gpus=tuple(sorted(all_gpus, key=lambda one: one.device))) for gpu in gpus]
 

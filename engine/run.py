@@ -50,6 +50,10 @@ from engine.video.publish import storage_errors, write_atomic
 from engine.video.writer import ClipWriter
 
 RECENT_STEPS = 8
+NO_ENGINE = ("unable to find an engine", "status_not_initialized")
+"""What cuDNN and cuBLAS say where no memory is left for them, and where they are broken."""
+CROWDED = 0.8
+"""Of a device's memory: from here on those words mean that it ran out."""
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "out_of_device_memory")
 
 
@@ -76,6 +80,7 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     try:
         with storage_errors(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
+            _begin_memory(plan)
             if plan.hierarchy is not None:
                 yield from HierarchyRun(job, lambda one: replace_plan(job, one)).events()
                 return
@@ -85,7 +90,8 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
             state = yield from job.denoise(model, text, start)
             yield from job.write(model, state)
     except (MemoryError, RuntimeError, ModelInvalid) as error:  # torch's own out-of-memory errors are RuntimeErrors
-        if not _out_of_memory(error) and not _out_of_memory(error.__cause__):  # loading takes it for a damaged file
+        if not (_out_of_memory(error) or _out_of_memory(error.__cause__)  # loading takes it for a damaged file
+                or (no_engine(error) and _crowded(plan))):
             raise
         where = "ram" if plan.device != "cpu" and not _on_the_gpu(error) else "device"
         raise MemoryRanOut(f"the memory ran out {PHASES[job.phase]} ({plan.predicted_bytes / 1e9:.1f} GB were expected to do). "
@@ -146,7 +152,6 @@ class Job:
         """The loaded model and the encoded text."""
         yield StageStarted(Stage.LOAD)
         with self.stage(Stage.LOAD):
-            _begin_memory(self.plan)
             model: VideoModel = self.models.get(self.plan)
             model.loras.use(self.plan.loras, self.loras)
             if self.mesh is not None:
@@ -326,6 +331,8 @@ def _check_finite(state: SampleState, plan: Plan) -> None:
         raise OutputRejected(f"step {state.step} of {plan.sampled_steps} gave numbers that are not finite (NaN). Likely cause: "
                              f"damaged weights, or guidance {plan.guidance:g} far above this model's "
                              f"{plan.spec.recommended_guidance:g}."
+                             + (" Or FP16, in which numbers above 65504 are lost: use precision bf16 or auto."
+                                if plan.placement.homes["transformer"].precision == "fp16" else "")
                              + (f" Or the attention kernel {plan.attention}; SPROCKET_ATTENTION=native avoids it."
                                 if plan.attention != "native" else ""))
 
@@ -334,6 +341,21 @@ def _out_of_memory(error: BaseException | None) -> bool:
     # On the processor torch has no class of its own for it, and CUDA's libraries say it in words of their own.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY))
+
+
+def no_engine(error: BaseException) -> bool:
+    """True for words of CUDA's libraries that mean either."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_ENGINE)
+
+
+def _crowded(plan: Plan) -> bool:
+    """True where this job has had nearly all that there is for it."""
+    if not plan.device.startswith("cuda"):
+        return False
+    device = torch.device(plan.device)
+    room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    room = min(room, max(plan.budget - CONTEXT_BYTES, 1)) if plan.budget else room
+    return torch.cuda.max_memory_reserved(device) > CROWDED * room
 
 
 def _on_the_gpu(error: BaseException) -> bool:

@@ -67,6 +67,19 @@ def install_torch() -> None:
     pip(*([f"{TORCH}+cpu", "--find-links", TORCH_CPU_WHEELS] if cpu else [TORCH]))
 
 
+def make_venv() -> None:
+    """Makes `.venv` where there is none with a working pip: one whose making was cut short, or failed, is made anew."""
+    there = venv_python().exists()
+    if there and subprocess.run([venv_python(), "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+        return
+    print("Making .venv ...", flush=True)
+    try:
+        venv.create(VENV, with_pip=True, clear=True)
+    except subprocess.CalledProcessError:
+        sys.exit(f"This Python ({sys.executable}) cannot make an environment with pip. On Debian and Ubuntu install the package "
+                 "python3-venv; then run the same command again.")
+
+
 def wanted_stamp(extras: list[str]) -> str:
     """A digest of everything the installation depends on."""
     digest = hashlib.sha256(sys.version.encode())
@@ -88,9 +101,7 @@ def main() -> None:
     wanted = wanted_stamp(extras).split()
     if done[:1] == wanted[:1] and set(wanted) <= set(done) and venv_python().exists():
         return
-    if not venv_python().exists():
-        print("Making .venv ...", flush=True)
-        venv.create(VENV, with_pip=True)
+    make_venv()
     kept = sorted(set(extras) | set(done[1:]))
     print("Installing (the first time takes some minutes) ...", flush=True)
     install_torch()

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from app.checked import checked_id
 from app.errors import NotFound
 from app.history.ids import new_id
 from app.history.published import UNPUBLISHED
@@ -37,6 +38,10 @@ class Projects:
                  .scalar_subquery().label("clips"))
         query = select(projects, count).where(projects.c.owner == owner).order_by(projects.c.created_at, projects.c.id)
         return self._db.read(lambda c: tuple(project_of(row) for row in c.execute(query)))
+
+    def chosen(self, project_id: str | None, *, owner: str, now: float) -> Project:
+        """Where new clips go: this one, or the first where none is named. Raises NotFound."""
+        return self.default(owner=owner, now=now) if project_id is None else self.get(checked_id(project_id, "project"), owner=owner)
 
     def default(self, *, owner: str, now: float) -> Project:
         """The owner's oldest project; made at the first call."""
@@ -200,11 +205,11 @@ class Clips:
         return self._db.read(lambda c: tuple(clip_of(row) for row in c.execute(query)))
 
     def sidecar_written(self, clip: Clip) -> None:
-        """The sidecar holds `clip`; unless the row has changed since."""
+        """The sidecar holds `clip`. Where the row has changed since, a newer one may have been written over: it is written again."""
         def work(c: Connection) -> None:
             row = c.execute(select(clips).where(clips.c.id == clip.id).with_for_update()).one_or_none()
-            if row is not None and clip_of(row) == clip:
-                c.execute(update(clips).where(clips.c.id == clip.id).values(sidecar_stale=0))
+            if row is not None:
+                c.execute(update(clips).where(clips.c.id == clip.id).values(sidecar_stale=int(clip_of(row) != clip)))
         self._db.write(work)
 
     def recent(self, model: str, *, limit: int) -> tuple[Clip, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from sqlalchemy import Connection, create_engine, event, exc
+from sqlalchemy import URL, Connection, create_engine, event, exc
 
 from app.errors import HistoryBusy, HistoryDamaged
 from engine.errors import StorageBlocked
@@ -33,7 +33,7 @@ class Database:
         """`make_room` is called once when the disk is full during a write; True means it is worth trying again."""
         self.path = path
         self._make_room = make_room
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS},
+        self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_SECONDS},
                                      pool_size=4, max_overflow=28)
         journal = journal_mode(path, sqlite3.sqlite_version_info)
         event.listen(self._engine, "connect", lambda raw, _record: _prepare(raw, journal))

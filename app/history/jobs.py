@@ -37,8 +37,8 @@ class Jobs:
         Raises InvalidRequest if the key was used for something else, NotAllowed when too many wait already.
         """
         new = NewJob(dict(request), dict(asked), steps, notes)
-        [job] = self._add((new,), _sha({"kind": kind, "request": asked, "made_from": made_from}), None, owner=owner, project_id=project_id,
-                          now=now, max_attempts=max_attempts, max_waiting=max_waiting, idem_key=idem_key, made_from=made_from,
+        [job] = self._add((new,), _sha(kind, asked, made_from), None, owner=owner, project_id=project_id, now=now,
+                          max_attempts=max_attempts, max_waiting=max_waiting, idem_key=idem_key, made_from=made_from,
                           reserved_by=reserved_by, kind=kind)
         return job
 
@@ -46,7 +46,7 @@ class Jobs:
                   idem_key: str | None = None, made_from: str | None = None, reserved_by: str | None = None,
                   kind: str = "generate") -> tuple[Job, ...]:
         """All of `new` or none, one after the other at the end of the queue; else as `add`."""
-        sha = _sha({"kind": kind, "batch": [each.asked for each in new], "made_from": made_from})
+        sha = _sha(kind, [each.asked for each in new], made_from)
         return self._add(new, sha, new_id(now), owner=owner, project_id=project_id, now=now, max_attempts=max_attempts,
                          max_waiting=max_waiting, idem_key=idem_key, made_from=made_from, reserved_by=reserved_by, kind=kind)
 
@@ -54,13 +54,8 @@ class Jobs:
              idem_key: str | None, **common: Any) -> tuple[Job, ...]:
         """The first of a batch carries its `idem_key`."""
         def work(c: Connection) -> tuple[Job, ...]:
-            if idem_key is not None:
-                row = c.execute(select(jobs).where(jobs.c.owner == owner, jobs.c.idem_key == idem_key)).one_or_none()
-                if row is not None:
-                    if row.request_sha != sha:
-                        raise InvalidRequest("idempotency_key", "was used before for another request. Send a fresh key "
-                                                                "with every new request.")
-                    return (job_of(row),) if row.batch_id is None else _batch(c, row.batch_id, owner)
+            if known := _repeated(c, idem_key, sha, owner):
+                return known
             waiting = c.execute(select(func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(WAITING))).scalar_one()
             if waiting + len(new) > max_waiting:
                 raise NotAllowed(f"{waiting} jobs wait already; the limit is {max_waiting}"
@@ -76,6 +71,18 @@ class Jobs:
                 log(c, job_id, now, JobState.QUEUED.value)
             return tuple(job_of(job_row(c, job_id)) for job_id in ids)
         return self._db.write(work)
+
+    def repeated(self, idem_key: str | None, asked: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, owner: str,
+                 made_from: str | None = None, kind: str = "generate") -> tuple[Job, ...]:
+        """What `add`, or `add_batch` where `asked` is a list, made before for this key; nothing where it is new. Raises
+        InvalidRequest if the key was used for something else."""
+        sha = _sha(kind, asked, made_from)
+        return () if idem_key is None else self._db.read(lambda c: _repeated(c, idem_key, sha, owner))
+
+    def has_key(self, idem_key: str, *, owner: str) -> bool:
+        """Has a request of this owner come with it before?"""
+        query = select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.idem_key == idem_key)
+        return self._db.read(lambda c: c.execute(query).first()) is not None
 
     def batch(self, batch_id: str, *, owner: str) -> tuple[Job, ...]:
         """The jobs of a batch in the order they were asked for. Raises NotFound."""
@@ -218,5 +225,18 @@ def _batch(c: Connection, batch_id: str, owner: str) -> tuple[Job, ...]:
     return tuple(map(job_of, rows))
 
 
-def _sha(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _repeated(c: Connection, idem_key: str | None, sha: str, owner: str) -> tuple[Job, ...]:
+    if idem_key is None:
+        return ()
+    row = c.execute(select(jobs).where(jobs.c.owner == owner, jobs.c.idem_key == idem_key)).one_or_none()
+    if row is None:
+        return ()
+    if row.request_sha != sha:
+        raise InvalidRequest("idempotency_key", "was used before for another request. Send a fresh key with every new request.")
+    return (job_of(row),) if row.batch_id is None else _batch(c, row.batch_id, owner)
+
+
+def _sha(kind: str, asked: Mapping[str, Any] | Sequence[Mapping[str, Any]], made_from: str | None) -> str:
+    """What tells a repeated call from another one."""
+    said = {"kind": kind, "request" if isinstance(asked, Mapping) else "batch": asked, "made_from": made_from}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

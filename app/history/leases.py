@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,14 +148,14 @@ class Leases:
     def _act(self, claim: Claim, action: Action, now: float, *, detail: str = "", **values: Any) -> None:
         self._db.write_rows(lambda c: act(c, leased_row(c, claim.job.id, claim.token), action, now, detail=detail, **values))
 
-    def first_blocked(self) -> Job | None:
-        query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value).order_by(jobs.c.rank, jobs.c.id).limit(1)
-        row = self._db.read(lambda c: c.execute(query).one_or_none())
-        return None if row is None else job_of(row)
+    def blocked(self) -> tuple[Job, ...]:
+        """In the order of the queue."""
+        query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value).order_by(jobs.c.rank, jobs.c.id)
+        return self._db.read(lambda c: tuple(map(job_of, c.execute(query))))
 
-    def unblock(self, *, now: float) -> int:
-        """All blocked jobs wait in the queue again. Returns how many."""
-        query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value)
+    def unblock(self, job_ids: Sequence[str], *, now: float) -> int:
+        """Those of these jobs that are blocked wait in the queue again. Returns how many."""
+        query = select(jobs).where(jobs.c.state == JobState.BLOCKED.value, jobs.c.id.in_(job_ids))
 
         def work(c: Connection) -> int:
             rows = c.execute(query.with_for_update(skip_locked=True)).all()

@@ -203,8 +203,8 @@ def part_name(job: Job, token: str) -> str:
 
 def carry_jobs(old: Path, store: Store) -> int:
     """Copies jobs and their log out of a readable older history. Returns how many jobs. Damage ends it quietly."""
-    try:
-        connection = sqlite3.connect(f"file:{old}?mode=ro", uri=True)
+    try:  # to write as well: half a transaction beside it has to be taken back before anything can be read
+        connection = sqlite3.connect(f"{old.absolute().as_uri()}?mode=rw", uri=True)
         connection.row_factory = sqlite3.Row
         try:
             rows = [dict(row) for row in connection.execute("SELECT * FROM jobs")]

@@ -34,11 +34,12 @@ WAITS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the hub is asked again, longer each time until a byte comes."""
 FIRST_ASKS = 2
 """How often the hub is asked what the model consists of before saying that it is not there."""
-BUSY_EXIT = 4
+BUSY_EXIT, UNTOLD_EXIT = 4, 5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 however the download ended (progress.json says how), 4 when another process has it."""
+    """Returns the exit code: 0 however the download ended (progress.json says how), 4 when another process has it, 5 when how it
+    ended could not be written there: whoever starts the next one must not take it for one that waits."""
     parser = argparse.ArgumentParser(prog="python -m app.hub.fetch", description="Downloads one model that was asked for.")
     parser.add_argument("repo")
     parser.add_argument("--parent", type=int, help="end when this process does")
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         with FileLock(place.lock, wait_seconds=2.0):
-            Fetching(settings, place, wish).run()
+            return 0 if Fetching(settings, place, wish).run() else UNTOLD_EXIT
     except DataDirBusy:
         return BUSY_EXIT
     except FileNotFoundError:
@@ -69,8 +70,8 @@ class Fetching:
         self._settings, self._place, self._wish = settings, place, wish
         self._meter = Meter(place.progress)
 
-    def run(self) -> None:
-        """To the end, whatever that is. Raises only for what is a mistake in this program."""
+    def run(self) -> bool:
+        """To the end, whatever that is. False where nobody can read what it was. Raises only for what is a mistake in this program."""
         try:
             pinned = self._pin()
             self._meter.total(pinned.total_bytes, on_disk(self._place, pinned))
@@ -78,18 +79,25 @@ class Fetching:
             for file in pinned.files:
                 self._patiently(functools.partial(self._one, pinned, file))
             self._publish(pinned)
+            return True
         except Cancelled:
-            self._place.stop.unlink(missing_ok=True)
-            self._meter.end(Progress(phase=Phase.STOPPED))
+            told = self._meter.end(Progress(phase=Phase.STOPPED))
+            if told:  # else the wish to stop goes on saying it
+                self._place.stop.unlink(missing_ok=True)
+            return told
         except (StorageBlocked, OSError) as error:
             reason = error.__cause__ if isinstance(error, StorageBlocked) else error
-            self._failed(StorageBlocked.code, f"{self._place.root} cannot be written ({getattr(reason, 'strerror', None) or reason}). What "
-                                              "has come stays. Free some space, look who owns the folder, then try again.")
+            said = getattr(reason, "strerror", None) or reason
+            return self._failed(StorageBlocked.code, f"{self._place.root} cannot be written ({said}). What has come stays. Free some "
+                                                     "space, look who owns the folder, then try again.")
         except SprocketError as error:
-            self._failed(error.code, str(error))
+            return self._failed(error.code, str(error))
 
-    def _failed(self, code: str, error: str) -> None:
-        self._meter.end(Progress(phase=Phase.FAILED, error_code=code, error=error))
+    def _failed(self, code: str, error: str) -> bool:
+        if self._meter.end(Progress(phase=Phase.FAILED, error_code=code, error=error)):
+            return True
+        log.error("%s", error)
+        return False
 
     def stopped(self) -> bool:
         return self._place.stop.exists()

@@ -28,6 +28,8 @@ STOP_SECONDS = 3.0
 RESTART_SECONDS = 2.0
 MAX_DEATHS = 3
 """Deaths of the process without a byte in between, after which the download is given up."""
+MAX_DOUBLINGS = 7
+"""Of the time between two starts, while a download that is given up cannot be noted as such (a full disk): four minutes at most."""
 
 
 def start_process(settings: Settings, repo: str) -> subprocess.Popen[bytes]:
@@ -105,16 +107,21 @@ class Keeper:
         place, self._child = self._place, None
         if place is None or returncode == 0 or not place.wish.exists():
             return
-        with contextlib.suppress(DataDirBusy, OSError), FileLock(place.lock):
+        before = load(Progress, place.progress) or Progress(phase=Phase.WAITING)
+        deaths = 0 if place.stop.exists() else self._counted(place.root, before.done_bytes, returncode)
+        with contextlib.suppress(DataDirBusy, OSError), FileLock(place.lock):  # none of the two on a disk that takes nothing
             if place.stop.exists():
                 mark_stopped(place)
-                return
-            self._start_after = time.monotonic() + RESTART_SECONDS
-            before = load(Progress, place.progress) or Progress(phase=Phase.WAITING)
-            deaths, at = self._deaths.get(place.root, (0, -1))
-            self._deaths[place.root] = (1 if before.done_bytes != at else deaths + 1, before.done_bytes)
-            log.warning("the download of %s ended with code %d", place.root.name, returncode)
-            if self._deaths[place.root][0] >= MAX_DEATHS:
+            elif deaths >= MAX_DEATHS:
                 save_quickly(place.progress, Progress(phase=Phase.FAILED, done_bytes=before.done_bytes, total_bytes=before.total_bytes,
                              error_code="internal", error=f"The downloading process ended {MAX_DEATHS} times at the same place (last with "
                              f"code {returncode}); the server's log says more. What has come stays; try again.", at=time.time()))
+
+    def _counted(self, root: Path, done: int, returncode: int) -> int:
+        """Deaths at this place, with this one; the next start waits accordingly."""
+        deaths, at = self._deaths.get(root, (0, -1))
+        deaths = deaths + 1 if done == at else 1
+        self._deaths[root] = (deaths, done)
+        self._start_after = time.monotonic() + RESTART_SECONDS * 2 ** min(max(0, deaths - MAX_DEATHS), MAX_DOUBLINGS)
+        log.warning("the download of %s ended with code %d", root.name, returncode)
+        return deaths

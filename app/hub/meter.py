@@ -54,10 +54,10 @@ class Meter:
         """Since a byte came."""
         return time.monotonic() - self._last_byte
 
-    def end(self, progress: Progress) -> None:
-        """The last word: `progress` with the amounts as they are."""
+    def end(self, progress: Progress) -> bool:
+        """The last word: `progress` with the amounts as they are. False where it could not be written."""
         self._now = replace(progress, done_bytes=self._now.done_bytes, total_bytes=self._now.total_bytes)
-        self._write()
+        return self._write()
 
     def _mark(self, now: float) -> None:
         self._marks.append((now, self._came))
@@ -68,9 +68,11 @@ class Meter:
         left = (self._now.total_bytes or 0) - self._now.done_bytes
         self._now = replace(self._now, bytes_per_second=rate, eta_seconds=left / rate if rate else None)
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
         self._written = time.monotonic()
         try:
             save_quickly(self._path, replace(self._now, at=time.time()))
+            return True
         except OSError as error:
             log.warning("the progress was not written: %s", error)  # the download itself is what counts
+            return False

@@ -7,6 +7,7 @@ Only the fetching process imports this. Whole files are fetched by our own loop 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -121,7 +122,8 @@ def fetch(repo: str, revision: str, file: RemoteFile, target: Path, *, add: Call
                     have += len(chunk)
                     if have > file.size:
                         break
-                    out.write(chunk)
+                    if out.write(chunk) != len(chunk):  # unbuffered: the last room of a disk takes a part, and says no more than that
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     digest.update(chunk)
                     add(len(chunk))
         if have < file.size:

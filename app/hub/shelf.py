@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from app.hub.known import BY_REPO, IMAGE, KNOWN, TEXT, Known, current_id
 from app.hub.records import DOWNLOADS, Download
 from app.hub.verify import Verified, verify
 from app.hub.words import amount
+from app.lock import FileLock
 from app.settings import Settings
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
 from engine.models.catalogue import LOCAL_FOLDERS, POCKET, POCKET_I2V, embedded, find, local_folders, places
@@ -26,6 +28,7 @@ from engine.spec import ModelSpec, read_spec
 from engine.video.publish import storage_errors, write_atomic
 
 MAX_NAME_CHARS = 80
+LOCK_SECONDS = 10.0
 EMBEDDED = {POCKET: ("Pocket", "Tiny, made here, always there."),
             POCKET_I2V: ("Pocket I2V", "Sets a picture of pocket's world in motion. Tiny, made here, always there.")}
 """Name -> title and what it is about, of the models that ship with Sprocket."""
@@ -150,20 +153,19 @@ class Hub:
             if known.exists() and known.samefile(folder):
                 return name
         read_spec(folder)
-        noted = local_folders(self.folder)
-        name = _free_name(folder.name, {*EMBEDDED, *places(self.folder), *noted})
-        self._note({**noted, name: folder})
+        with self._noting() as noted:
+            name = _free_name(folder.name, {*EMBEDDED, *places(self.folder), *noted})
+            noted[name] = folder
         return name
 
     def delete(self, name: str) -> None:
         """Removes a model from this machine; of a noted folder only the note. Raises NotAllowed (embedded, in use), ModelNotFound."""
         folder = self._place(name)
-        noted = local_folders(self.folder)
-        if name in noted and noted[name] == folder:
-            self._refuse_in_use(name, folder)
-            self._note({other: path for other, path in noted.items() if other != name})
-            return
         self._refuse_in_use(name, folder)
+        if local_folders(self.folder).get(name) == folder:
+            with self._noting() as noted:
+                noted.pop(name, None)
+            return
         gone = self.folder / DOWNLOADS / f"{going.TRASH}{secrets.token_hex(6)}"
         with storage_errors(self.folder):
             gone.parent.mkdir(parents=True, exist_ok=True)
@@ -200,8 +202,16 @@ class Hub:
             raise NotAllowed(f"{name} is needed by {users} job{'s' if users > 1 else ''} that run{'' if users > 1 else 's'} or "
                              f"wait{'' if users > 1 else 's'}. Let them end or cancel them first.")
 
-    def _note(self, folders: dict[str, Path]) -> None:
-        write_atomic(self.folder / LOCAL_FOLDERS, json.dumps({name: str(path) for name, path in folders.items()}, indent=1).encode())
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[dict[str, Path]]:
+        """The noted folders, to be changed: written back before another process may read them to change them too."""
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f".{LOCAL_FOLDERS}.lock", wait_seconds=LOCK_SECONDS):
+                folders = local_folders(self.folder)
+                yield folders
+                said = json.dumps({name: str(path) for name, path in folders.items()}, indent=1)
+                write_atomic(self.folder / LOCAL_FOLDERS, said.encode())
 
     def _present(self, name: str, folder: Path, coming: Download | None, linked: bool) -> Card:
         known, pinned, embedded = BY_REPO.get(name), going.manifest(folder), name in EMBEDDED

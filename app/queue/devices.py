@@ -52,4 +52,6 @@ def environment(device: str, environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     index = int(device.partition(":")[2])
     visible = [one.strip() for one in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
-    return {"CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index)}
+    # The number is nvidia-smi's; CUDA counts by speed unless told otherwise.
+    return {"CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index),
+            "CUDA_DEVICE_ORDER": environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from engine.models.cache import ModelCache
 
 
+GPU_PROGRAM = 3 * 2**30
+"""Of the memory of a process that works on a GPU, what stays as long as it lives: the libraries of CUDA, its context, the imports.
+Not measured: above what PyTorch's processes are reported to take, so that less than what is free is promised."""
+
+
 class Closeable(Protocol):
     def close(self) -> None: ...
 
@@ -75,20 +80,23 @@ class SprocketEngine:
         return read_spec(find(model, models_dir=models_dir), model)
 
     def hardware(self, device: str | None = None) -> Hardware:
-        machine = detect(device)
         fleet = None if self._models is None else self._models.fleet
+        held = _held_on_gpus()
+        for where, size in (fleet.held if fleet is not None else {}).items():
+            held[where] = held.get(where, 0) + size
+        machine = detect(device, held)
         folder = Settings().data_dir
         if fleet is not None and fleet.link not in (None, self._link):
             self._link = fleet.link
             keep(folder, machine, fleet.link, time.time())
         machine = with_link(machine, folder)
+        own = [_resident(pid) for pid in (os.getpid(), *(() if fleet is None else fleet.pids.values()))]
         if machine.device == "cpu":
-            own = sum(_resident(pid) for pid in (os.getpid(), *(() if fleet is None else fleet.pids.values())))
-            return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own))
-        held = {} if fleet is None else fleet.held
-        gpus = tuple(replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + held.get(gpu.device, 0))) for gpu in machine.gpus)
-        own = _held_on_gpu(machine.device) + held.get(machine.device, 0)
-        return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + own), gpus=gpus)
+            return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + sum(own)))
+        if machine.ram_bytes is None:
+            return machine
+        waiting = sum(max(0, size - GPU_PROGRAM) for size in own)  # weights that wait in memory, and make room for another job's
+        return replace(machine, ram_bytes=min(detect("cpu").total_bytes, machine.ram_bytes + waiting))
 
     def open_models(self) -> Closeable:
         from engine.models.cache import ModelCache
@@ -129,11 +137,13 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _held_on_gpu(device: str) -> int:
-    """Bytes that torch's allocator holds for this process, where it has begun; torch is not imported to ask."""
+def _held_on_gpus() -> dict[str, int]:
+    """Bytes by device that torch's allocator holds for this process, where it has begun; torch is not imported to ask."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     begun = getattr(cuda, "is_initialized", None)  # not yet there while another thread imports torch
-    return int(cuda.memory_reserved(device)) if cuda is not None and begun is not None and begun() else 0
+    if cuda is None or begun is None or not begun():
+        return {}
+    return {f"cuda:{number}": int(cuda.memory_reserved(number)) for number in range(cuda.device_count())}
 
 
 def open_engine(name: str) -> Engine:

@@ -43,7 +43,8 @@ class _Lapsed(Exception):
 
 
 def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | None = None) -> None:
-    """Runs a claimed job and stores how it ended. Raises only KeyboardInterrupt (the job is then cancelled)."""
+    """Runs a claimed job and stores how it ended. Raises only KeyboardInterrupt; the job is then cancelled, or waits again if its
+    clip was being saved."""
     settings, job = place.settings, claim.job
     beat = Heartbeat(settings, place.store.leases, claim, place.stopping)
     with job_log(settings, job.id):
@@ -74,8 +75,7 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
         except SprocketError as error:
             _failed(place, claim, error.code, str(error))
         except KeyboardInterrupt:
-            place.store.jobs.ask_cancel(job.id, owner=job.owner, now=time.time())
-            place.store.leases.confirm_cancel(claim, now=time.time())
+            _interrupted(place, claim)
             raise
         except Exception as error:  # the worker loop: one bad job must not take the queue down
             log.exception("an unforeseen error")
@@ -166,6 +166,7 @@ def _lost(place: Workplace, job: Job) -> None:
         clip = place.store.leases.clip_of_job(job.id)
         if clip is not None:
             write_sidecar(place.settings.media_dir, clip)
+            place.store.clips.sidecar_written(clip)
     except (SprocketError, OSError) as error:
         log.warning("its sidecar was not checked: %s", error)
 
@@ -181,6 +182,16 @@ def _stopped(place: Workplace, claim: Claim, beat: Heartbeat, error: SprocketErr
     else:
         log.info("handed back, because the worker is stopping")
         _stored(place, lambda: leases.release(claim, now=time.time(), why="the worker was stopped"))
+
+
+def _interrupted(place: Workplace, claim: Claim) -> None:
+    """By Ctrl-C or SIGTERM. A clip that was being saved is too late to cancel: whoever takes its job next has little left to do."""
+    try:
+        place.store.jobs.ask_cancel(claim.job.id, owner=claim.job.owner, now=time.time())
+        place.store.leases.confirm_cancel(claim, now=time.time())
+    except NotAllowed:
+        with suppress(LeaseLost):  # it is done
+            place.store.leases.release(claim, now=time.time(), why="interrupted while its clip was being saved")
 
 
 def _ran_out(place: Workplace, claim: Claim, lapse: Lapse | None) -> None:

@@ -38,7 +38,7 @@ def run_one(settings: Settings, store: Store, engine: Engine, job_id: str,
 
     Recovers what earlier, killed processes left behind first: there may never be a server here that does.
     Raises NotFound, NotAllowed when the job does not wait (a server's worker may have taken it), KeyboardInterrupt after
-    having cancelled the job, for SIGTERM as for Ctrl-C.
+    having cancelled the job (or handed back, if its clip was being saved), for SIGTERM as for Ctrl-C.
     """
     with contextlib.suppress(StorageBlocked):  # then the job itself says so
         recover(settings, store)

@@ -9,6 +9,8 @@ import importlib.util
 import logging
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 from app import storage
 from app.errors import HistoryBusy
@@ -94,8 +96,8 @@ class Supervisor:
             try:
                 self._tick()
                 if time.monotonic() >= housekeeping_at:
-                    self._keep_house()
                     housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
+                    self._keep_house()
             except HistoryBusy as error:
                 log.warning("%s", error)
                 self._end.wait(1.0)
@@ -132,15 +134,15 @@ class Supervisor:
         self._mode_at = time.monotonic() + MODE_SECONDS
 
     def _keep_house(self) -> None:
-        storage.keep_ballast(self._settings)
-        back_up(self._settings, self._history, now=time.time())
-        write_stale_sidecars(self._settings, self._history)
+        """What makes room comes first, and a chore that fails holds up no other: the copy of the history, say, on a full disk."""
+        settings, store, now = self._settings, self._history, time.time()
         if time.monotonic() >= self._sweep_at:
-            now = time.time()
-            sweep_parts(self._settings, self._history, now)
-            sweep_job_folders(self._settings, self._history, now)
-            sweep_unused(self._settings, self._history, now)
-            self._sweep_at = time.monotonic() + SWEEP_SECONDS
+            swept = [_done(partial(sweep, settings, store, now)) for sweep in (sweep_parts, sweep_job_folders, sweep_unused)]
+            if all(swept):
+                self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        for chore in (partial(write_stale_sidecars, settings, store), partial(storage.keep_ballast, settings),
+                      partial(back_up, settings, store, now=now)):
+            _done(chore)
         for minder in self._minders.values():
             minder.calm()
 
@@ -149,3 +151,13 @@ class Supervisor:
         if self._store is None:
             raise RuntimeError("the supervisor was not started")
         return self._store
+
+
+def _done(chore: Callable[[], object]) -> bool:
+    """Whether it could be done; if not, the log says why."""
+    try:
+        chore()
+        return True
+    except (SprocketError, OSError) as error:
+        log.warning("a chore was not done: %s", error)
+        return False

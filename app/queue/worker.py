@@ -176,20 +176,27 @@ def _work_once(settings: Settings, store: Store, engine: Engine, stopping: threa
 
 
 def chores(place: Workplace) -> None:
-    """Takes jobs back from the dead, and lets blocked jobs go on once there is room for the first of them."""
+    """Takes jobs back from the dead, and lets those blocked jobs go on that there is room for: a large one holds up no small one."""
     settings, leases, now = place.settings, place.store.leases, time.time()
     leases.reap(now=now, limits=Limits(settings.max_crashes, settings.max_kills))
-    job = leases.first_blocked()
-    if job is not None and storage.problem(settings, _need(place, job)) is None:
+    blocked = leases.blocked()
+    if not blocked or storage.problem(settings) is not None:
+        return
+    room = storage.free_bytes(settings) - settings.min_free_bytes
+    fitting = [job.id for job in blocked if _need(place, job) <= room]
+    if fitting:
         storage.keep_ballast(settings)
-        leases.unblock(now=now)
+        leases.unblock(fitting, now=now)
 
 
 def _need(place: Workplace, job: Job) -> int:
-    try:
-        return planned(place, job).disk_bytes
-    except SprocketError:
-        return 0  # it cannot be planned any more, and will say so when it runs
+    """Bytes the job will write; looked up once, for there may be many, every two seconds."""
+    if job.id not in place.needs:
+        try:
+            place.needs[job.id] = planned(place, job).disk_bytes
+        except SprocketError:
+            return 0  # it cannot be planned any more, and will say so when it runs
+    return place.needs[job.id]
 
 
 def _warm_up(engine: Engine) -> None:

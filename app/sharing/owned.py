@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from app.checked import checked_key
 from app.history.usage import unfinished, usage_of
 from app.sharing.belongings import Belongings, as_mapping
 from app.sharing.gallery import OwnedGallery
@@ -54,7 +55,7 @@ class OwnedStudio:
     def __init__(self, studio: Studio, who: Callable[[], Visitor | None], limits: SharingSettings) -> None:
         self._studio, self._who, self._limits = studio, who, limits
         self._belongings = Belongings(studio.settings)
-        self._pace = Pace(limits.submits_a_minute)
+        self._pace, self._refining_pace = Pace(limits.submits_a_minute), Pace(limits.submits_a_minute)
         self._adding = threading.Lock()
         self.settings = studio.settings
         self.inline: Any = None
@@ -82,7 +83,7 @@ class OwnedStudio:
         found = getattr(self._studio, name)
         if name in PARTS:
             return OwnedPart(found, name, lambda need, what: allowed(self._who(), need, what), self._check_words, self._add,
-                             self._who)
+                             self._check_refining, self._who)
         if not callable(found):
             raise AttributeError(name)
         return functools.partial(self._call, name, found)
@@ -96,7 +97,7 @@ class OwnedStudio:
             kwargs["owner"] = visitor.owner
         self._check_words(visitor, args, kwargs)
         if name in ADDING:
-            return self._add(visitor, name, args, lambda: use_case(*args, **kwargs))
+            return self._add(visitor, name, args, kwargs.get("idempotency_key"), lambda: use_case(*args, **kwargs))
         if name in ("add_input", "add_frame"):
             check_bytes(self._limits, self._held(visitor.owner), 0)
         done = use_case(*args, **kwargs)
@@ -117,10 +118,12 @@ class OwnedStudio:
             if visitor.owner != "local":
                 self._belongings.check(visitor.owner, each)
 
-    def _add(self, visitor: Visitor, name: str, args: tuple[Any, ...], act: Callable[[], Any]) -> Any:
-        """`act` within the quotas: one look at the queue and one job, not two looks and two jobs."""
+    def _add(self, visitor: Visitor, name: str, args: tuple[Any, ...], key: object, act: Callable[[], Any]) -> Any:
+        """`act` within the quotas: one look at the queue and one job, not two looks and two jobs. A key seen before adds nothing."""
         with self._adding:
-            self._check_adding(visitor, name, args)
+            known = checked_key(key)
+            if known is None or not self._studio.store.jobs.has_key(known, owner=visitor.owner):
+                self._check_adding(visitor, name, args)
             return act()
 
     def _check_adding(self, visitor: Visitor, name: str, args: tuple[Any, ...]) -> None:
@@ -130,6 +133,10 @@ class OwnedStudio:
         own = usage_of(store, visitor.owner)
         check_jobs(self._limits, Standing(own.waiting + own.running, unfinished(store), self._held(visitor.owner)), new,
                    anonymous=visitor.owner.startswith(ANONYMOUS))
+
+    def _check_refining(self, visitor: Visitor, text: object) -> None:
+        check_prompt(self._limits, "text", text)
+        self._refining_pace.step(visitor.owner)
 
     def _held(self, owner: str) -> int:
         return usage_of(self._studio.store, owner).clip_bytes + self._belongings.size(owner)

@@ -21,16 +21,20 @@ PARTS: Mapping[str, tuple[frozenset[str], Role]] = {
     "refining": (frozenset({"backends", "backend_for", "look"}), Role.MAKER),
 }
 """Room -> what everybody may read, and the role for the rest."""
+REFINES = frozenset({"refine", "start"})
+"""Of refining: what may ask the operator's chat server."""
 OF_A_RUN = frozenset({"preview_path", "run"})
 """Of training: named by a run, without a word of whose it is. The run has to be the visitor's."""
 
 
 class OwnedPart:
-    """Stands before one room. `check(words)`: raises for inputs of others; `adding(act)`: does it within the quotas."""
+    """Stands before one room. `check(words)`: raises for inputs of others; `adding(act)`: does it within the quotas; `refining(text)`:
+    raises for one text too many, or too long."""
 
     def __init__(self, part: Any, name: str, allowed: Callable[[Role, str], Visitor], check: Callable[..., None],
-                 adding: Callable[..., Any], who: Callable[[], Visitor | None]) -> None:
+                 adding: Callable[..., Any], refining: Callable[[Visitor, object], None], who: Callable[[], Visitor | None]) -> None:
         self._part, self._name, self._allowed, self._check, self._adding, self._who = part, name, allowed, check, adding, who
+        self._refining = refining
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "close":
@@ -51,10 +55,12 @@ class OwnedPart:
             elif self._name == "training" and name in OF_A_RUN:
                 self._part.card(args[0] if args else kwargs["run_id"], owner=visitor.owner)
             self._check(visitor, args, kwargs)
+            if self._name == "refining" and name in REFINES:
+                self._refining(visitor, args[0] if args else kwargs.get("text"))
             if self._name == "interpolations" and name in ("submit", "submit_input"):
                 if name == "submit":
                     _only_clips(args[0] if args else kwargs.get("source"), kwargs.get("then"))
-                return self._adding(visitor, name, args, lambda: found(*args, **kwargs))
+                return self._adding(visitor, name, args, kwargs.get("idempotency_key"), lambda: found(*args, **kwargs))
             return found(*args, **kwargs)
 
         return call

@@ -18,7 +18,7 @@ from engine.video.publish import write_atomic
 MOST_EACH = 20
 MOST = 10_000
 NOTED_SECONDS = 600.0
-"""That a session is used is written down this often at most."""
+"""That sessions are used is written down this often at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Sessions:
         self._path, self._idle, self._longest, self._now = path, idle_seconds, seconds, now
         self._lock = threading.Lock()
         self._sessions = self._alive(_read(path))
+        self._noted_at = now()
 
     def begin(self, user: str, stamp: str) -> str:
         """The token for the cookie. The oldest sessions of somebody who has very many end."""
@@ -59,7 +60,7 @@ class Sessions:
             if session is None or not self._goes_on(session):
                 return None
             self._sessions[key] = replace(session, used=max(now, session.used))
-            if now - session.used > NOTED_SECONDS:
+            if now - self._noted_at > NOTED_SECONDS:
                 self._save()
             return session
 
@@ -76,6 +77,7 @@ class Sessions:
         return {key: each for key, each in sessions.items() if self._goes_on(each)}
 
     def _save(self) -> None:
+        self._noted_at = self._now()
         try:
             write_atomic(self._path, json.dumps({key: asdict(each) for key, each in self._sessions.items()}).encode())
             self._path.chmod(0o600)

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from app.errors import NotFound
+from app.lock import FileLock
 from app.sharing.passwords import NOBODY, hashed, matches, new_token, token_record
 from app.sharing.visitor import Role, Visitor
 from engine.errors import InvalidRequest
@@ -23,6 +26,7 @@ VERSION = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 MOST_TOKENS = 10
 MOST_BYTES = 4 << 20
+LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +100,48 @@ class Users:
         record = token_record(token)
         return next((user for user in self.all().values() if record in user.tokens), None)
 
-    def add(self, name: str, role: Role, password: str | None, *, owner: str | None = None) -> User:
-        """A new user, or new role and password for one who is there; without a password only a proxy signs them in."""
-        name, users = checked_user_name(name), self.all()
-        before = users.get(name)
-        kept = before.password if before else ""
-        user = User(name, role, owner or (before.owner if before else f"user:{name}"), kept if password is None else hashed(password),
-                    before.tokens if before else ())
-        self._write({**users, name: user})
+    def add(self, name: str, role: Role, password: str | None, *, owner: str | None = None, proxy_only: bool = False) -> User:
+        """A new user, or new role and password for one who is there. Without a password one who is there keeps theirs; `proxy_only`
+        takes it away with the sessions that it began: from then on only a proxy signs them in."""
+        name, record = checked_user_name(name), None if password is None else hashed(password)
+        with self._changing():
+            users = self.all()
+            before = users.get(name)
+            kept = before.password if before else ""
+            user = User(name, role, owner or (before.owner if before else f"user:{name}"), "" if proxy_only else record or kept,
+                        before.tokens if before else ())
+            self._write({**users, name: user})
         return user
 
     def add_token(self, name: str) -> str:
         """A fresh token for programs; it is nowhere but in the answer. Raises NotFound."""
-        user, token = self._known(name), new_token()
-        self._write({**self.all(), user.name: replace(user, tokens=(*user.tokens, token_record(token))[-MOST_TOKENS:])})
+        token = new_token()
+        with self._changing():
+            user = self._known(name)
+            self._write({**self.all(), user.name: replace(user, tokens=(*user.tokens, token_record(token))[-MOST_TOKENS:])})
         return token
 
     def drop_tokens(self, name: str) -> int:
         """How many there were. Raises NotFound."""
-        user = self._known(name)
-        self._write({**self.all(), user.name: replace(user, tokens=())})
+        with self._changing():
+            user = self._known(name)
+            self._write({**self.all(), user.name: replace(user, tokens=())})
         return len(user.tokens)
 
     def remove(self, name: str) -> User:
         """Clips stay where they are, under the same owner. Raises NotFound."""
-        user = self._known(name)
-        self._write({other: each for other, each in self.all().items() if other != user.name})
+        with self._changing():
+            user = self._known(name)
+            self._write({other: each for other, each in self.all().items() if other != user.name})
         return user
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One command at a time from its reading to its writing: else the slower undoes what the other did."""
+        with storage_errors(self.path.parent):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f"{self.path.name}.lock"), wait_seconds=LOCK_SECONDS):
+                yield
 
     def _known(self, name: str) -> User:
         user = self.get(name)
@@ -134,7 +153,6 @@ class Users:
         rows = {name: {key: value for key, value in asdict(user).items() if key != "name"} | {"role": user.role.word}
                 for name, user in sorted(users.items())}
         with storage_errors(self.path.parent):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(self.path, json.dumps({"version": VERSION, "users": rows}, indent=1).encode())
             self.path.chmod(0o600)
 

@@ -20,6 +20,7 @@ from app.history.records import Job, JobState
 from app.history.store import Store
 from app.queue.door import Engine, open_engine
 from app.queue.executor import perform
+from app.queue.kinds import GENERATE
 from app.queue.process import this_process
 from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
 from app.queue.workplace import Workplace
@@ -124,7 +125,8 @@ class Zero:
                 return
 
     def _stages(self, job: Job) -> dict[str, float] | None:
-        return self._studio.forecast(job.request, owner=job.owner).stages or None
+        """None: not known yet, or of a kind whose work is not cut by its forecast, such as smoothing: as long a call as may be."""
+        return (self._studio.forecast(job.request, owner=job.owner).stages or None) if job.kind == GENERATE else None
 
     def _left(self, job: Job) -> float:
         return 1.0 - sampled(job) / job.steps if job.steps else 1.0

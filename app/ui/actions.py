@@ -35,6 +35,7 @@ from app.ui.refine import REFINE_ACTIONS, reset
 from app.ui.source import panel
 from app.ui.source_actions import SOURCE_ACTIONS
 from engine.errors import InvalidRequest
+from engine.request import GenerationRequest
 
 MAX_NAME = 200
 SUGGESTED = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,6})?")
@@ -123,16 +124,17 @@ def move(click: Click) -> Changes:
 
 def take_back(click: Click) -> Changes:
     """Edit a waiting job: it leaves the queue, its settings come into the form."""
-    request = click.studio.take_back(click.text("job"), owner=OWNER)
+    job = click.studio.job(click.text("job"), owner=OWNER)
+    request = click.studio.take_back(job.id, owner=OWNER)
     notice = "Taken out of the queue. Change what you like, then press Generate."
-    return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice)
+    return go(at_create(click)) | create.fill(click.studio, click.parts, request, notice, made_from=job.made_from or "")
 
 
 def edit(click: Click) -> Changes:
     """The settings of a failed job into the form."""
     job = click.studio.job(click.text("job"), owner=OWNER)
     request = create.GenerationRequest.from_mapping(job.request)
-    return create.fill(click.studio, click.parts, request, "Settings of the job that failed.")
+    return create.fill(click.studio, click.parts, request, "Settings of the job that failed.", made_from=job.made_from or "")
 
 
 def remix(click: Click) -> Changes:
@@ -187,12 +189,25 @@ def example(click: Click) -> Changes:
 def fix(click: Click) -> Changes:
     """The suggestion of an error message was taken."""
     name, value = click.text("field"), click.text("value")
-    if name not in FIELDS or not SUGGESTED.fullmatch(value):
+    if name not in FIELDS:
         return {}
-    shown = value if name in ("seed", "budget") else float(value) if "." in value else int(value)
+    if SUGGESTED.fullmatch(value):
+        shown: Any = value if name in ("seed", "budget") else float(value) if "." in value else int(value)
+        update = gr.update(value=shown)
+    elif _is_choice(name, value):
+        shown, update = value, gr.update(**FIELDS[name].show(value, views.spec_of(click.studio, click.values.get("model"))))
+    else:
+        return {}
     shown_by_source = panel(click.studio, {**click.values, name: shown}, click.kept)
-    return {click.parts.form[name]: gr.update(value=shown), click.parts.forecast: create.forecast_html(None),
-            click.parts.source: shown_by_source}
+    return {click.parts.form[name]: update, click.parts.forecast: create.forecast_html(None), click.parts.source: shown_by_source}
+
+
+def _is_choice(name: str, value: str) -> bool:
+    """Is this one of the words that a request takes there: 'auto' for the precision, 'cfg=2,ulysses=1,ring=1' for parallel?"""
+    try:
+        return name not in ("prompt", "negative") and bool(GenerationRequest.from_mapping({"prompt": "a video", name: value}))
+    except InvalidRequest:
+        return False
 
 
 def forecast(click: Click) -> Changes:
@@ -299,9 +314,12 @@ ACTIONS: Mapping[str, Callable[[Click], Changes]] = {
 }
 
 
-def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, *, studio: Any, parts: Parts,
+def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, ticket: Any = None, *, studio: Any, parts: Parts,
         values: Mapping[str, Any] | None = None) -> Changes:
-    """One event of the relay. The browser's own address counts; the stored one is for events that carry none."""
+    """One event of the relay. The browser's own address counts; the stored one is for events that carry none.
+
+    `ticket`: '' of a page that the server has forgotten, which is then told to it with the answer.
+    """
     said = data if isinstance(data, Mapping) else {}
     handler = ACTIONS.get(str(said.get("act")))
     if handler is None:
@@ -309,5 +327,7 @@ def act(data: Any, at: Any, job: Any, memory: Any, kept: Any = None, *, studio: 
     search = said.get("search")
     place = Address.parse(search if isinstance(search, str) else at)
     beside = kept if isinstance(kept, Mapping) else {}
-    changes = handler(Click(studio, parts, said, place, job if isinstance(job, str) else "", memory, beside, values or {}))
+    before: Changes = {} if ticket != "" else create.renewed(studio, parts, values or {}) | {parts.job: place.job}
+    shown = before.get(parts.job, job)
+    changes = before | handler(Click(studio, parts, said, place, shown if isinstance(shown, str) else "", memory, beside, values or {}))
     return changes | {parts.seen: changes.get(parts.seen, {}) | {"acted": str(time.monotonic())}}

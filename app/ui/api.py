@@ -31,6 +31,7 @@ from app.ui.html.common import clip_url, kind_of_clip, poster_url
 from app.ui.parts import OWNER, guarded
 from app.ui.refine_api import refine_endpoint
 from app.ui.sessions import LeanBlocks
+from app.ui.views import find_clip
 from engine.errors import InvalidRequest
 
 REQUEST_FIELDS = ("prompt", "negative", "model", "seed", "frames", "width", "height", "steps", "guidance", "scheduler",
@@ -52,6 +53,12 @@ def job_json(job: Job, clip: Clip | None) -> dict[str, Any]:
         "clip": clip_json(clip) if clip else None,
         "error": job.error,
     }
+
+
+def state_of(studio: Any, job_id: str) -> dict[str, Any]:
+    """`job_json` of a job by its id. Raises NotFound."""
+    job = studio.job(job_id, owner=OWNER)
+    return job_json(job, find_clip(studio, job))
 
 
 def clip_json(clip: Clip) -> dict[str, Any]:
@@ -104,8 +111,7 @@ def add_endpoints(studio: Any) -> None:
     """Registers the endpoints; call inside `gr.Blocks`."""
 
     def job_state(job_id: str) -> dict[str, Any]:
-        job = studio.job(job_id, owner=OWNER)
-        return job_json(job, studio.clip(job.clip_id, owner=OWNER) if job.clip_id else None)
+        return state_of(studio, job_id)
 
     def submit(
         prompt: Any = None,

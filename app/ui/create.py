@@ -174,9 +174,24 @@ def named(handler: functools.partial) -> Any:
     return handler
 
 
+FORGOTTEN = ("The studio was started again since this page was opened. What you typed is still here; an image, a video, LoRAs or a remix "
+             "are to be chosen again.")
+
+
+def renewed(studio: Any, parts: Parts, values: Mapping[str, Any]) -> Changes:
+    """A page whose ticket is empty: the server knows nothing of it but what its fields say. Its panels say so, too."""
+    model, said = values.get("model"), dict(values)
+    return {parts.notice: notice_html(FORGOTTEN, act="hush", label="Dismiss"), parts.made_from: "", parts.kept: {},
+            parts.ticket: uuid.uuid4().hex, parts.source: panel(studio, said, {}), parts.loras: lora_panel(studio, model, {}),
+            parts.timeline: timeline(said, {}, views.spec_of(studio, model)), parts.refine: refine_panel(studio, said, {})}
+
+
 def generate(made_from: Any, kept: Any, ticket: Any, memory: Any, *, studio: Any, parts: Parts, **values: Any) -> Changes:
     """Generate was pressed: queue the job and show it, or say what is wrong where the forecast stands."""
     how_many, per_line = values.get("how_many") or 1, values.get("per_line")
+    if ticket == "":  # every page gets one as it opens; made without what it has lost, it would not be what was asked for
+        return {**renewed(studio, parts, values), parts.notice: notice_html(""),
+                parts.forecast: problem_html(f"{FORGOTTEN} Then press Generate again.")}
     try:
         project = views.project_of(studio.projects(owner=OWNER), remembered(memory, "project"))
         said = settled(kept, views.spec_of(studio, values.get("model")))
@@ -286,10 +301,12 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
          beside: Mapping[str, Any] | None = None) -> Changes:
     """The form says `request`; the line above it says why. `beside`: what else the form keeps."""
     spec = views.spec_of(studio, request.model)
-    if spec is None:
-        notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
     kept = {**kept_fields(request), **restored(request), **(beside or {})}
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
+    if spec is None:
+        notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
+    elif request.model not in (names := views.model_names(studio)):  # a folder that was named on the command line
+        changes[parts.form["model"]] = gr.update(choices=[*names, request.model], value=request.model)
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,

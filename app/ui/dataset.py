@@ -19,6 +19,7 @@ from app.ui.address import Address
 from app.ui.html.common import empty, link
 from app.ui.html.dataset import SetView, set_html, shelf_html
 from app.ui.parts import OWNER, Changes
+from app.ui.tunnel import is_shared
 from app.ui.uploads import folder_of, uploaded
 from engine.errors import InvalidRequest, SprocketError
 from training.data import edits
@@ -73,7 +74,7 @@ def train_token(studio: Any) -> str:
 
 def is_local(host: str) -> bool:
     """Whether only people of this machine reach the server: then its folders may be named."""
-    if os.environ.get("SPACE_HOST"):
+    if os.environ.get("SPACE_HOST") or is_shared():
         return False
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -21,9 +21,10 @@ OPEN = ("/signin", "/signout", "/healthz", "/readyz", "/metrics", "/studio/style
 """Paths that need nobody; `/metrics` looks for itself."""
 API = "/gradio_api"
 GRADIO = ("upload", "file", "proxy", "stream", "runs", "run-history", "deep_link", "component_server", "process_recording", "vibe-",
-          "undo-vibe", "dev", "token", "app_id", "login_check", "profiling", "custom_component")
+          "undo-vibe", "dev", "token", "login_check", "profiling", "custom_component")
 SHUT = (*(f"{API}/{name}" for name in GRADIO), "/monitoring", "/login", "/logout", "/token", "/proxy=", "/file")
-"""Gradio's own routes that Sprocket has no use for: files by path, uploads, recordings, other people's states."""
+"""Gradio's own routes that Sprocket has no use for: files by path, uploads, recordings, other people's states. Not `app_id`, a number
+drawn at each start: a page that has lost its connection waits for it, then goes on or opens anew."""
 MOST_BODY = 4 << 20
 """Bytes of an event. What is larger goes through `/media/uploads`."""
 MOST_SESSIONS = 20_000

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from app.ui import create, views
-from app.ui.parts import OWNER, Changes
+from app.ui.parts import OWNER, Changes, remembered
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def interpolate(click: Click) -> Changes:
     wish: dict[str, Any] = {name: _number(name, click.text(name)) for name in ("fps", "slow") if click.text(name)}
     wish["method"] = click.text("method") or "flow"
     if click.text("video"):
-        job = click.studio.interpolations.submit_input(click.text("video"), owner=OWNER, title=UPLOADED, **wish)
+        project = views.project_of(click.studio.projects(owner=OWNER), remembered(click.memory, "project"))
+        job = click.studio.interpolations.submit_input(click.text("video"), owner=OWNER, title=UPLOADED, project_id=project, **wish)
     else:
         job = click.studio.interpolations.submit(click.text("clip"), owner=OWNER, **wish)
     return create.show_job(click.studio, click.parts, job, click.memory)

@@ -181,14 +181,14 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     """Events of the frame: the relay of clicks, the opening of a page, the poll. `studio.js` lets them run one at a time."""
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-    def on_act(at: Any, job: Any, memory: Any, kept: Any, event: gr.EventData, **values: Any) -> Any:
-        return actions.act(event._data, at, job, memory, kept, studio=studio, parts=parts, values=values)
+    def on_act(at: Any, job: Any, memory: Any, kept: Any, ticket: Any, event: gr.EventData, **values: Any) -> Any:
+        return actions.act(event._data, at, job, memory, kept, ticket, studio=studio, parts=parts, values=values)
 
     def on_load(memory: Any, request: gr.Request) -> Any:
         return watch.attach(memory, request, studio=studio, parts=parts)
 
     outputs = [*parts.outputs(), refusal]
-    asked = [parts.at, parts.job, parts.memory, parts.kept]
+    asked = [parts.at, parts.job, parts.memory, parts.kept, parts.ticket]
     acted = relay.click(telling(on_act, refusal), asked, outputs, inputs_kwargs=parts.said(), trigger_mode="multiple", **quiet)
     loaded = demo.load(telling(on_load, refusal), [parts.memory], outputs, **quiet)
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)

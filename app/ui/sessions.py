@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections import ChainMap
 from collections.abc import Sequence
 from copy import copy
@@ -42,7 +43,8 @@ class LeanState(SessionState):
         self.state_data: dict[int, Any] = {}
         self._state_ttl: dict[int, Any] = {}
         self.is_closed = False
-        self.STATE_TTL_WHEN_CLOSED = 3600
+        # Gradio takes a connection that broke off once for a closed page, though the page goes on asking.
+        self.STATE_TTL_WHEN_CLOSED = math.inf  # MOST_SESSIONS bounds them
 
     def __setitem__(self, key: int, value: Any) -> None:
         block = self.blocks_config.blocks.get(key)

@@ -16,6 +16,10 @@ class NoTunnel(SprocketError):
     code = "no_tunnel"
 
 
+_names: list[str] = []
+"""Of this process's tunnels."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenTunnel:
     """A running tunnel; `close()` it."""
@@ -42,7 +46,13 @@ def open_tunnel(port: int) -> OpenTunnel:
         raise NoTunnel(f"No address on the internet could be opened ({str(error)[:120]}). Without --share the studio still works here; a "
                        "reverse proxy of your own does not need gradio's relay.") from error
     let_in(urlsplit(url).hostname or "")
+    _names.append(url)
     return OpenTunnel(url, CURRENT_TUNNELS[-1])
+
+
+def is_shared() -> bool:
+    """Do visitors come in through a tunnel? To the server they look as if they were on this machine."""
+    return bool(_names)
 
 
 def let_in(name: str) -> None:

@@ -22,8 +22,8 @@ from engine.video.publish import storage_errors
 
 MAX_UPLOAD_BYTES = 512 << 20
 TOKEN = re.compile(r"[0-9a-f]{32}")
-KEPT_SECONDS = 900.0
-"""A file nobody has asked for so long is deleted."""
+KEPT_SECONDS = 24 * 3600.0
+"""A file nobody has asked for so long is deleted. Those of a set come one after the other, and are asked for once the last is here."""
 
 
 def upload_routes(folder: Path, limit: int = MAX_UPLOAD_BYTES) -> APIRouter:

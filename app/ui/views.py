@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.errors import NotFound
-from app.history.records import ClipPage, ClipQuery, Job, JobState, Project
+from app.history.records import Clip, ClipPage, ClipQuery, Job, JobState, Project
 from app.key_frames import strip_count, waits
 from app.ui.address import Address
 from app.ui.html.account import account_html
@@ -61,6 +61,16 @@ def find_job(studio: Any, job_id: str) -> Job | None:
         return None
 
 
+def find_clip(studio: Any, job: Job) -> Clip | None:
+    """The clip of a job, or None when there is none (any more): its files may have been deleted by hand and the history made again."""
+    if not job.clip_id:
+        return None
+    try:
+        return studio.clip(job.clip_id, owner=OWNER)
+    except NotFound:
+        return None
+
+
 def spec_of(studio: Any, model: object) -> ModelSpec | None:
     """The model's facts, or None when it is not on this machine."""
     if not isinstance(model, str):
@@ -75,12 +85,7 @@ def stage(studio: Any, job: Job | None, status: Any) -> str:
     """The Create page's screen for `job`."""
     if job is None:
         return stage_html(None)
-    clip = None
-    if job.clip_id:
-        try:
-            clip = studio.clip(job.clip_id, owner=OWNER)
-        except NotFound:
-            clip = None
+    clip = find_clip(studio, job)
     spec = spec_of(studio, job.request.get("model"))
     frames = pictures(studio, job, spec)
     return stage_html(

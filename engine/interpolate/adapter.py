@@ -18,6 +18,8 @@ from engine.errors import ModelInvalid
 from engine.video.publish import write_atomic
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.interpolate.stage_two import StageTwo
 
 FILE = "stage2.safetensors"
@@ -72,8 +74,11 @@ def read_facts(path: Path) -> Facts:
     return facts
 
 
-def load_adapter(path: Path, base: Any, facts: Facts) -> StageTwo:
-    """`StageTwo` over the transformer `base` with the numbers of `path`, on the base's device, in its dtype.
+def load_adapter(path: Path, base: Any, facts: Facts, *, device: torch.device | None = None,
+                 dtype: torch.dtype | None = None) -> StageTwo:
+    """`StageTwo` over the transformer `base` with the numbers of `path`, on `device`, in `dtype`: where and in what the base works.
+
+    None: where and in what the base's weights are now; a base that is not at work may have them elsewhere, or none.
 
     Raises `ModelInvalid` where they do not fit, or are not finite.
     """
@@ -99,7 +104,7 @@ def load_adapter(path: Path, base: Any, facts: Facts) -> StageTwo:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelInvalid(f"{path} does not fit its model ({str(error)[:160]}). Fetch or make the model again.") from error
     weight = base.patch_embed.proj.weight
-    return stage.to(weight.device, weight.dtype).requires_grad_(False)
+    return stage.to(device or weight.device, dtype or weight.dtype).requires_grad_(False)
 
 
 def _named(stage: StageTwo) -> dict[str, Any]:

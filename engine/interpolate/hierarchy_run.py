@@ -250,7 +250,9 @@ class HierarchyRun:
 
     def _interpolator(self) -> Any:
         second = stage_two_plan(self.plan)
-        return Interpolator.opened(self.job.models.get(second), self.made.adapter, self.made.facts, prompt=self.plan.prompt,
+        model = self.job.models.get(second)
+        model.loras.use(second.loras, self.job.loras)  # the model may be warm, with those of an earlier job or of the key frames
+        return Interpolator.opened(model, self.made.adapter, self.made.facts, prompt=self.plan.prompt,
                                    size=(self.plan.height, self.plan.width), tile=self.plan.tile, how=self.plan.placement.decode)
 
     def _advance(self, steps: int) -> int:

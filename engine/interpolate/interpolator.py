@@ -58,7 +58,8 @@ class Interpolator:
                tile: tuple[int, int], how: str = "whole") -> Iterator[Interpolator]:
         """`size`: pixels (height, width) of the frames; `tile`, `how`: as for decoding. Raises `ModelInvalid` where the adapter does not
         fit the model."""
-        stage = load_adapter(adapter, model.transformer, facts)
+        dtype = model.components["transformer"].dtype
+        stage = load_adapter(adapter, model.transformer, facts, device=model.device, dtype=dtype)
         with stage.installed():
             yield cls(model, stage, facts, prompt, size, tile, how)
 
@@ -88,7 +89,7 @@ class Interpolator:
         clean = latents
         for index, timestep in enumerate(steps.timesteps):
             velocity = self._predict(torch.cat([latents, given], dim=2), text, timestep)
-            latents, clean = steps.step(velocity.to(latents.dtype), index, latents, None, torch.Generator())
+            latents, clean = steps.step(velocity, index, latents, None, torch.Generator())
             latents = latents.to(model.dtype)
             if not torch.isfinite(latents).all():
                 raise OutputRejected("the rounds gave numbers that are not finite (NaN). Likely cause: damaged stage-two weights.")
@@ -100,11 +101,11 @@ class Interpolator:
         padding = -hidden.shape[1] % (self.model.spec.patch_size_t or 1)
         if padding:
             hidden = torch.cat([hidden[:, :1]] * padding + [hidden], dim=1)
-        transformer = self.model.at_work("transformer")
-        offset = hidden.new_full((1,), OFFSET) if self.model.spec.takes_offset else None
+        transformer, kept = self.model.at_work("transformer"), self.model.components["transformer"].dtype
+        offset = hidden.new_full((1,), OFFSET, dtype=kept) if self.model.spec.takes_offset else None
         shape = (1, hidden.shape[1], self.facts.channels, *hidden.shape[3:])
-        out = transformer(hidden_states=hidden, encoder_hidden_states=text, timestep=timestep.expand(len(hidden)), ofs=offset,
-                          image_rotary_emb=self.model.rotary_table(shape), return_dict=False)[0]
+        out = transformer(hidden_states=hidden.to(kept), encoder_hidden_states=text.to(kept), timestep=timestep.expand(len(hidden)),
+                          ofs=offset, image_rotary_emb=self.model.rotary_table(shape), return_dict=False)[0]
         return out[:, padding:].float()
 
     def _text(self, fps: float) -> Tensor:

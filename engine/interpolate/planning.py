@@ -29,7 +29,9 @@ POCKET_STAGE2 = "pocket-stage2"
 MOST_AT_ONCE = 13
 """Key frames that the stage-two model makes in one block, where some are given."""
 BLOCKS_AT_ONCE = {"cpu": 2, "cuda": 8}
-"""Blocks in one batch: a processor gains little from more."""
+"""Most blocks in one batch: a processor gains little from more."""
+SMALL = 4 * 2**30
+"""A batch whose memory stays below this is taken whatever the plan of one clip says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +111,7 @@ def plan_hierarchy(request: GenerationRequest, spec: ModelSpec, plan_one: Callab
     second = plan_one(block_request(bare, interpolator), interpolator)
     base = first or second
     plan = HierarchyPlan(levels=levels, stage_one=how, clip_frames=clip, interpolator=interpolator, adapter=found[1], facts=facts,
-                         blocks_at_once=BLOCKS_AT_ONCE[device.partition(":")[0]], inputs=tuple(inputs), edits=request.edits,
+                         blocks_at_once=blocks_at_once(device, facts.slots, second), inputs=tuple(inputs), edits=request.edits,
                          review=request.review, first_steps=first.sampled_steps if first else facts.steps,
                          image=request.image is not None)
     _check_edits(request, levels)
@@ -194,6 +196,14 @@ def block_request(bare: GenerationRequest, interpolator: ModelSpec) -> Generatio
     """An ordinary request whose plan says how the stage-two model's weights are kept."""
     image = None if "t2v" in interpolator.modes else "0" * 64 + ".png"
     return replace(bare, frames=interpolator.native_frames, image=image, loras=(), cache=None, cfg_gate=None, scheduler=None, eta=None)
+
+
+def blocks_at_once(device: str, slots: int, second: Plan) -> int:
+    """Blocks of `slots` latent frames in one batch: no more than `second`, a clip of the stage-two model itself, has in one pass, as
+    that is what its memory was planned for; more where that stays small."""
+    planned = second.latent_shape[1] * (2 if second.guided and second.placement.passes == 1 else 1)
+    small = SMALL * planned // (second.predicted_bytes * slots)
+    return max(1, min(BLOCKS_AT_ONCE[device.partition(":")[0]], max(planned // slots, small)))
 
 
 def rounds_work(plan: HierarchyPlan, first: Plan | None, second: Plan) -> dict[str, float]:

@@ -104,7 +104,8 @@ def widened(proj: nn.Module, channels: int, patch: int, patch_t: int | None) -> 
     """A patch embedding with room for C + 4 channels beside the noise, equal to `proj` where the new ones are zero.
 
     1.0 has a convolution over (channel, patch, patch); 1.5 a matrix whose columns are flattened as (channel, patch_t, patch,
-    patch), channel slowest, so that new channels are columns at the end there too. Raises ValueError for other widths.
+    patch), channel slowest, so that new channels are columns at the end there too. Where `proj` has no numbers just now (its model
+    is not at work) all are zero, for `load_adapter` to fill in. Raises ValueError for other widths.
     """
     weight: Tensor = proj.weight  # type: ignore[assignment]
     cells = patch * patch * (patch_t or 1)
@@ -119,9 +120,13 @@ def widened(proj: nn.Module, channels: int, patch: int, patch_t: int | None) -> 
         wide = nn.Conv2d(total, weight.shape[0], kernel_size=patch, stride=patch, bias=bias)
     else:
         wide = nn.Linear(total * cells, weight.shape[0], bias=bias)
-    wide.to(weight.device, weight.dtype)
+    wide.to(weight.dtype)
     new: Tensor = wide.weight
     new.zero_()
+    if weight.is_meta:
+        return wide
+    wide.to(weight.device)
+    new = wide.weight
     new[:, : weight.shape[1]] = weight
     if wide.bias is not None:
         wide.bias.copy_(proj.get_parameter("bias"))

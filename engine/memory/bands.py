@@ -44,17 +44,17 @@ class Banded:
 
 
 @lru_cache(maxsize=1024)
-def banded_bytes(net: Net, frames: int, high: int, wide: int, number: int, limit: int = BAND_BYTES) -> Banded:
-    """For `frames` latent frames of `high` x `wide` latents, in numbers of `number` bytes."""
+def banded_bytes(net: Net, frames: int, high: int, wide: int, number: int, limit: int = BAND_BYTES, pinned: bool = False) -> Banded:
+    """For `frames` latent frames of `high` x `wide` latents, in numbers of `number` bytes. `pinned`: as for `kept_bytes`."""
     first = chunks(frames)[0]
     later = (frames - first) // 2
-    total = _all_kept(net, first, high, wide, number, limit) if later else 0
+    total = _all_kept(net, first, high, wide, number, limit, pinned) if later else 0
     working = together = 0
     # The first chunk begins with nothing kept, the last one lets go of it layer by layer.
     turns = [(first, 0, min(later, 1)), *[(2, total, 0)] * (later > 1), *[(2, total, -1)] * (later > 0)]
     for latent, kept, change in turns:
         for block, enlarged in blocks(net, latent, high, wide):
-            own = kept_bytes(block.before, block, number, limit) + kept_bytes(block.after, block, number, limit)
+            own = sum(kept_bytes(channels, block, number, limit, pinned) for channels in (block.before, block.after))
             kept += own * max(change, 0)
             now = max(number * (maps(block) + _modulation(block, latent, high)) + norm_slice_bytes(block, number, limit),
                       number * maps(block) + band_bytes(block.before, block.after, block, number, limit))
@@ -92,16 +92,25 @@ def band_bytes(before: int, after: int, block: Block, number: int, limit: int = 
     return (rows + 2) * row + rows * after * block.frames * wide * number
 
 
-def kept_bytes(channels: int, block: Block, number: int, limit: int = BAND_BYTES) -> int:
-    """Two frames of what a convolution of the first chunk reads, as bands with a row above and below."""
+def kept_bytes(channels: int, block: Block, number: int, limit: int = BAND_BYTES, pinned: bool = False) -> int:
+    """Two frames of what a convolution of the first chunk reads, as bands with a row above and below.
+
+    `pinned`: each band in page-locked memory, which torch hands out in powers of two.
+    """
     wide = block.area // block.high
     rows = band_rows(block.high, channels * (block.frames + BEFORE) * wide * number, limit)
-    return BEFORE * channels * (block.high + 2 * -(-block.high // rows)) * wide * number
+    row = BEFORE * channels * wide * number
+    bands = [min(rows, block.high - top) + 2 for top in range(0, block.high, rows)]
+    return sum(_power_of_two(band * row) if pinned else band * row for band in bands)
 
 
-def _all_kept(net: Net, latent: int, high: int, wide: int, number: int, limit: int) -> int:
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def _all_kept(net: Net, latent: int, high: int, wide: int, number: int, limit: int, pinned: bool) -> int:
     total = BEFORE * net.latent * (high + 2) * wide * number
     for block, _ in blocks(net, latent, high, wide):
-        total += kept_bytes(block.before, block, number, limit) + kept_bytes(block.after, block, number, limit)
+        total += sum(kept_bytes(channels, block, number, limit, pinned) for channels in (block.before, block.after))
         last = block
-    return total + kept_bytes(last.after, last, number, limit)
+    return total + kept_bytes(last.after, last, number, limit, pinned)

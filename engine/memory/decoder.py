@@ -43,15 +43,16 @@ def _decoding(spec: ModelSpec, shape: Shape, compute: str, placement: Placement,
     sampled, padding = latent_frames(spec, shape.frames)
     frames, high, wide = sampled - padding, shape.height // unit, shape.width // unit
     latents = 3 * number * frames * spec.latent_channels * high * wide
+    pinned = device.startswith("cuda")
     if how == "whole":
         return number * _streamed(net, frames, high, wide, lean) + latents, 0
     if how == "banded":
-        return _apart(banded_bytes(net, frames, high, wide, number), 0, latents, device)
+        return _apart(banded_bytes(net, frames, high, wide, number, pinned=pinned), 0, latents, device)
     tile = (placement.tile[0] // unit, placement.tile[1] // unit)
     sizes = [(h, w) for h in cuts(high, tile[0], OVERLAP[0]) for w in cuts(wide, tile[1], OVERLAP[1])]
     pixels = 3 * sum(h * w for h, w in sizes) * unit**2
     if how == "by-tile":
-        largest = max((banded_bytes(net, frames, h, w, number) for h, w in set(sizes)), key=lambda banded: banded.together)
+        largest = max((banded_bytes(net, frames, h, w, number, pinned=pinned) for h, w in set(sizes)), key=lambda banded: banded.together)
         return _apart(largest, number * shape.frames * pixels, latents, device)
     widest = max(_streamed(net, frames, h, w, lean) for h, w in sizes)
     chunk = chunks(frames)[-1]

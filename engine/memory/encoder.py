@@ -42,7 +42,7 @@ def _encoding(spec: ModelSpec, shape: Shape, compute: str, placement: Placement,
     first = shape.given if shape.given < CHUNK else CHUNK + shape.given % CHUNK
     pixels = PICTURE * first * shape.height * shape.width * number
     if placement.decode in ("banded", "by-tile"):
-        working, kept = _banded(net, shape.given, first, shape.height, shape.width, number)
+        working, kept = _banded(net, shape.given, first, shape.height, shape.width, number, device.startswith("cuda"))
         return (working + pixels, kept) if device.startswith("cuda") else (working + kept + pixels, 0)
     tile = (shape.height, shape.width) if placement.exact else placement.tile
     sizes = [(h, w) for h in cuts(shape.height, tile[0], OVERLAP[0]) for w in cuts(shape.width, tile[1], OVERLAP[1])]
@@ -51,13 +51,13 @@ def _encoding(spec: ModelSpec, shape: Shape, compute: str, placement: Placement,
 
 
 @lru_cache(maxsize=1024)
-def _banded(net: Net, given: int, first: int, high: int, wide: int, number: int) -> tuple[int, int]:
+def _banded(net: Net, given: int, first: int, high: int, wide: int, number: int, pinned: bool) -> tuple[int, int]:
     """(highest live bytes without what is kept, bytes kept for the next chunk) of the encoder in bands."""
     working = kept = 0
     for block, _ in _blocks(net, first, high, wide):
         at_once = max(norm_slice_bytes(block, number), band_bytes(block.before, block.after, block, number))
         working = max(working, number * maps(block) + at_once)
-        kept += kept_bytes(block.before, block, number) + kept_bytes(block.after, block, number)
+        kept += sum(kept_bytes(channels, block, number, pinned=pinned) for channels in (block.before, block.after))
     return working, kept if given > first else 0
 
 

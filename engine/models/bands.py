@@ -26,6 +26,13 @@ def host_room(like: Tensor) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype, device=like.device)
 
 
+def give_host_memory_back(device: torch.device) -> None:
+    """To the computer, what of `host_room` nobody uses any more: torch would keep it for this process."""
+    empty = getattr(torch._C, "_host_emptyCache", None)  # not in builds without CUDA
+    if device.type == "cuda" and empty is not None:
+        empty()
+
+
 class Bands:
     """Layers in bands of at most `limit` bytes. Owns what the causal convolutions keep between two chunks; `close()` lets it go."""
 

@@ -35,6 +35,7 @@ from engine.models import (
     vae_decode,
     vae_encode,
 )
+from engine.models.bands import give_host_memory_back
 from engine.models.component import DTYPES, Component
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
@@ -134,6 +135,7 @@ class CogVideoX:
         """
         vae = self.at_work("vae")
         yield from band_encode.encode_banded(vae, frames) if how in ("banded", "by-tile") else vae_encode.encode_chunks(vae, frames, tile)
+        give_host_memory_back(self.device)
 
     @torch.inference_mode()
     def image_beside(self, moments: list[Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -226,6 +228,7 @@ class CogVideoX:
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")
             yield pixels_of(chunk).cpu()
+        give_host_memory_back(self.device)
 
     def make_lean(self, vae: Any) -> None:
         """The decoder faster, where that gives the same picture; tried once, and only when it is about to decode, as it needs numbers."""

@@ -66,12 +66,13 @@ def _kept(event: Event) -> tuple[int, int]:
 
 
 def _fleet(plan: Plan, models: ModelCache, cores: int, port: int) -> Fleet:
-    """A fleet of the right size: the warm one, or a new one in its place."""
-    if models.fleet is not None and (models.fleet.ranks != len(plan.devices) or not models.fleet.alive):
+    """A fleet on the plan's devices: the warm one, or a new one in its place: a rank keeps its device, and its exchanges with others."""
+    if models.fleet is not None and (models.fleet.devices != plan.devices or not models.fleet.alive):
         _drop(models)
     if models.fleet is None:
         models.close()  # what this process holds would be missing on the devices
-        models.fleet = Fleet(len(plan.devices), threads=max(1, cores // len(plan.devices)) if plan.device == "cpu" else 1, port=port)
+        threads = max(1, cores // len(plan.devices)) if plan.device == "cpu" else 1
+        models.fleet = Fleet(len(plan.devices), devices=plan.devices, threads=threads, port=port)
     return models.fleet
 
 

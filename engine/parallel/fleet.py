@@ -52,14 +52,15 @@ class RankLost(Exception):
 class Fleet:
     """`ranks` processes, warm from job to job. `close()` ends them all, whatever they do."""
 
-    def __init__(self, ranks: int, *, threads: int = 1, port: int = 0) -> None:
-        """`threads`: of arithmetic, for each rank. `port`: of the rendezvous on this computer; 0 takes a free one.
+    def __init__(self, ranks: int, *, devices: tuple[str, ...] = (), threads: int = 1, port: int = 0) -> None:
+        """`devices`: what whoever asks means them to work on. `threads`: of arithmetic, for each rank. `port`: of the rendezvous on
+        this computer; 0 takes a free one.
 
         Raises `InvalidRequest` for a port that is taken, `RankLost` if the ranks do not come up.
         """
         if port:
             _check_port(port)
-        self.ranks = ranks
+        self.ranks, self.devices = ranks, devices
         self._folder = Path(tempfile.mkdtemp(prefix="sprocket-fleet-"))
         self._secret = secrets.token_bytes(32)
         self._listener = Listener(authkey=self._secret)

@@ -86,7 +86,7 @@ def divide(wish: str | None, spec: ModelSpec, shape: Shape, hardware: Hardware, 
         notes.append(f"{len(alike) - len(free)} of {len(alike)} GPUs are busy, so this clip is made on {fewer.ranks}, not "
                      f"{degrees.ranks}.")
         degrees = fewer
-    used = free[:degrees.ranks]
+    used = sorted(free[:degrees.ranks], key=lambda gpu: int(gpu.device.partition(":")[2]))  # ranks that are there keep their GPUs
     if degrees.ranks <= 1:
         return Division(hardware, notes=tuple(notes))
     least = min(gpu.free_bytes for gpu in used)
@@ -96,10 +96,10 @@ def divide(wish: str | None, spec: ModelSpec, shape: Shape, hardware: Hardware, 
 
 
 def usable(hardware: Hardware) -> list[Gpu]:
-    """GPUs of one model that nobody else keeps busy, most free memory first."""
+    """GPUs of one model that nobody else keeps busy: those that ranks have already, then most free memory first."""
     idle = [gpu for gpu in hardware.gpus if gpu.name == hardware.name and (gpu.load or 0) < BUSY_LOAD
             and gpu.free_bytes >= BUSY_MEMORY * gpu.total_bytes]
-    return sorted(idle, key=lambda gpu: (-gpu.free_bytes, gpu.device))
+    return sorted(idle, key=lambda gpu: (gpu.held_bytes == 0, -gpu.free_bytes, gpu.device))
 
 
 def machine_of(hardware: Hardware) -> tuple[Machine, int]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from engine.refine.clean import MAX_ANSWER_CHARS, cleaned, count_of, fitted, unusable, with_kept
+from engine.refine.clean import MAX_ANSWER_CHARS, cleaned, count_of, fitted_with_kept, unusable
 from engine.refine.prompts import system_prompt
 from engine.refine.result import Ask, OnText, Refinement, RefinerFailed
 
@@ -47,11 +47,7 @@ def judged(ask: Ask, answer: str, backend: str, *, secret: str = "") -> Refineme
     reason = unusable(text, ask, system=system_prompt(ask), secret=secret)
     if reason:
         return _fallback(ask, backend, f"The answer was not used: {reason}. Your own words are kept.")
-    text, cut = fitted(text, ask)
-    text, kept = with_kept(text, ask)
-    if kept:
-        text, again = fitted(text, ask)
-        cut = cut or again
+    text, cut, kept = fitted_with_kept(text, ask)
     return Refinement(text=text, original=ask.text, notes=tuple(note for note in (cut, kept, _guess(ask)) if note), backend=backend,
                       tokens=count_of(text, ask), max_tokens=ask.max_tokens)
 
@@ -72,16 +68,17 @@ def _close(pieces: object) -> None:
 
 
 def describe(frames: tuple[bytes, ...], prompt: str, model: ChatModel, *, max_tokens: int = 226, count: Callable[[str], int] | None = None,
-             stop: threading.Event | None = None) -> str:
+             stop: threading.Event | None = None, secret: str = "") -> str:
     """What a vision model sees in a picture, or in up to 16 frames of a clip in order, as a caption for training.
 
     frames: JPEG, PNG or WebP files. prompt: a note for the model, such as words the caption should use; may be ''.
+    secret: what must never come back as a caption.
     Raises InvalidRequest (no frames, too many), RefinerFailed, also where the answer is no description.
     """
     if not frames:
         raise RefinerFailed("There is no picture to describe. Give one image, or up to 16 frames of a clip.")
     ask = Ask(text=prompt.strip() or "Describe what is shown.", purpose="caption", images=frames, max_tokens=max_tokens, count=count)
-    found = refine_by_chat(ask, model, "endpoint", stop=stop)
+    found = refine_by_chat(ask, model, "endpoint", stop=stop, secret=secret)
     if found.fallback:
         raise RefinerFailed(found.notes[0].replace("Your own words are kept.", "Write the caption yourself, or try again."))
     return found.text

@@ -19,9 +19,13 @@ MAX_ANSWER_CHARS = 16_000
 TOKENS_A_WORD = 1.6
 """Of T5 on English prose, on the safe side; only where the checkpoint's tokenizer cannot be read."""
 _QUOTES = "\"'“”‘’«»„`"
-_LABEL = re.compile(r"^(?:\W*)(?:here(?:'s| is| are)\b[^:\n]{0,80}:|(?:refined|improved|enhanced|detailed|final|english|video|new)?\s*"
-                    r"(?:prompt|description|caption|version|translation|output|answer|response)\s*:|sure[^:\n.!]{0,80}[:.!]|certainly[^:\n.!]{0,80}[:.!]|"
-                    r"of course[^:\n.!]{0,80}[:.!]|okay[^:\n.!]{0,80}[:.!])\s*", re.IGNORECASE)
+_LABEL = re.compile(r"^(?:\W*)(?:here(?:['’]s| is| are)\b[^:\n]{0,80}\b(?:prompt|description|caption|version|translation|output|answer|"
+                    r"response|text|refined|rewritten|improved|enhanced|expanded)s?\b[^:\n]{0,60}:|"
+                    r"(?:refined|improved|enhanced|detailed|final|english|video|new)?\s*"
+                    r"(?:prompt|description|caption|version|translation|output|answer|response)\s*:|"
+                    r"(?:sure|certainly|of course|okay)\b(?!-)"
+                    r"(?:\s*[!.:]|[,\s]+(?:so\s+)?(?:thing|here|i|let|this|below)\b[^:\n.!]{0,80}[:.!]|\s*,))\s*", re.IGNORECASE)
+"""Beginnings that are chatter. A sentence that only begins with one of these words ("Here is where the river ends") is none."""
 _SHOWS = re.compile(r"^(?:in\s+(?:this|the)\s+(?:short\s+)?(?:video|clip|scene|image|picture)\s*,\s*(?:we\s+(?:can\s+)?see\s+)?|"
                     r"(?:this|the)\s+(?:short\s+)?(?:video|clip|scene|footage|image|picture|animation)\s+"
                     r"(?:shows?|depicts?|features?|captures?|displays?|presents?|portrays?|opens\s+(?:with|on)|begins\s+with)\s+(?:us\s+)?|"
@@ -36,7 +40,7 @@ _TALKS = re.compile(r"\b(?:system prompt|my instructions|previous instructions|a
                     r"feel free to|happy to help|do you want me|please provide|could you (?:please )?(?:clarify|provide))\b", re.IGNORECASE)
 _CODE = re.compile(
     r"https?://|www\.|<\s*/?\s*(?:script|img|iframe|a|div|html|svg|style|body|object|embed)\b|javascript:|\{\{|\bimport os\b|"
-    r"\bcurl \b|[{}\[\]]\s*[\"']\w+[\"']\s*:", re.IGNORECASE)
+    r"\bcurl\s+(?:-|https?:|www\.)|[{}\[\]]\s*[\"']\w+[\"']\s*:", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"'”’)]*\s+")
 
 
@@ -124,12 +128,12 @@ def count_of(text: str, ask: Ask) -> int:
     return ask.count(text) if ask.count else int(len(re.findall(r"\w+|[^\w\s]", text)) * TOKENS_A_WORD) + 1
 
 
-def fitted(text: str, ask: Ask) -> tuple[str, str]:
+def fitted(text: str, ask: Ask, before: str = "") -> tuple[str, str]:
     """(text of at most `ask.max_tokens` tokens and 2,000 characters, note about what was cut or '').
 
-    Whole sentences where one fits, else whole words.
+    Whole sentences where one fits, else whole words. `before`: what will be put in front of it, and takes its share of both.
     """
-    fits = lambda part: len(part) <= MAX_PROMPT_CHARS and count_of(part, ask) <= ask.max_tokens  # noqa: E731
+    fits = lambda part: len(before + part) <= MAX_PROMPT_CHARS and count_of(before + part, ask) <= ask.max_tokens  # noqa: E731
     if fits(text):
         return text, ""
     sentences = _SENTENCE_END.split(text)
@@ -161,3 +165,19 @@ def with_kept(text: str, ask: Ask) -> tuple[str, str]:
         return text, ""
     named = ", ".join(missing)
     return f"{named}, {text}", f"Kept for your LoRA: {named}."
+
+
+def fitted_with_kept(text: str, ask: Ask) -> tuple[str, str, str]:
+    """(text that fits with every word of `ask.keep` in it, note about what was cut or '', note about what was put back or '').
+
+    What is put in front takes room, for which more may be cut, and another of those words with it: so until nothing more is lost.
+    """
+    before = ""
+    for _ in range(len(ask.keep) + 1):
+        part, cut = fitted(text, ask, before)
+        whole, kept = with_kept(part, ask)
+        if whole == before + part:
+            break
+        before = whole.removesuffix(part)
+    whole, again = fitted(whole, ask)  # where not even one word had room
+    return whole, cut or again, kept

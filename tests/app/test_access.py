@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from app import cli
-from app.sharing import passwords
+from app import cli, serve
+from app.settings import Settings
+from app.sharing import passwords, users
 from app.sharing.access import COOKIE, Access, SignInRefused, TooManyAttempts
 from app.sharing.attempts import Attempts
 from app.sharing.opening import access_for
@@ -18,6 +22,7 @@ from app.sharing.settings import SharingSettings
 from app.sharing.users import Users
 from app.sharing.visitor import Role, Visitor
 from app.ui.signin import own_place
+from app.ui.tunnel import OpenTunnel
 from engine.errors import InvalidRequest
 from tests.app.test_sharing import PASSWORD, quick_hashes  # noqa: F401  (the fixture works where its name is)
 
@@ -51,6 +56,16 @@ def test_sessions_expire_and_end_with_the_password(tmp_path: Path) -> None:
     token = access.sign_in("anna", "another long one", "1.2.3.4")
     access.users.remove("anna")
     assert access.visitor("", cookie(token)) is None
+
+
+def test_whoever_is_at_work_stays_signed_in_when_the_studio_is_started_again(tmp_path: Path) -> None:
+    now = [1000.0]
+    access = keeper(tmp_path, now, session_idle_seconds=3600)
+    access.users.add("anna", Role.MAKER, PASSWORD)
+    token = access.sign_in("anna", PASSWORD, "1.2.3.4")
+    for now[0] in range(1000, 9000, 300):
+        assert access.visitor("1.2.3.4", cookie(token)) is not None
+    assert keeper(tmp_path, now, session_idle_seconds=3600).visitor("1.2.3.4", cookie(token)) is not None
 
 
 def test_guessing_is_slowed_and_a_neighbour_still_gets_in(tmp_path: Path) -> None:
@@ -146,6 +161,22 @@ def test_listen_without_users_says_how_to_get_some(tmp_path: Path) -> None:
     assert "sprocket users add" in str(done.exception)
 
 
+@pytest.mark.parametrize("people", [False, True])
+def test_an_address_on_the_internet_says_who_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                                     people: bool) -> None:
+    for name, stand_in in (("set_up_logs", lambda: None), ("few_arenas", lambda: None), ("at_work", contextlib.nullcontext)):
+        monkeypatch.setattr(serve, name, stand_in)
+    monkeypatch.setattr("app.ui.tunnel.open_tunnel", lambda port: OpenTunnel("https://x.gradio.live", SimpleNamespace(kill=int)))
+    monkeypatch.setattr("app.ui.server.serve", lambda *_: None)
+    monkeypatch.setenv("SPROCKET_DATA_DIR", str(tmp_path))
+    if people:
+        Users(tmp_path / "users.json").add("anna", Role.ADMIN, PASSWORD)
+    serve.serve_from_settings(Settings(data_dir=tmp_path, port=0), public=not people, share=True)
+    said = capsys.readouterr().err
+    assert ("for everybody who can sign in" in said) is people
+    assert ("nobody is asked to sign in" in said) is not people
+
+
 def test_the_command(tmp_path: Path) -> None:
     def run(*words: str, text: str = "") -> Any:
         return CliRunner().invoke(cli.app, ["users", *words, "--data-dir", str(tmp_path)], input=text)
@@ -157,10 +188,35 @@ def test_the_command(tmp_path: Path) -> None:
     assert [(r["name"], r["role"], r["owner"]) for r in rows] == [("anna", "admin", "user:anna"), ("ben", "maker", "local")]
     token = run("token", "ben").stdout.strip()
     assert Users(tmp_path / "users.json").with_token(token)
+    people = Users(tmp_path / "users.json")
+    before = people.get("ben")
+    assert isinstance(run("add", "ben", "--password-stdin", text="\n").exception, InvalidRequest)
+    assert run("add", "ben", "--proxy-only").exit_code == 0  # takes away the password there is
+    after = people.get("ben")
+    assert before and after and people.with_password("ben", PASSWORD) is None and before.stamp != after.stamp
+    assert (after.owner, after.tokens, after.password) == ("local", before.tokens, "")
     assert run("remove", "ben").exit_code == 0
     assert isinstance(run("remove", "ben").exception, Exception)
     assert isinstance(run("add", "../x", "--generate").exception, InvalidRequest)
     assert isinstance(run("add", "x", "--role", "god", "--generate").exception, InvalidRequest)
+
+
+def test_two_commands_at_once_lose_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comes to its writing, and waits a little for the other to come to the same point: without a turn both have read by then."""
+    both, real = threading.Barrier(2), users.write_atomic
+
+    def late(path: Path, data: bytes) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        real(path, data)
+
+    monkeypatch.setattr(users, "write_atomic", late)
+    at_once = [threading.Thread(target=Users(tmp_path / "users.json").add, args=(name, Role.MAKER, None)) for name in ("anna", "ben")]
+    for thread in at_once:
+        thread.start()
+    for thread in at_once:
+        thread.join()
+    assert set(Users(tmp_path / "users.json").all()) == {"anna", "ben"}
 
 
 @pytest.mark.parametrize(("there", "goes"), [("/?view=queue", "/?view=queue"), ("//evil.example", "/"), ("/\\evil.example", "/"), ("", "/"),

@@ -225,11 +225,14 @@ def test_a_name_that_is_too_long_is_cut_where_nobody_gave_it(shelf: Datasets, cl
 def test_the_refiners_server_describes_clips(own_data_dir: Path, clips: Path) -> None:
     with chatting(saying("A cyan crescent rises slowly in a plain grey studio.")) as server:
         settings = Settings(data_dir=own_data_dir, engine="tests.fakes:FakeEngine", min_free_bytes=0, refiner_url=server.url,
-                            refiner_model="words", refiner_vision_model="eyes")
+                            refiner_model="words", refiner_vision_model="eyes", refiner_key="sk-no-caption")
         with contextlib.closing(open_studio(settings)) as studio:
             made = studio.datasets.add(Import(str(clips), "seen"), owner="local")
             clip = made.clips[1].id
             after, failed = studio.datasets.describe(made.id, studio.datasets.describer(), owner="local", clips=[clip])
+            server.reply = saying("A cyan crescent with sk-no-caption beside it.")
+            refused = studio.datasets.describe(made.id, studio.datasets.describer(), owner="local", clips=[made.clips[0].id])[1]
+    assert "not its business" in refused[0][1]
     assert failed == () and after.clip(clip).said_by == "eyes"
     assert after.clip(clip).caption == "A cyan crescent rises slowly in a plain grey studio."
     body = server.heard[0][1]

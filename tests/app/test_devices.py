@@ -35,8 +35,9 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Hardware:
 def test_who_is_started_for_what(two_gpus: Hardware) -> None:
     assert wanted("each", two_gpus) == ("cuda:0", "cuda:1")
     assert wanted("together", two_gpus) == wanted("each", MACHINE) == wanted("each", replace(two_gpus, gpus=two_gpus.gpus[:1])) == ("",)
-    assert environment("", {}) == {} and environment("cuda:1", {}) == {"CUDA_VISIBLE_DEVICES": "1"}
-    assert environment("cuda:1", {"CUDA_VISIBLE_DEVICES": "4, 6"}) == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert environment("", {}) == {} and environment("cuda:1", {}) == {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert environment("cuda:1", {"CUDA_VISIBLE_DEVICES": "4, 6"})["CUDA_VISIBLE_DEVICES"] == "6"
+    assert environment("cuda:1", {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
 def test_a_clip_that_wants_several_is_made_on_one_and_its_notes_say_so(two_gpus: Hardware, settings: Settings) -> None:

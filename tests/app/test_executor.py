@@ -17,7 +17,7 @@ from app.errors import NotAllowed
 from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.history.sidecar import clip_file, read_sidecar
-from app.queue.executor import Workplace, perform
+from app.queue.executor import Workplace, perform, planned
 from app.queue.process import this_process
 from app.queue.worker import chores
 from app.settings import Settings
@@ -173,6 +173,22 @@ def test_ctrl_c_cancels(studio: Studio) -> None:
     assert studio.job(own.id).state is JobState.CANCELLED and no_leftovers(studio.settings)
 
 
+@pytest.mark.parametrize(("point", "after"), [("sidecar", JobState.QUEUED), ("committed", JobState.DONE)])
+def test_ctrl_c_while_the_clip_is_saved_hands_the_job_back(studio: Studio, work_once: Work, point: str, after: JobState) -> None:
+    class Pressed(FakeEngine):
+        def reached(self, at: str) -> None:
+            if at == point:
+                raise KeyboardInterrupt
+
+    job = studio.submit({"prompt": "x"})
+    claim = studio.store.leases.claim(this_process(), now=time.time())
+    assert claim is not None
+    with pytest.raises(KeyboardInterrupt):
+        perform(Workplace(studio.settings, studio.store, Pressed(), FakeModels(), threading.Event()), claim)
+    assert studio.job(job.id).state is after
+    assert after is JobState.DONE or work_once().state is JobState.DONE  # type: ignore[union-attr]
+
+
 def test_cancelling_what_a_dead_process_ran(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     job = studio.submit({"prompt": "x"})
     monkeypatch.setenv("FAKE_DIE", str(int(signal.SIGKILL)))
@@ -230,6 +246,17 @@ def test_too_little_room_is_seen_before_the_work(studio: Studio, work_once: Work
     assert blocked is not None and blocked.state is JobState.BLOCKED and blocked.stage is None
     assert "MiB free" in str(blocked.error)
     assert studio.cancel(blocked.id).state is JobState.CANCELLED
+
+
+def test_a_large_blocked_job_holds_up_no_small_one(studio: Studio, work_once: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = place_of(studio)
+    large, small = (studio.submit({"prompt": "x", "frames": frames}) for frames in (49, 9))
+    needs = [planned(place, job).disk_bytes for job in (large, small)]
+    monkeypatch.setattr(storage, "free_bytes", lambda settings: 0)
+    assert [made.state if (made := work_once()) else None for _ in range(2)] == [JobState.BLOCKED] * 2
+    monkeypatch.setattr(storage, "free_bytes", lambda settings: sum(needs) // 2)
+    chores(place)
+    assert [studio.job(job.id).state for job in (large, small)] == [JobState.BLOCKED, JobState.QUEUED]
 
 
 def test_stopping_hands_the_job_back(studio: Studio, work_once: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,3 +66,11 @@ def test_what_a_hub_refuses_is_said_and_leaves_nothing(hub: LocalHub, tmp_path: 
     with pytest.raises(InvalidRequest, match="cannot be fetched"):
         shelf.add(Import(NAME, revision="v9"), owner="local")
     assert shelf.list(owner="local") == () and [path.name for path in shelf.root.iterdir()] == []
+
+
+def test_no_network_is_a_sentence(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(InvalidRequest, match="is there a network"):
+        shelf_in(tmp_path).add(Import(NAME), owner="local")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import threading
@@ -22,7 +23,7 @@ from app.queue.process import this_process
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from app.ui.address import Address
-from app.ui.api import clip_json, job_json
+from app.ui.api import clip_json, job_json, state_of
 from app.ui.html.gallery import clip_html
 from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
@@ -83,6 +84,23 @@ def test_the_history_can_be_made_again_from_the_files(studio: Studio, work_once:
             smooth.name, smooth.prompt, smooth.model, smooth.seed, clip.id)
     finally:
         again.close()
+
+
+def test_a_job_whose_clip_was_deleted_by_hand_still_has_a_state(studio: Studio, clip: Clip, settings: Settings) -> None:
+    assert state_of(studio, clip.job_id)["clip"]["prompt"] == "a red ball"
+    for path in settings.media_dir.glob("*/*.*"):
+        path.unlink()
+    studio.close()
+    rebuild(settings)
+    with contextlib.closing(open_studio(settings)) as again:
+        told = state_of(again, clip.job_id)
+    assert (told["state"], told["clip"]) == ("done", None)
+
+
+def test_a_repeat_is_answered_whatever_the_clip_is_called_now(studio: Studio, clip: Clip) -> None:
+    first = studio.interpolations.submit(clip.id, fps=24, idempotency_key="k")
+    studio.rename(clip.id, "another name")
+    assert studio.interpolations.submit(clip.id, fps=24, idempotency_key="k") == first
 
 
 def test_what_is_asked_wrongly_makes_no_job(studio: Studio, clip: Clip, tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app import cli
-from app.plan_command import parse_bytes
+from app.plan_command import parse_bytes, resolve
 from engine.errors import InvalidRequest
+from engine.models.catalogue import pocket_dir
 
 
 def sprocket(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, Any, str]:
@@ -75,6 +77,12 @@ def test_every_published_checkpoint(capsys: pytest.CaptureFixture[str], monkeypa
 def test_the_pocket_model_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code, made, _ = sprocket(capsys, monkeypatch, "--budget", "4GiB", "--device", "cpu", "--data-dir", str(tmp_path))
     assert (code, made["runs"], made["missing"], made["plan"]["residency"]) == (0, True, [], "resident")
+
+
+def test_a_model_goes_by_the_name_that_its_clips_have(tmp_path: Path) -> None:
+    shutil.copytree(pocket_dir(), tmp_path / "models/me--pocket")
+    assert resolve("me/pocket", tmp_path / "models").name == "me/pocket"
+    assert resolve(str(tmp_path / "models/me--pocket"), None).name == "me--pocket"
 
 
 def test_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

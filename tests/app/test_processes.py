@@ -149,6 +149,19 @@ time.sleep(600)
 """
 
 
+def test_a_full_disk_does_not_stop_what_makes_room(studio: Studio, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageBlocked("the disk is full.")
+
+    monkeypatch.setattr("app.queue.supervisor.back_up", full)
+    monkeypatch.setattr("app.queue.supervisor.write_stale_sidecars", full)
+    left = studio.settings.parts_dir / f"{'0' * 32}-dead.part"
+    left.write_bytes(b"of a process that was killed")
+    supervisor._sweep_at = 0.0
+    supervisor._keep_house()
+    assert not left.exists()
+
+
 def test_the_worker_dies_with_its_server_which_has_no_torch(settings: Settings) -> None:
     server = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, env=os.environ | settings.to_env(),
                               stdout=subprocess.PIPE, text=True)

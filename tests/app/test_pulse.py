@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +123,9 @@ def test_an_event_sends_what_it_says_and_nothing_else(site: Site) -> None:
         panel = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "relay")
         click = next(each for each in config["dependencies"] if each["targets"] == [[panel, "click"]])
         values = {each["id"]: each["props"].get("value") for each in config["components"]}
+        opening = next(each for each in config["dependencies"] if len(each["outputs"]) > 40 and each["targets"][0][1] == "load")
+        client.post("/gradio_api/run/predict", json={
+            "fn_index": opening["id"], "data": [values[each] for each in opening["inputs"]], "session_hash": "one"})
         said = client.post("/gradio_api/run/predict", json={
             "fn_index": click["id"], "data": [values[each] for each in click["inputs"]], "session_hash": "one",
             "event_data": {"act": "example", "name": "rising star"}, "trigger_id": panel}).json()["data"]
@@ -160,6 +165,19 @@ def test_sessions_in_which_nothing_is_kept_are_forgotten() -> None:
         assert kept._id in holder[f"call {number}"].blocks_config.blocks
     assert len(holder.session_data) <= MOST_IDLE + 1
     assert holder["somebody"][kept._id] == "a job"
+
+
+def test_a_page_whose_connection_broke_off_is_not_forgotten() -> None:
+    holder = LeanHolder()
+    with gr.Blocks() as page:
+        kept = gr.State("")
+    holder.set_blocks(page)
+    session = holder["somebody"]
+    session[kept._id] = "an image"
+    session.is_closed = True
+    session._state_ttl[kept._id] = (math.inf, datetime.datetime.now() - datetime.timedelta(days=3))
+    holder.delete_all_expired_state()
+    assert session[kept._id] == "an image"
 
 
 def test_sessions_that_wait_for_nothing_are_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from app.doctor import examine
 from app.errors import DataDirBusy, HistoryDamaged, NotFound, SchemaTooNew
 from app.history.database import Database, journal_mode
 from app.history.migrate import current, upgrade
@@ -77,6 +79,41 @@ def test_sidecars_lost_the_mp4s_tell_the_story(studio: Studio, work_once: Work) 
     found = again.clip(first.id)
     assert (found.prompt, found.seed, found.sha256, found.frames) == ("one", 1, first.sha256, 9)
     again.close()
+
+
+def test_a_history_whose_writer_was_killed_is_not_damaged_and_keeps_its_jobs(tmp_path: Path) -> None:
+    """What a kill in mid-transaction leaves: half the change in the file, and beside it the journal that takes it back."""
+    settings = Settings(data_dir=tmp_path / "a #1 folder?", engine="tests.fakes:FakeEngine", min_free_bytes=0)
+    with contextlib.closing(open_studio(settings)) as studio:
+        waiting = studio.submit({"prompt": "waits"})
+    path, journal = settings.db_path, Path(f"{settings.db_path}-journal")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        for line in ("PRAGMA journal_mode=TRUNCATE", "PRAGMA cache_size=1", "BEGIN IMMEDIATE", "UPDATE jobs SET state = 'failed'",
+                     "CREATE TABLE big AS SELECT zeroblob(500000) AS b"):
+            writer.execute(line)
+        left = path.read_bytes(), journal.read_bytes()
+    assert settings.db_path.read_bytes() != left[0]  # a part of it was on the disk
+
+    def killed() -> None:
+        path.write_bytes(left[0])
+        journal.write_bytes(left[1])
+
+    killed()
+    found, = (each for each in examine(settings) if each.what == "database")
+    assert found.ok, found.detail
+    killed()
+    assert rebuild(settings) == 0
+    with contextlib.closing(open_studio(settings)) as again:
+        assert again.job(waiting.id) == waiting
+
+
+def test_a_busy_history_is_not_called_damaged(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.doctor.BUSY_SECONDS", 0.0)
+    with contextlib.closing(sqlite3.connect(studio.settings.db_path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode=TRUNCATE")
+        writer.execute("BEGIN EXCLUSIVE")
+        found, = (each for each in examine(studio.settings) if each.what == "database")
+    assert found.ok is None and "busy" in found.detail, found.detail
 
 
 @pytest.mark.parametrize("spoiled", ["middle", "text", "header", "cut"])

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from app.cli import app as cli
 from app.errors import NotFound
 from app.history.records import JobState
+from app.refining import MOST_KEPT
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from engine.errors import InvalidRequest
@@ -136,6 +137,23 @@ def test_fifty_at_once_on_a_limit_of_four(named: Studio, chat: ChatServer) -> No
     assert chat.most_at_once <= 4 and len(good) >= 20
     assert all("Too many texts" in each or "got no turn" in each for each in answers if each != GOOD)
     assert named.refining.refine("red ball meadow", backend="endpoint").text == GOOD, "a slot was lost"
+
+
+def test_one_person_leaves_turns_and_places_to_others(named: Studio, chat: ChatServer) -> None:
+    chat.fault = "slow"
+    desk = named.refining
+    begun = [desk.start("red ball meadow", owner="user:a", backend="endpoint").id for _ in range(3)]
+    wait_for(lambda: [key for key in begun if "2 texts of yours" in desk.look(key, owner="user:a").error], "the refusal of one")
+    other = desk.start("red ball meadow", owner="user:b", backend="endpoint").id
+    wait_for(lambda: desk.look(other, owner="user:b").so_far, "another person's first words")
+    for _ in range(MOST_KEPT):
+        desk.start("a star", owner="user:a")
+    desk.look(other, owner="user:b")  # raises where it was forgotten
+    desk.stop(other, owner="user:b")
+    wait_for(lambda: chat._now == 0, "the connections' end")
+    chat.fault = ""
+    last = desk.start("red ball meadow", owner="user:a", backend="endpoint").id
+    assert wait_for(lambda: desk.look(last, owner="user:a").done, "a turn again")[0].text == GOOD
 
 
 def test_start_returns_at_once_and_streams(named: Studio, chat: ChatServer) -> None:

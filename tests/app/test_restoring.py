@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,14 @@ def test_which_model_stands_in(model: str, mark: str, models: list[tuple[str, st
 @pytest.mark.parametrize("broken", [{}, {"request": 5}, {"request": {"model": None}}, {"request": {"model": "x"}, "model": [1]}])
 def test_a_recipe_that_was_tampered_with_names_nothing(broken: dict[str, Any]) -> None:
     assert stand_in(broken, here(("y", "a"))) is None and stand_in_words(broken, here(("y", "a"))) == ""
+
+
+def test_a_model_in_a_folder_of_this_machine_is_asked_for_by_its_place(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, told, asked in (("/models/mine", "mine", "/models/mine"), ("/models/pocket", "pocket", "pocket"), ("mine", "mine", "mine"),
+                               ("/models/mine", "other", "other")):
+        clip = SimpleNamespace(model=model, recipe=recipe(told))
+        monkeypatch.setattr(studio, "clip", lambda clip_id, *, owner, clip=clip: clip)
+        assert studio.clip_request("a" * 32).model == asked
 
 
 def test_it_is_said(studio: Studio, tmp_path: Path) -> None:

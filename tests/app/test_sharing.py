@@ -247,6 +247,7 @@ def test_gradio_s_own_ways_to_files_are_shut(site: Site, anna: httpx.Client) -> 
     for path in (f"/gradio_api/file={data}/users.json", f"/gradio_api/file={data}/history.db", f"/file={data}/users.json",
                  "/gradio_api/proxy=http://127.0.0.1/", "/monitoring", "/gradio_api/runs"):
         assert anna.get(path).status_code == 404, path
+    assert "app_id" in anna.get("/gradio_api/app_id").json()  # what a page waits for that has lost its connection
     assert anna.post("/gradio_api/upload", files={"files": ("x.html", b"<script>")}).status_code == 404
 
 
@@ -286,6 +287,26 @@ def test_other_limits_say_which(site: Site, limits: dict[str, int], request_: An
     studio = OwnedStudio(site.studio, lambda: Visitor("user:o", "o", Role.MAKER), SharingSettings(**limits))
     with pytest.raises((NotAllowed, InvalidRequest), match=words):
         (studio.submit_batch if isinstance(request_, list) else studio.submit)(request_)
+
+
+def test_refining_has_a_pace_and_a_length_too(site: Site) -> None:
+    studio = OwnedStudio(site.studio, lambda: Visitor("user:r", "r", Role.MAKER), SharingSettings(submits_a_minute=2, prompt_chars=20))
+    with pytest.raises(InvalidRequest, match="at most 20"):
+        studio.refining.start("a red ball over a green meadow", owner="local")
+    assert studio.refining.start("a red ball", owner="local").done
+    assert studio.refining.refine("a red ball").text
+    for act in (studio.refining.refine, studio.refining.start):
+        with pytest.raises(NotAllowed, match="limit is 2"):
+            act("a red ball")
+
+
+def test_a_repeat_is_answered_not_counted(site: Site) -> None:
+    studio = OwnedStudio(site.studio, lambda: Visitor("user:two", "two", Role.MAKER), SharingSettings(queued_each=2, submits_a_minute=1))
+    first = studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k")
+    assert studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k") == first
+    with pytest.raises(NotAllowed, match="limit is 1"):
+        studio.submit({"prompt": "a"}, idempotency_key="other")
+    site.studio.cancel_batch(first[0].batch_id, owner="user:two")
 
 
 def test_pace() -> None:

@@ -92,6 +92,15 @@ def test_a_call_in_a_forked_process(studio: Studio) -> None:
     assert studio.job(job.id).state is JobState.DONE
 
 
+def test_more_frames_for_a_clip_run_as_well(studio: Studio) -> None:
+    """Its request is none of a generation, whose forecast says how to cut one."""
+    made = studio.submit({"prompt": "a ball"})
+    list(zero.Zero(studio, zero.gpu_call).drive("local"))
+    job = studio.interpolations.submit(studio.job(made.id).clip_id or "", fps=16)
+    list(zero.Zero(studio, zero.gpu_call).drive("local"))
+    assert studio.job(job.id).state is JobState.DONE, studio.job(job.id).error
+
+
 def test_a_visitor_who_leaves_leaves_the_job_waiting(studio: Studio) -> None:
     jobs = [studio.submit({"prompt": "a ball"}) for _ in range(2)]
     driving = zero.Zero(studio, zero.gpu_call).drive("local")

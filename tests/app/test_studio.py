@@ -12,6 +12,8 @@ import pytest
 
 from app.errors import NotAllowed, NotFound
 from app.history.records import ClipQuery, Job, JobState
+from app.history.recovery import write_stale_sidecars
+from app.history.sidecar import write_sidecar
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.request import GenerationRequest
@@ -89,7 +91,7 @@ def test_what_no_machine_can_do_is_refused(studio: Studio, monkeypatch: pytest.M
     assert studio.jobs() == ()
 
 
-def test_submitting_twice_with_one_key_makes_one_job(studio: Studio) -> None:
+def test_submitting_twice_with_one_key_makes_one_job(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     first = studio.submit({"prompt": "x"}, idempotency_key="k")
     assert studio.submit({"prompt": "x"}, idempotency_key="k") == first
     assert studio.submit({"prompt": "x"}, idempotency_key="k", owner="other").id != first.id
@@ -99,6 +101,8 @@ def test_submitting_twice_with_one_key_makes_one_job(studio: Studio) -> None:
     for bad in ("", "x" * 201, "a\nb", 5):
         with pytest.raises(InvalidRequest, match="idempotency_key"):
             studio.submit({"prompt": "x"}, idempotency_key=bad)  # type: ignore[arg-type]
+    monkeypatch.setattr(studio, "_planned", lambda wish: 1 / 0)  # its model may be gone by now
+    assert studio.submit({"prompt": "x"}, idempotency_key="k") == first
 
 
 def test_too_many_waiting_jobs_are_refused(studio: Studio) -> None:
@@ -241,6 +245,15 @@ def test_changes_reach_the_sidecar(studio: Studio, work_once: Work) -> None:
     told = json.loads(studio.clip_path(clip.id).with_suffix(".json").read_text())
     assert (told["clip"]["favourite"], told["clip"]["name"]) == (True, "<b>bold</b>")
     assert studio.store.clips.stale() == ()
+
+
+def test_a_late_writer_s_old_sidecar_does_not_stay(studio: Studio, work_once: Work) -> None:
+    clip = made(studio, work_once)
+    studio.rename(clip.id, "new name")
+    write_sidecar(studio.settings.media_dir, clip)  # somebody who read the row before that, and was slow
+    studio.store.clips.sidecar_written(clip)
+    write_stale_sidecars(studio.settings, studio.store)
+    assert json.loads(studio.clip_path(clip.id).with_suffix(".json").read_text())["clip"]["name"] == "new name"
 
 
 def test_the_forecast_comes_from_this_machines_history(studio: Studio, work_once: Work) -> None:

@@ -105,6 +105,13 @@ def test_ctrl_c_of_the_command_line_pauses(studio: Studio, base: Path, capfd: py
     assert studio.training.resume(card.id, owner=LOCAL).job is not None
 
 
+def test_the_trainer_inherits_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPROCKET_REFINER_KEY", "SPROCKET_DATABASE", "SPROCKET_LOG"):
+        monkeypatch.setenv(name, "sk-12345")
+    told = train.environment()
+    assert "PYTHONPATH" in told and [name for name, value in told.items() if value == "sk-12345"] == ["SPROCKET_LOG"]
+
+
 DIES = """
 import sys
 from training.lora.rundir import RunDir, RunState

@@ -152,6 +152,9 @@ def test_folders_of_the_server_are_named_on_the_machine_only(studio: SimpleNames
     assert 'data-act="dataset_import"' not in train_html(studio, Address(view="train"))
     assert "on the machine itself" in click(studio, "dataset_import", source="/etc")
     assert is_local("127.0.0.1") and is_local("localhost") and is_local("::1") and not is_local("192.168.0.2")
+    with monkeypatch.context() as shared:
+        shared.setattr("app.ui.tunnel._names", ["https://x.gradio.live"])
+        assert not is_local("127.0.0.1")  # who comes through the tunnel seems to be on this machine
     monkeypatch.setenv("SPACE_HOST", "x.hf.space")
     assert not is_local("127.0.0.1")
     assert safe_name("..\\..\\a/b\n.mp4") == "b .mp4" and safe_name("") == "file" and safe_name(".hidden") == "hidden"

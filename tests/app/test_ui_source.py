@@ -19,6 +19,7 @@ from PIL import Image
 
 from app.input_view import PICTURES, InputFacts, smaller
 from app.ui.actions import act
+from app.ui.create import fill, generate
 from app.ui.form import FIELDS, START
 from app.ui.html.source import SourceView, extend_html, source_html
 from app.ui.media import media_routes
@@ -27,6 +28,7 @@ from app.ui.uploads import sweep, upload_routes, uploaded
 from engine.errors import InvalidRequest
 from engine.media.clip import read_frames
 from engine.media.image import load_image
+from engine.request import GenerationRequest
 from tests.fakes_studio import SPEC, STILL, FakeStudio
 
 EVIL = "<script>alert(1)</script>\"'"
@@ -130,6 +132,55 @@ def test_a_suggestion_may_have_decimals(studio: FakeStudio) -> None:
         assert "form.strength" not in click(studio, "fix", field="strength", value=bad)
 
 
+@pytest.mark.parametrize(("field", "value"), [("precision", "auto"), ("precision", "fp8"), ("parallel", "cfg=2,ulysses=1,ring=1")])
+def test_a_suggestion_may_be_a_word(studio: FakeStudio, field: str, value: str) -> None:
+    assert click(studio, "fix", field=field, value=value)[f"form.{field}"]["value"] == value
+    assert f"form.{field}" not in click(studio, "fix", field=field, value="<b>") and "form.prompt" not in click(
+        studio, "fix", field="prompt", value="words of somebody else")
+
+
+@pytest.mark.parametrize("name", ["take_back", "edit"])
+def test_settings_that_come_back_from_the_queue_know_their_parent(studio: FakeStudio, name: str) -> None:
+    parent_id = studio.add_clip("a ball").id
+    job = studio.submit({"prompt": "a ball"}, made_from=parent_id)
+    assert click(studio, name, job=job.id)["made_from"] == parent_id
+
+
+def test_a_dropped_video_is_smoothed_into_the_project_that_is_open(studio: FakeStudio) -> None:
+    asked: list[str] = []
+
+    def submit_input(video: str, *, owner: str, project_id: str, **wish: Any) -> Any:
+        asked.append(project_id)
+        return studio.submit({"prompt": video})
+
+    studio.interpolations = SimpleNamespace(submit_input=submit_input)  # type: ignore[attr-defined]
+    other = studio.create_project("Sea", owner="local").id
+    for project in (other, "gone"):
+        act({"act": "interpolate", "video": FILM.name, "fps": "24"}, "/?view=create", "", {"project": project}, {}, studio=studio,
+            parts=PARTS)  # type: ignore[arg-type]
+    assert asked == [other, "p1"]
+
+
+def test_a_page_that_the_server_has_forgotten_makes_nothing_else_instead(studio: FakeStudio) -> None:
+    values = {"model": "pocket", "prompt": "a ball", "how_many": 1}
+    refused = generate("", {}, "", {}, studio=studio, parts=PARTS, **values)
+    assert "started again" in refused["forecast"] and not studio.jobs(owner="local")
+    assert refused["kept"] == {} and "form.prompt" not in refused
+    assert "started again" not in generate("", {}, refused["ticket"], {}, studio=studio, parts=PARTS, **values)["forecast"]
+    assert len(studio.jobs(owner="local")) == 1
+    job = studio.jobs(owner="local")[0].id
+    at = f"/?view=create&job={job}"
+    seen = act({"act": "hush"}, at, "", {}, {}, "", studio=studio, parts=PARTS, values=values)  # type: ignore[arg-type]
+    assert seen["kept"] == {} and seen["job"] == job and seen["ticket"] and 'data-has="0"' in seen["source"]
+    assert "kept" not in act({"act": "hush"}, at, job, {}, {}, seen["ticket"], studio=studio, parts=PARTS)  # type: ignore[arg-type]
+
+
+def test_a_model_that_no_list_names_can_be_chosen_again(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio, "spec", lambda model: SPEC)
+    shown = fill(studio, PARTS, GenerationRequest(prompt="a ball", model="/models/mine"), "")["form.model"]  # type: ignore[arg-type]
+    assert shown["value"] == "/models/mine" and shown["choices"] == ["pocket", "/models/mine"]
+
+
 def test_the_nearest_model_is_taken() -> None:
     large = SimpleNamespace(**{**vars(STILL), "name": "large", "native_width": 720, "native_height": 480})
     assert model_for("i2v", (SPEC, large, STILL), like=(192, 128)) is STILL
@@ -210,6 +261,10 @@ def test_an_upload_is_bounded_and_gets_a_token(tmp_path: Path) -> None:
     for wrong in (None, 5, "", "../" + token, token.upper() + "x", "0" * 32):
         assert uploaded(tmp_path, wrong) is None
     os.utime(tmp_path / token, (time.time() - 10_000,) * 2)
+    later = browser.post("/media/uploads", content=b"y").json()["upload"]
+    assert uploaded(tmp_path, token) is not None  # the first of a set, whose last is hours behind
+    for each in (token, later):
+        os.utime(tmp_path / each, (time.time() - 100_000,) * 2)
     (tmp_path / "not ours.txt").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["not ours.txt"]

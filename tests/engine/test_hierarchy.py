@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from engine.events import ClipWritten, Event, Resumed, StepDone
 from engine.interpolate.adapter import FILE, Facts, load_adapter, read_facts, write_adapter
 from engine.interpolate.conditioning import beside, filled, fold_mask
 from engine.interpolate.interpolator import Interpolator, Window, give_back
+from engine.interpolate.planning import blocks_at_once, stage_two_plan
 from engine.interpolate.stage_two import StageTwo
 from engine.interpolate.store import FrameStore
 from engine.models.cache import ModelCache
@@ -26,7 +28,10 @@ from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.run import run
 from engine.spec import read_spec
+from tests.engine.test_plan import GPU
+from tests.engine.test_plan import SPEC as BIG
 from tests.engine.tiny import CPU, save_tiny
+from tests.lora_files import lora_weights, save_lora
 
 WORDS = "a fox"
 
@@ -247,6 +252,43 @@ def test_key_frames_out_of_a_clip_are_not_changed_by_the_rounds(model: Path, mod
     after = frames_in(tmp_path)
     assert {name: after[name] for name in keys} == keys
     assert len(after) == 9
+
+
+@pytest.mark.parametrize("profile", ["tiny", "balanced"])
+def test_wherever_the_weights_are_the_frames_are_the_same(model: Path, models: ModelCache, tmp_path: Path, profile: str) -> None:
+    made(planned(model, guidance=3.0), tmp_path / "resident", models)
+    job = planned(model, guidance=3.0, profile=profile)
+    with closing(ModelCache()) as others:
+        made(job, tmp_path / "away", others)
+    assert profile == "balanced" or job.placement.homes["transformer"].residency != "resident"
+    assert frames_in(tmp_path / "away") == frames_in(tmp_path / "resident")
+
+
+def test_key_frames_in_half_precision(model: Path, tmp_path: Path) -> None:
+    with closing(ModelCache()) as models:
+        assert isinstance(made(planned(model, precision="fp16"), tmp_path, models)[-1], ClipWritten)
+
+
+def test_rounds_have_no_lora_of_an_earlier_job(model: Path, models: ModelCache, tmp_path: Path) -> None:
+    video = picture(tmp_path / "inputs", (96, 64), (10, 90, 200))
+    job = planned(model, given=((0, video),))
+    made(job, tmp_path / "before", models, inputs=tmp_path / "inputs")
+    file = save_lora(tmp_path / "lora.safetensors", lora_weights(model))
+    (tmp_path / "loras").mkdir()
+    name = file.rename(tmp_path / "loras" / f"{file_sha256(file)}.safetensors").name
+    loaded = models.get(stage_two_plan(job))
+    loaded.loras.use(((name, 1.0),), tmp_path / "loras")
+    made(job, tmp_path / "after", models, inputs=tmp_path / "inputs")
+    assert frames_in(tmp_path / "after") == frames_in(tmp_path / "before")
+
+
+def test_a_batch_of_blocks_is_no_larger_than_what_was_planned_for() -> None:
+    big = plan(GenerationRequest(prompt="a fox", model="big"), BIG, GPU)
+    slots = big.latent_shape[1]
+    assert blocks_at_once("cuda:0", slots, big) == 2 and blocks_at_once("cuda:0", slots // 2, big) == 4
+    assert blocks_at_once("cuda:0", slots, replace(big, placement=replace(big.placement, passes=2))) == 1
+    assert blocks_at_once("cuda:0", slots, replace(big, predicted_bytes=2**20)) == 8
+    assert blocks_at_once("cpu", slots // 4, big) == 2
 
 
 @pytest.mark.parametrize("stop_at", [3, 8, 11])

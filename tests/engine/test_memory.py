@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from bench.meta_memory import LIMIT, Meter, decoder_peak, encoder_peak, placed, text_peak, transformer_peak
 from engine.facts import published
@@ -88,6 +89,20 @@ def test_what_rests_beside_a_gpu_is_memory_of_the_computer() -> None:
     whole, banded = (forecast(spec, shape, "bf16", placed(shape, decode=how), "cuda:0") for how in ("whole", "banded"))
     assert banded.ram_bytes - whole.ram_bytes == decode_ram_bytes(spec, shape, "bf16", placed(shape, decode="banded"), "cuda:0") > 2.6 * GIB
     assert decode_ram_bytes(spec, shape, "bf16", placed(shape, decode="banded"), "cpu") == 0
+
+
+def test_page_locked_memory_is_counted_as_torch_hands_it_out() -> None:
+    from engine.models.band_decode import decode_banded
+
+    spec, shape, taken = published("CogVideoX-5b"), SHAPES["CogVideoX-5b"], []
+
+    def noted(like: torch.Tensor) -> torch.Tensor:
+        taken.append(1 << (like.nbytes - 1).bit_length())
+        return torch.empty_like(like)
+
+    decoder_peak(spec, shape, lambda vae, z: decode_banded(vae, z, room=noted))
+    said = decode_ram_bytes(spec, shape, "bf16", placed(shape, decode="banded"), "cuda:0")
+    assert said == pytest.approx(sum(taken), rel=LIMIT) and said > 1.2 * 2.9e9
 
 
 @pytest.mark.parametrize(("name", "given", "how"), [("CogVideoX-5b-I2V", 1, "whole"), ("CogVideoX-5b", 17, "whole"),

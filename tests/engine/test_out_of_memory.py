@@ -170,3 +170,12 @@ def test_the_peak_is_that_of_this_job_alone(tmp_path: Path, tiny_plan: Callable[
         pytest.skip("this system keeps one peak for the whole process")
     assert held - first > 500 * 2**20
     assert held - after > 500 * 2**20
+
+
+@pytest.mark.parametrize("words", ["GET was unable to find an engine to execute this computation",
+                                   "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"])
+def test_words_that_may_mean_it_do_so_only_where_a_gpu_is_full(words: str, tiny_plan: Callable[..., Plan]) -> None:
+    from engine.run import _crowded, no_engine
+
+    assert no_engine(RuntimeError(words)) and not no_engine(RuntimeError("out of ideas")) and not no_engine(ValueError(words))
+    assert not _crowded(tiny_plan())  # a processor has no such engines

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.models.tokens import counter
 from engine.refine import PURPOSES, Ask
 from engine.refine.chat import judged
-from engine.refine.clean import cleaned, count_of, fitted, unusable, with_kept
+from engine.refine.clean import cleaned, count_of, fitted, fitted_with_kept, unusable, with_kept
 from engine.refine.language import language_of
 from engine.refine.prompts import FOLDER, messages_of, system_prompt
 
@@ -27,6 +27,10 @@ ANSWERS = [
     f"Refined prompt: {PLAIN}",
     f"Sure! Here is the refined prompt:\n\n{PLAIN}",
     f"Here's a detailed description for your video: \"{PLAIN}\"",
+    f"Here’s the improved and expanded text you asked for: {PLAIN}",
+    f"Sure thing! {PLAIN}",
+    f"Okay, so here it is: {PLAIN}",
+    f"Certainly. {PLAIN}",
     f"- {PLAIN}",
     f"1. {PLAIN}",
     f"> {PLAIN}",
@@ -52,7 +56,9 @@ def test_cleaning_twice_is_cleaning_once(answer: str) -> None:
 
 
 @pytest.mark.parametrize("plain", ["A man shows his hand.", "5 * 3 boxes fall.", "The snow_man waves.", "It's 7 o'clock; the bells ring.",
-                                   'A sign says "open" above the door.', "The videographer turns left."])
+                                   'A sign says "open" above the door.', "The videographer turns left.",
+                                   "Sure-footed mountain goats leap across the rocks.", "Okayama castle stands in soft light.",
+                                   "Here is where the river meets the sea: waves roll in.", "Certainly a storm comes up over the bay."])
 def test_plain_prose_stays(plain: str) -> None:
     assert cleaned(plain) == plain
 
@@ -97,6 +103,19 @@ def test_trigger_words_come_back_in_front() -> None:
     assert with_kept(PLAIN, ask)[0] == f"ZXQ style, {PLAIN}"
     assert with_kept(f"zxq Style {PLAIN}", ask) == (f"zxq Style {PLAIN}", "")
     assert judged(ask, PLAIN, "local").text.startswith("ZXQ style, ")
+
+
+def test_a_trigger_word_that_is_put_back_does_not_cut_off_another() -> None:
+    ask = Ask(text="zxq and qqv on a meadow", keep=("zxq", "qqv"), max_tokens=12, count=lambda part: len(part.split()))
+    text, cut, kept = fitted_with_kept("A red ball rolls over grass. It is day. A qqv is there.", ask)
+    assert text == "zxq, qqv, A red ball rolls over grass. It is day."
+    assert "last sentence was cut off" in cut and kept == "Kept for your LoRA: zxq, qqv."
+
+
+def test_prose_with_a_programs_name_is_no_code() -> None:
+    ask = Ask(text="steam rises")
+    assert unusable("Wisps of steam curl upward in the light.", ask) == ""
+    assert "code" in unusable("Steam rises. curl -s example.org", ask)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)

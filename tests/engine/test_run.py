@@ -241,3 +241,18 @@ def test_a_stock_reader_sees_the_colours_that_went_in(tmp_path: Path, tiny_plan:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for x in (12, 36, 60, 84):
         assert np.abs(frames[0][10, x].astype(int) - bars[0, 10, x]).max() <= 6
+
+
+def test_colours_of_a_preview_are_fitted_in_full_precision_on_a_processor(tiny: Callable[..., Path]) -> None:
+    import torch
+    from diffusers import AutoencoderKLCogVideoX
+
+    from engine.preview import LatentColours
+
+    vae = AutoencoderKLCogVideoX.from_pretrained(tiny() / "vae", torch_dtype=torch.bfloat16).eval()
+    seen: list[torch.dtype] = []
+    for layer in vae.encoder.modules():
+        layer.register_forward_hook(lambda _layer, _given, out: seen.append(out.dtype) if isinstance(out, torch.Tensor) else None)
+    colours = LatentColours.fit(vae, 1.0)
+    assert set(seen) == {torch.float32} and torch.isfinite(colours.weight).all()
+    assert next(vae.parameters()).dtype == torch.bfloat16 and vae.decoder is not None

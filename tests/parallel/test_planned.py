@@ -47,13 +47,21 @@ def made(parallel: str | None, machine: Hardware, **fields: Any) -> Plan:
 
 def test_free_gpus_are_taken_the_emptiest_first() -> None:
     four = made("ulysses=2,cfg=2", gpus(70, 79, 78, 60))
-    assert four.parallel == "cfg=2,ulysses=2,ring=1" and four.devices == ("cuda:1", "cuda:2", "cuda:0", "cuda:3")
-    assert four.request().parallel == four.parallel and four.device == "cuda:1"
+    assert four.parallel == "cfg=2,ulysses=2,ring=1" and four.devices == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
+    assert four.request().parallel == four.parallel and four.device == "cuda:0"
+    assert made("cfg=2", gpus(70, 79, 78, 60)).devices == ("cuda:1", "cuda:2")
     alone = made(None, gpus(70, 79, 78, 60))
     assert (alone.parallel, alone.devices) == ("", ())
     assert "faster, not smaller" in four.notes[-1] and "must fit on one" in four.notes[-1]
     assert 3 < alone.work["sample"] / four.work["sample"] <= 4 and alone.work["decode"] / four.work["decode"] == 4
     assert json.loads(json.dumps(four.to_json()))["devices"] == list(four.devices)
+
+
+def test_ranks_that_are_there_keep_their_gpus() -> None:
+    machine = gpus(77, 76, 79, 79)
+    held = tuple(replace(gpu, held_bytes=20 * GIB) if gpu.device in ("cuda:0", "cuda:1") else gpu for gpu in machine.gpus)
+    assert made("cfg=2", machine).devices == ("cuda:2", "cuda:3")
+    assert made("cfg=2", replace(machine, gpus=held)).devices == ("cuda:0", "cuda:1")
 
 
 def test_busy_gpus_are_left_to_others() -> None:

@@ -110,6 +110,14 @@ def test_videos_beside_texts_labels_and_folders_of_pictures(tmp_path: Path) -> N
     assert "4.txt is not UTF-8" in refused(listing) and "a/left.txt: is a caption without a video" in refused(listing)
 
 
+def test_a_name_no_file_can_have_is_one_row_s_matter(tmp_path: Path) -> None:
+    longest = "x" * 251 + ".mp4"  # 255 bytes: a legal name, with no room for another ending
+    write(tmp_path, {"list/data.csv": f"video,text\n{'y' * 300}.mp4,too long\na.mp4,good\n", f"clips/{longest}": "", "clips/b.mp4": "",
+                     "clips/b.txt": "good"})
+    assert [each.caption for each in list_source(tmp_path / "list/data.csv", Wish()).found] == ["too long", "good"]
+    assert pairs(list_source(tmp_path / "clips", Wish()), tmp_path / "clips")[0] == ("b.mp4", "good")
+
+
 @pytest.mark.parametrize(("name", "content", "says"), [
     ("x.pdf", b"%PDF", "nothing a set can be made of"), ("e.csv", b"", "is empty"), ("n.csv", b"video\n\xff.mp4", "is not UTF-8"),
     ("prompts.txt", b"one", "without videos.txt"),

@@ -86,6 +86,9 @@ def test_what_cannot_be_a_clip_is_told_and_the_rest_is_taken(tmp_path: Path) -> 
         assert says in reasons[name]
     outside = take(Found(good, "", "good"), tmp_path, inside=tmp_path / "outside")
     assert isinstance(outside, Rejection) and "outside the set" in outside.reason
+    for name in ("a\0.mp4", "y" * 300 + ".mp4"):
+        odd = take(Found(tmp_path / name, "", "odd"), tmp_path, inside=tmp_path)
+        assert isinstance(odd, Rejection), name
 
 
 def test_scenes_are_found_and_split_without_mixing(tmp_path: Path) -> None:

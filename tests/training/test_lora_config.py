@@ -46,6 +46,12 @@ def test_every_setting_is_explained_or_says_all_by_its_name() -> None:
     assert words["accumulate"].startswith("Passes an update sums up")
 
 
+def test_a_long_seed_keeps_its_last_digits() -> None:
+    known = {"model": "pocket", "dataset": "d", "name": "n"}
+    assert from_mapping(known | {"seed": "9007199254740993"}).seed == 2**53 + 1
+    assert from_mapping(known | {"seed": "1e3"}).seed == 1000
+
+
 def test_a_run_that_goes_on_may_change_what_leaves_the_weights_alone() -> None:
     may_change(CONFIG, replace(CONFIG, preview_steps=5, save_steps=7, steps=2000))
     for field, value in (("rank", 8), ("learning_rate", 1e-3), ("seed", 1), ("caption_dropout", 0.0), ("dataset", "e"), ("accumulate", 2)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,7 +106,11 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_those_after_it(tmp_path
 
 
 def test_a_model_made_of_a_trained_one_leaves_what_that_says_of_itself(tiny_base: Path, tmp_path: Path) -> None:
-    save_model(tiny_base, {}, tmp_path / "first", {"step": 1})
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    (base / "sprocket-download.json").write_text("{}")  # the checksums of other weights
+    save_model(base, {}, tmp_path / "first", {"step": 1})
+    assert (base / "sprocket-download.json").exists() and not (tmp_path / "first/sprocket-download.json").exists()
     save_model(tmp_path / "first", {}, tmp_path / "second", {"step": 2})
     said = [json.loads((tmp_path / name / "training.json").read_text())["step"] for name in ("first", "second")]
     assert said == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from engine.spec import read_spec
 from tests.training.lora_tools import trainer
 from training.lora.config import TrainConfig
 from training.lora.export import Matrices, merged, of_adapter, read_matrices, resized, save_lora
-from training.lora.merge import merge_into
+from training.lora.merge import OF_THE_BASE, merge_into
 from training.lora.opening import load_set, save_set
 
 
@@ -114,6 +115,11 @@ def test_a_merged_model_is_the_base_with_the_lora(tiny_base: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run", "x.safetensors"] or not (tmp_path / "run").exists()
     with pytest.raises(InvalidRequest, match="has not in that shape"):
         merged({"else.weight": torch.zeros(2, 2)}, layers)
+    shutil.copytree(tiny_base, tmp_path / "downloaded")
+    for name in OF_THE_BASE:
+        (tmp_path / "downloaded" / name).write_text("{}")
+    merge_into(tmp_path / "downloaded", tmp_path / "x.safetensors", tmp_path / "again")
+    assert not [name for name in OF_THE_BASE if (tmp_path / "again" / name).exists()]
 
 
 def test_a_set_in_a_file_is_the_set(tmp_path: Path) -> None:

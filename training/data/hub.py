@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Callable
@@ -25,9 +26,10 @@ def fetch(repo: str, into: Path, revision: str | None = None, snapshot: Callable
 
     `snapshot`: instead of `huggingface_hub.snapshot_download`. Raises InvalidRequest (field 'source') saying what the hub said.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, get_session, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    http: Any = importlib.import_module(type(get_session()).__module__.partition(".")[0])  # as in app/hub/remote.py
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE:
         raise InvalidRequest("source", f"{repo} is on the hub, and HF_HUB_OFFLINE is set. Unset it, or give a folder on this machine.")
     patterns = [f"*{ending}" for ending in USEFUL] + [f"*{ending.upper()}" for ending in USEFUL]
@@ -39,6 +41,6 @@ def fetch(repo: str, into: Path, revision: str | None = None, snapshot: Callable
                                            "has free, are fetched. Take a part of it and give the folder.")
         (snapshot or snapshot_download)(repo, repo_type="dataset", revision=facts.sha, allow_patterns=patterns, local_dir=into)
         return str(facts.sha)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, http.HTTPError, OSError, ValueError) as error:
         raise InvalidRequest("source", f"{repo} cannot be fetched from the hub ({str(error).partition(chr(10))[0][:160]}). Is its name "
                                        "right, is it public or are you logged in (`hf auth login`), is there a network?") from error

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,17 +260,25 @@ def caption_file(path: Path) -> Path | None:
     places = [path.with_suffix(ending) if path.suffix.lower() in VIDEOS else path.with_name(path.name + ending) for ending in CAPTION_FILES]
     if path.suffix.lower() in VIDEOS:
         places += [path.parent.parent / "labels" / (path.stem + ending) for ending in CAPTION_FILES]
-    elif path.is_dir():
+    elif there(path.is_dir):
         places += [path / ("caption" + ending) for ending in CAPTION_FILES]
-    return next((each for each in places if each.is_file()), None)
+    return next((each for each in places if there(each.is_file)), None)
 
 
 # ---- common
 
+def there(asked: Callable[[], bool]) -> bool:
+    """What a file system says of a name; False for one that it cannot be asked for, too long or with a NUL in it."""
+    try:
+        return asked()
+    except (OSError, ValueError):
+        return False
+
+
 def _placed(name: str, caption: str, origin: str, root: Path, wish: Wish) -> Found:
     """`name` of a list, below `root`. Where it may not leave `root`, one that does is no path at all, and told so when taken."""
-    path = root / name.replace("\\", "/") if "\\" in name and not (root / name).exists() else root / name
-    folder = path.is_dir()
+    path = root / name.replace("\\", "/") if "\\" in name and not there((root / name).exists) else root / name
+    folder = there(path.is_dir)
     return Found(path, one_line(caption), f"{origin} ({one_line(name)[:120]})", "frames" if folder else "video",
                  wish.picture_fps if folder else 0.0)
 

@@ -72,6 +72,8 @@ def take(found: Found, folder: Path, inside: Path | None = None) -> Taken | Reje
         return Rejection(found.origin, str(error), found.caption)
     except OSError as error:
         return Rejection(found.origin, f"cannot be read ({error.strerror or error}).", found.caption)
+    except ValueError as error:  # a NUL in its name
+        return Rejection(found.origin, f"cannot be read ({error}).", found.caption)
 
 
 def _check_place(path: Path, inside: Path | None) -> None:

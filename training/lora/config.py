@@ -7,6 +7,7 @@ The text of a run's settings decides, with its data and its base, every bit of t
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -246,12 +247,20 @@ def _of_kind(name: str, value: Any) -> Any:
                 return value
             return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[str(value).lower()]
         if kind == "int":
-            if isinstance(value, bool) or float(value) != int(float(value)):
-                raise ValueError("not whole")
-            return int(float(value)) if not isinstance(value, int) else value
+            return _whole(value)
         return float(value) if kind.startswith("float") else str(value)
     except (TypeError, ValueError, KeyError, OverflowError):
         raise InvalidRequest(name, f"is {str(value)[:40]!r}, which is no {WORDS.get(kind.split(maxsplit=1)[0], kind)}.") from None
+
+
+def _whole(value: Any) -> int:
+    """Raises ValueError, TypeError, OverflowError."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # "1e3", which float reads
+            return int(value)  # float would round what has more than 15 digits
+    if isinstance(value, bool) or float(value) != int(float(value)):
+        raise ValueError("not whole")
+    return value if isinstance(value, int) else int(float(value))
 
 
 def _check_words(config: TrainConfig) -> None:

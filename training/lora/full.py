@@ -25,6 +25,7 @@ from engine.errors import InvalidRequest
 from engine.models.loading import WeightFiles
 from engine.video.publish import storage_errors
 from training.lora.config import TrainConfig
+from training.lora.merge import OF_THE_BASE
 from training.lora.trained import Trained
 
 PART = ".part"
@@ -91,7 +92,7 @@ def save_model(base: Path, weights: Mapping[str, Tensor], out: Path, facts: Mapp
                 raise InvalidRequest("model", f"has no weight {min(left)}, which was trained.")
             beside(part)
             # What was measured of the base is not so of this. All may be the base's own files under a second name: never written into.
-            for name in ("README.md", "eval.json", "magcache.json", "training.json"):
+            for name in (*OF_THE_BASE, "magcache.json", "training.json"):
                 (part / name).unlink(missing_ok=True)
             (part / "training.json").write_text(json.dumps(dict(facts), indent=1))
             old = out.with_name(f".{out.name}.old")

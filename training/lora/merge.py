@@ -1,4 +1,4 @@
-"""A checkpoint with a LoRA in its weights: every file of the base, and the transformer's weights changed, file by file."""
+"""A checkpoint with a LoRA in its weights: every file of the base but those about it, and the transformer's weights changed, one by one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from engine.errors import InvalidRequest
 from engine.video.publish import storage_errors
 from training.lora.export import merged, read_matrices
 
+OF_THE_BASE = ("README.md", "eval.json", "sprocket-download.json")
+"""Files that speak of the base and of it alone: of its quality, and of the checksums, the commit and the licence it came with."""
+
 
 def merge_into(base: Path, lora: Path, out: Path, strength: float = 1.0) -> None:
     """Write the merged model to the new folder `out`, complete or not at all.
@@ -24,6 +27,8 @@ def merge_into(base: Path, lora: Path, out: Path, strength: float = 1.0) -> None
         shutil.rmtree(part, ignore_errors=True)
         try:
             shutil.copytree(base, part, symlinks=False)
+            for name in OF_THE_BASE:
+                (part / name).unlink(missing_ok=True)
             left = set(layers)
             for path in sorted((part / "transformer").glob("*.safetensors")):
                 with safe_open(path, "pt") as file:

@@ -167,8 +167,9 @@ def launch_command(run: Path, models: Path, datasets: Path, device: str, *, pare
 
 
 def environment() -> dict[str, str]:
-    """Of the trainer: it finds this copy of Sprocket, wherever it is started."""
-    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))}
+    """Of the trainer: it finds this copy of Sprocket, wherever it is started, and has no secret, for it has no use for one."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("SPROCKET_REFINER_KEY", "SPROCKET_DATABASE")}
+    return inherited | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))}
 
 
 def newest_poster(run: RunDir) -> Path | None:
