@@ -131,7 +131,7 @@ def _torch_has_cuda() -> bool:
     return line is not None and line.group(1).strip() != "None"
 
 
-def _gpus(held: Mapping[str, int]) -> list[Hardware]:
+def _gpus(held: Mapping[str, int] | None = None) -> list[Hardware]:
     # nvidia-smi numbers GPUs by their place on the bus, CUDA by their speed unless told so, before it begins.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
@@ -146,7 +146,7 @@ def _gpus(held: Mapping[str, int]) -> list[Hardware]:
     for index, name, total, free, capability, load in rows:
         if index in seen and total.isdigit() and free.isdigit():
             device = f"cuda:{seen.index(index)}"
-            own = held.get(device, 0)
+            own = (held or {}).get(device, 0)
             gpus.append(Hardware(device=device, name=name, total_bytes=int(total) * MIB,
                                  free_bytes=min(int(total), int(free) + own // MIB) * MIB, cores=_cores(), bf16=float(capability) >= 8.0,
                                  ram_bytes=_cpu().free_bytes, capability=_capability(capability), packages=packages))

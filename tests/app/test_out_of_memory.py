@@ -310,9 +310,10 @@ def test_what_a_worker_holds_on_its_gpu_counts_as_free(monkeypatch: pytest.Monke
     from tests.fakes import MACHINE
 
     card = replace(MACHINE, device="cuda:0", total_bytes=24 * 2**30, free_bytes=2 * 2**30)
-    monkeypatch.setattr(app.queue.door, "detect", lambda device: card)
+    monkeypatch.setattr(app.queue.door, "detect", lambda device, held: replace(card, free_bytes=card.free_bytes + held.get("cuda:0", 0)))
     for torch, free in [(SimpleNamespace(), 2), (SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: False)), 2),
-                        (SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda _: 20 * 2**30)), 22)]:
+                        (SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, device_count=lambda: 1,
+                                                              memory_reserved=lambda _: 20 * 2**30)), 22)]:
         monkeypatch.setitem(sys.modules, "torch", torch)
         assert SprocketEngine().hardware().free_bytes == free * 2**30
 
