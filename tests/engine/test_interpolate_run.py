@@ -159,12 +159,12 @@ def drifting(count: int) -> list[np.ndarray]:
     return [np.roll(texture, number, axis=1) for number in range(count)]
 
 
-TWO_RATES = [*(number / 6 for number in range(54)), *(9 + number / 7.5 for number in range(68))]
-A_LONG_STOP = [*(number / 10 for number in range(20)), *(8 + number / 10 for number in range(20))]
+TWO_RATES = [*(number / 6 for number in range(18)), *(3 + number / 7.5 for number in range(24))]
+A_LONG_STOP = [*(number / 10 for number in range(12)), *(4 + number / 10 for number in range(12))]
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize(("times", "variable", "fps", "stop"), [(TWO_RATES, False, 12, 100), (A_LONG_STOP, True, 11, 45)])
+@pytest.mark.parametrize(("times", "variable", "fps", "stop"), [(TWO_RATES, False, 12, 36), (A_LONG_STOP, True, 11, 22)])
 def test_resumed_by_the_clock_of_the_frames(tmp_path: Path, times: list[float], variable: bool, fps: float, stop: int) -> None:
     """At the average rate the frame that is needed first would have another number."""
     name = added(tmp_path, write_video(tmp_path / "clip.mkv", drifting(len(times)), times=times))
