@@ -187,7 +187,7 @@ def save(page: Page, path: Path) -> None:
     """A PNG of the window, in fewer colours where it would be large. Raises AssertionError when that is not enough."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     for colours in (None, 256, 128, 64):
-        shown = image if colours is None else image.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.FLOYDSTEINBERG)
+        shown = image if colours is None else image.quantize(colours, dither=Image.Dither.FLOYDSTEINBERG)
         shown.save(path, optimize=True)
         if path.stat().st_size < MAX_BYTES:
             break
