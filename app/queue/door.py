@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -81,9 +82,8 @@ class SprocketEngine:
 
     def hardware(self, device: str | None = None) -> Hardware:
         fleet = None if self._models is None else self._models.fleet
-        held = _held_on_gpus()
-        for where, size in (fleet.held if fleet is not None else {}).items():
-            held[where] = held.get(where, 0) + size
+        held = Counter(_held_on_gpus())
+        held.update({} if fleet is None else fleet.held)
         machine = detect(device, held)
         folder = Settings().data_dir
         if fleet is not None and fleet.link not in (None, self._link):

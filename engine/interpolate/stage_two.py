@@ -120,13 +120,12 @@ def widened(proj: nn.Module, channels: int, patch: int, patch_t: int | None) -> 
         wide = nn.Conv2d(total, weight.shape[0], kernel_size=patch, stride=patch, bias=bias)
     else:
         wide = nn.Linear(total * cells, weight.shape[0], bias=bias)
-    wide.to(weight.dtype)
-    new: Tensor = wide.weight
-    new.zero_()
+    wide.to("cpu" if weight.is_meta else weight.device, weight.dtype)
+    for parameter in wide.parameters():
+        parameter.zero_()
     if weight.is_meta:
         return wide
-    wide.to(weight.device)
-    new = wide.weight
+    new: Tensor = wide.weight
     new[:, : weight.shape[1]] = weight
     if wide.bias is not None:
         wide.bias.copy_(proj.get_parameter("bias"))

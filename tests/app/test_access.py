@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from app.ui.signin import own_place
 from app.ui.tunnel import OpenTunnel
 from engine.errors import InvalidRequest
 from tests.app.test_sharing import PASSWORD, quick_hashes  # noqa: F401  (the fixture works where its name is)
+from tests.at_once import at_once
 
 
 def keeper(folder: Path, now: list[float], **values: Any) -> Access:
@@ -202,20 +203,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_two_commands_at_once_lose_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each comes to its writing, and waits a little for the other to come to the same point: without a turn both have read by then."""
-    both, real = threading.Barrier(2), users.write_atomic
-
-    def late(path: Path, data: bytes) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            both.wait(0.3)
-        real(path, data)
-
-    monkeypatch.setattr(users, "write_atomic", late)
-    at_once = [threading.Thread(target=Users(tmp_path / "users.json").add, args=(name, Role.MAKER, None)) for name in ("anna", "ben")]
-    for thread in at_once:
-        thread.start()
-    for thread in at_once:
-        thread.join()
+    at_once(monkeypatch, users, *(partial(Users(tmp_path / "users.json").add, name, Role.MAKER, None) for name in ("anna", "ben")))
     assert set(Users(tmp_path / "users.json").all()) == {"anna", "ben"}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import resource
 import shutil
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from app.settings import Settings
 from engine.errors import Cancelled
 from engine.models.catalogue import local_folders, pocket_dir
 from tests.app.test_hub_downloads import LARGE, REPO, hub, models, settings  # noqa: F401  (fixtures)
+from tests.at_once import at_once
 from tests.hub_server import LocalHub
 
 
@@ -104,22 +104,10 @@ def test_a_piece_that_found_half_its_room_is_no_hole(hub: LocalHub, models: Hub,
 
 def test_two_commands_at_once_lose_no_folder(models: Hub, settings: Settings, tmp_path: Path,  # noqa: F811
                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each waits before writing for the other to come to the same point: without a turn both have read by then."""
-    both, real = threading.Barrier(2), shelf.write_atomic
-
-    def late(path: Path, data: bytes) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            both.wait(0.3)
-        real(path, data)
-
-    monkeypatch.setattr(shelf, "write_atomic", late)
-    for name in ("one", "two"):
-        shutil.copytree(pocket_dir(), tmp_path / name)
-    at_once = [threading.Thread(target=models.add_folder, args=(str(tmp_path / name),)) for name in ("one", "two")]
-    for thread in at_once:
-        thread.start()
-    for thread in at_once:
-        thread.join()
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        shutil.copytree(pocket_dir(), folder)
+    at_once(monkeypatch, shelf, *(partial(models.add_folder, str(folder)) for folder in folders))
     assert set(local_folders(settings.models_dir)) == {"one", "two"}
     models.delete("one")
     assert set(local_folders(settings.models_dir)) == {"two"}
