@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from engine.errors import InvalidRequest, SprocketError
 from engine.events import ClipWritten, StageStarted, StepDone
-from engine.hardware import detect
+from engine.hardware import Hardware, detect
 from engine.models.cache import ModelCache
 from engine.models.catalogue import find
 from engine.parallel.degrees import parse_degrees, why_not
@@ -33,16 +34,23 @@ from engine.run import run
 from engine.spec import read_spec
 from engine.video.recipe import build_recipe
 
+NO_LIMIT = 2**62
+"""Bytes, where none are known."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0 done, 2 for a bad request, 1 otherwise."""
     options = _options(arguments)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        made = planned(options, world, int(os.environ.get("LOCAL_RANK", "0")))
+        request, degrees = _wished(options)
+        hardware, local_rank = detect(request.device), int(os.environ.get("LOCAL_RANK", "0"))
+        if world > 1:
+            join(torch.device("cpu" if hardware.device == "cpu" else f"cuda:{local_rank}"))
+            hardware = least(hardware, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        made = planned(options, request, degrees, hardware, world, local_rank)
         if world == 1:
             return _make(made, options, None)
-        join(torch.device(made.device))
         code = _make(made, options, Mesh(parse_degrees(made.parallel), torch.device(made.device)))
         leave()
         return code
@@ -64,15 +72,34 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def planned(options: argparse.Namespace, world: int, local_rank: int) -> Plan:
-    """The plan of this rank. Raises `InvalidRequest` where the degrees are not those of the ranks that were started."""
+def _wished(options: argparse.Namespace) -> tuple[GenerationRequest, str | None]:
+    """(what to make, on which degrees)"""
     values = json.loads(options.request.read_text()) if options.request else {}
     values |= {name: value for name in ("prompt", "model", "device", "seed", "steps", "frames")
                if (value := getattr(options, name)) is not None}
     wish = options.parallel or values.pop("parallel", None)
-    request = GenerationRequest.from_mapping({key: value for key, value in values.items() if key != "parallel"})
+    return GenerationRequest.from_mapping({key: value for key, value in values.items() if key != "parallel"}), wish
+
+
+def least(hardware: Hardware, here: int) -> Hardware:
+    """What this rank plans with: the least that any of them has, so that all come to one plan. With plans of their own (another card,
+    memory that a neighbour took meanwhile) they would exchange pieces of different sizes and wait for each other for ever.
+
+    here: ranks on this computer, which share what is not a GPU's own.
+    """
+    shared = here if hardware.device == "cpu" else 1
+    ram = NO_LIMIT if hardware.ram_bytes is None else hardware.ram_bytes // here
+    found = torch.tensor([hardware.free_bytes // shared, hardware.total_bytes // shared, ram, int(hardware.bf16)])
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    free, total, ram, bf16 = found.tolist()
+    return replace(hardware, free_bytes=free, total_bytes=total, ram_bytes=None if ram == NO_LIMIT else ram, bf16=bool(bf16))
+
+
+def planned(options: argparse.Namespace, request: GenerationRequest, wish: str | None, hardware: Hardware, world: int,
+            local_rank: int) -> Plan:
+    """The plan of this rank. Raises `InvalidRequest` where the degrees are not those of the ranks that were started."""
     spec = read_spec(find(request.model, models_dir=options.models_dir), request.model)
-    made = plan(request, spec, detect(request.device))
+    made = plan(request, spec, hardware)
     if world == 1 and wish is None:
         return made
     degrees = parse_degrees(wish)

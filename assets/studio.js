@@ -56,7 +56,7 @@
     }
     if (busy || waiting.length) return;
     begin("poll");
-    trigger("tick");
+    trigger("tick", { search: location.search });
   }
 
   function send(act, data = {}) {
@@ -174,7 +174,9 @@
     },
     copy(element) {
       const text = element.closest("details").querySelector("pre").textContent;
-      navigator.clipboard.writeText(text).then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
+      // An address without https, as in a home's network, has no clipboard.
+      const copied = navigator.clipboard ? navigator.clipboard.writeText(text) : Promise.reject();
+      copied.then(() => { element.textContent = "Copied"; }, () => { element.textContent = "Copy failed"; });
     },
   };
 
@@ -183,11 +185,28 @@
   new MutationObserver((changes) => changes.forEach(({ target }) => { if (!target.open && unfolded.has(target)) target.open = true; }))
     .observe(document.documentElement, { attributes: true, attributeFilter: ["open"], subtree: true });
 
-  // A field that was typed in keeps what was typed when its panel is redrawn. In a set the server has the last word.
-  new MutationObserver((changes) => changes.forEach(({ target }) => {
-    const field = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
-    if (field && field.matches("#datasets :is(input, textarea)") && field !== document.activeElement) field.value = field.defaultValue;
-  })).observe(document.documentElement, { attributes: true, attributeFilter: ["value"], childList: true, characterData: true, subtree: true });
+  // A field that was typed in keeps what was typed when its panel is redrawn. In a set the server has the last word, but rows are
+  // redrawn by position: a caption that was typed and not yet saved belongs to its clip, and goes with it to another row.
+  const drafts = new Map();
+  const captioned = (form, clip = form.dataset.clip) => form.dataset.set + "/" + clip;
+  new MutationObserver((changes) => {
+    const moved = new Map(changes.filter(({ target, attributeName }) => attributeName === "data-clip" && target.matches(".caption-row form"))
+      .map(({ target, oldValue }) => [target, oldValue]));
+    changes.forEach(({ target }) => {
+      const field = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
+      if (!field || !field.matches("#datasets :is(input, textarea)") || field === document.activeElement || moved.has(field.form)) return;
+      if (field.matches(".caption-row textarea")) drafts.delete(captioned(field.form));
+      field.value = field.defaultValue;
+    });
+    const typing = [...moved].find(([form]) => form.elements.caption === document.activeElement);
+    moved.forEach((_before, form) => { form.elements.caption.value = drafts.get(captioned(form)) ?? form.elements.caption.defaultValue; });
+    const row = typing && document.querySelector(`.caption-row form[data-clip="${CSS.escape(typing[1] || "")}"] textarea`);
+    if (row) row.focus();
+  }).observe(document.documentElement, { attributes: true, attributeFilter: ["value", "data-clip"], attributeOldValue: true,
+    childList: true, characterData: true, subtree: true });
+  document.addEventListener("input", ({ target }) => {
+    if (target.matches(".caption-row textarea")) drafts.set(captioned(target.form), target.value);
+  });
 
   function fold(details) {
     unfolded.delete(details);
@@ -197,6 +216,9 @@
   function onClick(event) {
     const element = event.target.closest("[data-act]");
     const summary = event.target.closest("summary");
+    // The second half of a double click asks for no second clip.
+    const asks = event.target.closest('[data-act="again"], [data-act="duplicate"], form[data-act] button[type="submit"]');
+    if (event.detail > 1 && asks) return event.preventDefault();
     if (summary) unfolded[summary.parentElement.open ? "delete" : "add"](summary.parentElement);
     if (summary && summary.parentElement.dataset.open && !summary.parentElement.open) send(summary.parentElement.dataset.open);
     document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) fold(menu); });
@@ -233,6 +255,7 @@
       return send("go");
     }
     if (act === "train_start") moving = true;
+    if (act === "dataset_caption") drafts.delete(captioned(form));
     if (act === "project_new" || act === "model_add") form.reset();
     if (form.closest("details") && !form.dataset.stay) fold(form.closest("details"));
     send(act, { ...data, ...fields });

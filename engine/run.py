@@ -239,8 +239,9 @@ class Job:
             begun, before = time.perf_counter(), generator.get_state()
             try:
                 with self.stage(Stage.SAMPLE):
-                    state = next(steps)
-                    _check_finite(state, plan)
+                    after = next(steps)
+                    _check_finite(after, plan)
+                    state = after  # only now: what is saved below belongs to the generator as it was before
             except (Cancelled, MemoryError, RuntimeError) as error:
                 # A worker that has to end hands its job on: what was sampled since the last checkpoint goes with it.
                 if self.leads and state.step > on_disk and (isinstance(error, Cancelled) or _out_of_memory(error)):

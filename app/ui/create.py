@@ -27,7 +27,7 @@ from app.ui.html.source import ACCEPT
 from app.ui.html.status import forecast_html, notice_html, problem_html, stage_html
 from app.ui.length import lengthened, seconds_of, seconds_slider, timeline
 from app.ui.loras import lora_panel
-from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end
+from app.ui.parts import OWNER, Changes, Parts, guarded, remembered, remembered_batch, tell_end, telling
 from app.ui.refine import before_generate, checked_wish, refine_panel, restored
 from app.ui.source import panel, parent, settled, waits_for
 from app.ui.uploads import MAX_UPLOAD_BYTES, too_large
@@ -125,12 +125,17 @@ def build_stage() -> tuple[Component, Component]:
     return stage, gr.HTML("", elem_id="batch", apply_default_css=False)
 
 
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+"""How the page's events run. Without the components' own checks of a value: a click sends the whole form, and what a component refuses
+(a clip of 0.75 s beside a slider that begins at 1, a model newer than the page) gradio says nowhere; every click would be lost."""
+
+
 def wire(studio: Any, parts: Parts, made: Mapping[str, Component]) -> None:
     """Events of the Create page."""
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quiet = QUIET
     bind = functools.partial(functools.partial, studio=studio, parts=parts)
     generated = made["generate"].click(
-        guarded(named(bind(generate))),
+        telling(named(bind(generate)), parts.forecast, clears=False),
         [parts.made_from, parts.kept, parts.ticket, parts.memory],
         parts.outputs(),
         inputs_kwargs=parts.said(),
@@ -305,8 +310,9 @@ def fill(studio: Any, parts: Parts, request: GenerationRequest, notice: str, *, 
     changes: Changes = {parts.form[name]: update for name, update in show_request(request, spec).items()}
     if spec is None:
         notice = f"{notice} Its model, {request.model}, is not on this machine: choose another."
-    elif request.model not in (names := views.model_names(studio)):  # a folder that was named on the command line
-        changes[parts.form["model"]] = gr.update(choices=[*names, request.model], value=request.model)
+    else:  # the page's own list may be older than the model; and it may be a folder that was named on the command line
+        names = dict.fromkeys([*views.model_names(studio), request.model])
+        changes[parts.form["model"]] = gr.update(choices=list(names), value=request.model)
     notice += "" if beside else kept_words(request)
     label, act = ("Not a remix", "unremix") if made_from and not beside else ("Dismiss", "hush")
     changes |= {parts.notice: notice_html(notice, act=act, label=label), parts.made_from: made_from, parts.kept: kept,

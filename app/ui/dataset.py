@@ -102,7 +102,8 @@ def dataset_take(click: Click) -> Changes:
         folder, name = _gathered(click)
         click.studio.datasets.start(Import("files from your browser", name, files=folder), owner=OWNER)
 
-    return _done(click, begin, at=Address(view="train"))
+    # Sending may take minutes, and another page may be open by then: that one stays.
+    return _done(click, begin, at=Address(view="train") if click.at.view == "train" else None)
 
 
 def _gathered(click: Click) -> tuple[Path, str]:

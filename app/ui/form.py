@@ -136,7 +136,7 @@ def show_frames(value: Any, spec: ModelSpec | None) -> dict[str, Any]:
     if spec is None:
         return {"value": value or 25}
     step = spec.frame_step
-    low, high = (1 if value == 1 else step + 1), max(spec.max_frames, value or 0)
+    low, high = min(value or step + 1, step + 1), max(spec.max_frames, value or 0)
     return {
         "value": value or spec.native_frames,
         "minimum": low,

@@ -3,6 +3,7 @@ again when somebody comes back to one that was left."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,16 @@ from app.ui.parts import OWNER, said
 from engine.errors import SprocketError
 
 LOOK_SECONDS = 2.0
+AGAIN_SECONDS = 60.0
+"""A job whose call was refused (no quota left, no GPU free) is tried again so often while its page is open."""
+MOST_TOLD = 20
+
+
+def waits(studio: Any, now: float) -> str:
+    """The visitor's waiting jobs and the minute, '' without any. A change of it is what begins an event that may take long."""
+    jobs = studio.jobs(owner=OWNER, active_only=True) if studio.visitor else ()
+    queued = [job.id for job in jobs if job.state is JobState.QUEUED]
+    return f"{' '.join(queued[:MOST_TOLD])} {now // AGAIN_SECONDS:.0f}" if queued else ""
 
 
 def wire(studio: Any) -> None:
@@ -23,9 +34,7 @@ def wire(studio: Any) -> None:
     turn = gr.State(0)
 
     def look() -> str:
-        """The visitor's first waiting job. A change of it is what begins an event that may take long."""
-        jobs = studio.jobs(owner=OWNER, active_only=True) if studio.visitor else ()
-        return next((job.id for job in jobs if job.state is JobState.QUEUED), "")
+        return waits(studio, time.time())
 
     def drive(wanted: Any) -> Iterator[int]:
         visitor = studio.visitor

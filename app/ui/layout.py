@@ -10,7 +10,6 @@ running video, the focus and the scroll position survive an update. Only the for
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -179,7 +178,7 @@ def _parts(made: dict[str, Any], header: Any, stage: Any, batch: Any, pages: tup
 
 def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) -> None:
     """Events of the frame: the relay of clicks, the opening of a page, the poll. `studio.js` lets them run one at a time."""
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quiet = create.QUIET
 
     def on_act(at: Any, job: Any, memory: Any, kept: Any, ticket: Any, event: gr.EventData, **values: Any) -> Any:
         return actions.act(event._data, at, job, memory, kept, ticket, studio=studio, parts=parts, values=values)
@@ -187,14 +186,19 @@ def _wire(studio: Any, parts: Parts, demo: gr.Blocks, relay: Any, refusal: Any) 
     def on_load(memory: Any, request: gr.Request) -> Any:
         return watch.attach(memory, request, studio=studio, parts=parts)
 
+    def on_poll(job: Any, seen: Any, at: Any, memory: Any, kept: Any, ticket: Any, event: gr.EventData) -> Any:
+        if ticket == "":
+            job, at = watch.found_again(event._data, memory, studio=studio)
+        return watch.poll(job, seen, at, memory, kept, studio=studio, parts=parts)
+
     outputs = [*parts.outputs(), refusal]
     asked = [parts.at, parts.job, parts.memory, parts.kept, parts.ticket]
     acted = relay.click(telling(on_act, refusal), asked, outputs, inputs_kwargs=parts.said(), trigger_mode="multiple", **quiet)
     loaded = demo.load(telling(on_load, refusal), [parts.memory], outputs, **quiet)
     parts.timer.tick(None, js="() => window.sprocket.poll()", **quiet)
     polled = relay.tick(
-        guarded(create.named(functools.partial(watch.poll, studio=studio, parts=parts))),
-        [parts.job, parts.seen, parts.at, parts.memory, parts.kept],
+        guarded(on_poll),
+        [parts.job, parts.seen, parts.at, parts.memory, parts.kept, parts.ticket],
         [parts.refine, parts.stage, parts.batch, parts.queue, parts.gallery, parts.models, parts.train, parts.header, parts.timer,
          parts.seen],
         trigger_mode="multiple",

@@ -62,7 +62,7 @@ def seconds_of(request: GenerationRequest) -> Any:
     if request.fps is None or request.frames is None:
         return gr.update()
     seconds = (request.frames - 1) / request.fps
-    return gr.update(value=seconds, maximum=max(60, seconds))
+    return gr.update(value=seconds, minimum=min(1, seconds), maximum=max(60, seconds))
 
 
 def timeline(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSpec | None = None) -> str:

@@ -157,15 +157,15 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def telling(handler: Callable[..., Changes], place: Component) -> Callable[..., Changes]:
-    """`guarded`, with the refusal as words at `place` until the next answer. Gradio itself shows errors of queued events only,
-    and ours are not: a refused click looked like a lost one."""
-    guard = guarded(handler)
+def telling(handler: Callable[..., Changes], place: Component, *, clears: bool = True) -> Callable[..., Changes]:
+    """`guarded`, with the refusal as words at `place`, which a good answer empties where it `clears`. Gradio itself shows errors of queued
+    events only, and ours are not: a refused click looked like a lost one."""
+    guard, empty = guarded(handler), {place: ""} if clears else {}
 
     @functools.wraps(handler)
     def call(*args: Any, **kwargs: Any) -> Changes:
         try:
-            return {place: "", **guard(*args, **kwargs)}
+            return {**empty, **guard(*args, **kwargs)}
         except gr.Error as error:
             return {place: f'<p class="banner bad" role="alert">{error.message}</p>'}
 

@@ -132,7 +132,8 @@ def begin(studio: Any, parts: Any, values: Mapping[str, Any], kept: Mapping[str,
                                          loras=[name for name, _ in asked.get("loras", ())], images=_start_image(studio, kept))
     except SprocketError as error:
         return _redrawn(studio, parts, values, {**kept, REFINE: {"by": by, "problem": _plain(error), "then": then}})
-    state = {"by": by, "key": progress.id, "then": then, "version": version + count - 1, "wish": wish}
+    state = {"by": by, "key": progress.id, "then": then, "version": version + count - 1, "wish": wish,
+             "typed": str(values.get("prompt") or "")}
     if progress.ended:
         return take(studio, parts, values, {**fresh, REFINE: state}, progress)
     before = {name: kept[name] for name in ("wish", "refiner") if name in kept}
@@ -162,8 +163,10 @@ def take(studio: Any, parts: Any, values: Mapping[str, Any], kept: Mapping[str, 
     if not good:
         note = versions[0]["notes"][0]
         return _redrawn(studio, parts, values, {**kept, REFINE: {**common, "problem": note, "then": beside.get("then", "")}})
-    if len(versions) > 1:
-        return _redrawn(studio, parts, values, {**kept, REFINE: {**common, "versions": good}})
+    # Words that were typed while it worked are not painted over: the answer is offered beside them.
+    moved = not beside.get("then") and str(values.get("prompt") or "") != beside.get("typed", values.get("prompt") or "")
+    if len(versions) > 1 or moved:
+        return _redrawn(studio, parts, values, {**kept, REFINE: {**common, "versions": good, "moved": moved}})
     return _used(studio, parts, values, kept, good[0], common | {"key": beside["key"], "then": beside.get("then", "")})
 
 
@@ -187,10 +190,11 @@ def _used(studio: Any, parts: Any, values: Mapping[str, Any], kept: Mapping[str,
 
 
 def refine_undo(click: Click) -> Changes:
-    """Back to the user's own words."""
-    wish = click.kept.get("wish") or shown_by(click.kept).get("wish")
+    """Back to the user's own words; they stand in the prompt already where they were changed while an answer was made."""
+    beside = shown_by(click.kept)
+    wish = str(click.values.get("prompt") or "") if beside.get("moved") else click.kept.get("wish") or beside.get("wish")
     after = {name: value for name, value in click.kept.items() if name not in ("wish", "refiner")}
-    after[REFINE] = {"by": shown_by(click.kept).get("by")}
+    after[REFINE] = {"by": beside.get("by")}
     prompt = {click.parts.form["prompt"]: wish} if wish else {}
     return {**prompt, **_redrawn(click.studio, click.parts, {**click.values, "prompt": wish}, after)}
 

@@ -170,7 +170,8 @@ def _with_model(click: Click, spec: Any, kept: Mapping[str, Any]) -> Changes:
     values = {**click.values, "model": spec.name, **{name: update["value"] for name, update in shown.items() if "value" in update}}
     changes: Changes = {click.parts.form[name]: update for name, update in shown.items()}
     changes[click.parts.loras] = lora_panel(click.studio, spec.name, kept)
-    return {**changes, click.parts.form["model"]: gr.update(value=spec.name), **_drawn(click, kept, values)}
+    names = views.model_names(click.studio)  # the page's own list may be older than the model
+    return {**changes, click.parts.form["model"]: gr.update(choices=names, value=spec.name), **_drawn(click, kept, values)}
 
 
 def _not_extending(click: Click) -> Changes:

@@ -97,6 +97,15 @@ def job_to_show(studio: Any, at: Address, memory: Any) -> Job | None:
     return studio.current_job(owner=OWNER) or (last if fresh else None)
 
 
+def found_again(data: Any, memory: Any, *, studio: Any) -> tuple[str, str]:
+    """(job, address) of a page that the server has forgotten, as it was started again: the browser's own address, told with each tick,
+    says what is on the screen."""
+    search = data.get("search") if isinstance(data, dict) else None
+    at = Address.parse(search)
+    job = job_to_show(studio, at, memory)
+    return job.id if job else "", at.href()
+
+
 def first_costs(studio: Any, parts: Parts) -> Changes:
     """For the form as it is built: every value the model's own."""
     specs = studio.models()

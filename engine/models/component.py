@@ -53,9 +53,12 @@ class Component:
         self._passing = FreshBlocks if trained else BlockStream
         self._ready = False
         self._files = WeightFiles(folder)
+        self._source: Source | None = None
         try:
             self._load(part)
         except BaseException:
+            if self._source is not None:
+                self._source.close()
             self._files.close()
             raise
         if home.source == "ram" or home.residency == "resident":
@@ -65,7 +68,6 @@ class Component:
         weights = weights_of(self.module, self._files, self.dtype, self.device)
         self._tables = tables_of(self.module, self.dtype)
         self._blocks: list[nn.Module] = []
-        self._source: Source | None = None
         self._waiting: dict[Weight, list[Tensor]] = {}
         self._staged = weights
         if self.home.residency == "streamed" and part in BLOCKS:

@@ -92,9 +92,13 @@ class FromMemory:
     def __init__(self, packings: Sequence[Packing], files: WeightFiles, device: torch.device) -> None:
         self.runs = [_host(packing.size) for packing in packings]
         self._locked = [run for run in self.runs if _lock(run, device)]
-        for packing, run in zip(packings, self.runs, strict=True):
-            for weight, views in zip(packing.weights, packing.views(run), strict=True):
-                files.fill(weight, views)
+        try:
+            for packing, run in zip(packings, self.runs, strict=True):
+                for weight, views in zip(packing.weights, packing.views(run), strict=True):
+                    files.fill(weight, views)
+        except BaseException:  # memory that is freed while it is page-locked stays so until the process ends
+            self.close()
+            raise
 
     def copy(self, index: int, slot: Tensor) -> None:
         slot[:len(self.runs[index])].copy_(self.runs[index], non_blocking=True)

@@ -67,22 +67,22 @@ def divide(wish: str | None, spec: ModelSpec, shape: Shape, hardware: Hardware, 
     video = tokens(spec, shape) - spec.max_text_tokens
     if reason := why_not(degrees, guided=shape.guided, heads=spec.heads, video=video):
         raise InvalidRequest("parallel", f"{reason}.")
-    if degrees.cfg == 2 and gated and shape.cache in BY_BLOCK:
+    if _lacking(degrees, shape, gated):
         raise InvalidRequest("parallel", f"has cfg=2 beside the cache {shape.cache} and a cfg_gate below 1: after the gate half of the "
                                          "devices lack what the cache kept. Use cfg=1, or another cache.")
     if hardware.device == "cpu":
-        return _on_cpu(degrees, spec, shape, hardware)
+        return _on_cpu(degrees, spec, shape, hardware, gated)
     free = usable(hardware)
     alike = [gpu for gpu in hardware.gpus if gpu.name == hardware.name]
     if degrees.ranks > len(alike):
         kinds = sorted({gpu.name for gpu in hardware.gpus})
         mixed = f" of one model ({', '.join(kinds)} are mixed)" if len(kinds) > 1 else ""
         raise InvalidRequest("parallel", f"asks for {degrees.ranks} GPUs{mixed}, and there {'is' if len(alike) == 1 else 'are'} "
-                                         f"{len(alike)}. {_instead(spec, shape, len(alike))}",
-                             suggestion=_best(spec, shape, len(alike)))
+                                         f"{len(alike)}. {_instead(spec, shape, len(alike), gated)}",
+                             suggestion=_best(spec, shape, len(alike), gated))
     notes = []
     if degrees.ranks > len(free):
-        fewer = _fewer(spec, shape, len(free))
+        fewer = _fewer(spec, shape, len(free), gated)
         notes.append(f"{len(alike) - len(free)} of {len(alike)} GPUs are busy, so this clip is made on {fewer.ranks}, not "
                      f"{degrees.ranks}.")
         degrees = fewer
@@ -122,11 +122,11 @@ def offers(spec: ModelSpec, shape: Shape, hardware: Hardware, ranks: int | None 
     return tuple(choice for count in range(2, most + 1) for choice in choices(spec, shape, count, machine, number))
 
 
-def _on_cpu(degrees: Degrees, spec: ModelSpec, shape: Shape, hardware: Hardware) -> Division:
+def _on_cpu(degrees: Degrees, spec: ModelSpec, shape: Shape, hardware: Hardware, gated: bool) -> Division:
     most = most_ranks(hardware)
     if degrees.ranks > most:
         raise InvalidRequest("parallel", f"asks for {degrees.ranks} ranks on a processor with {hardware.cores} cores; {most} is the most "
-                                         f"here. {_instead(spec, shape, most)}", suggestion=_best(spec, shape, most))
+                                         f"here. {_instead(spec, shape, most, gated)}", suggestion=_best(spec, shape, most, gated))
     rank = replace(hardware, free_bytes=hardware.free_bytes // degrees.ranks, name=f"{hardware.name}, one of {degrees.ranks} ranks")
     notes = [f"{degrees.ranks} ranks on {hardware.cores} cores: no faster than one for each core."]
     notes = notes if degrees.ranks > hardware.cores else []
@@ -144,17 +144,23 @@ def _told(degrees: Degrees, devices: tuple[str, ...], notes: list[str], spec: Mo
     return Division(rank, degrees, devices, tuple(notes), speed_up)
 
 
-def _fewer(spec: ModelSpec, shape: Shape, ranks: int) -> Degrees:
-    """The fastest way over at most `ranks` GPUs."""
-    found = [one for count in range(2, ranks + 1) for one in choices(spec, shape, count, GPU)]
+def _fewer(spec: ModelSpec, shape: Shape, ranks: int, gated: bool) -> Degrees:
+    """The fastest way over at most `ranks` devices that `divide` does not refuse."""
+    found = [one for count in range(2, ranks + 1) for one in choices(spec, shape, count, GPU)
+             if not _lacking(one.degrees, shape, gated)]
     return max(found, key=lambda one: one.speed_up).degrees if found else ALONE
 
 
-def _best(spec: ModelSpec, shape: Shape, ranks: int) -> str | None:
-    fewer = _fewer(spec, shape, ranks)
+def _lacking(degrees: Degrees, shape: Shape, gated: bool) -> bool:
+    """Whether after the gate half of the devices would lack what the cache kept."""
+    return gated and degrees.cfg == 2 and shape.cache in BY_BLOCK
+
+
+def _best(spec: ModelSpec, shape: Shape, ranks: int, gated: bool) -> str | None:
+    fewer = _fewer(spec, shape, ranks, gated)
     return None if fewer.ranks == 1 else str(fewer)
 
 
-def _instead(spec: ModelSpec, shape: Shape, ranks: int) -> str:
-    best = _best(spec, shape, ranks)
+def _instead(spec: ModelSpec, shape: Shape, ranks: int, gated: bool) -> str:
+    best = _best(spec, shape, ranks, gated)
     return "Leave parallel out." if best is None else f"Use {best}, or leave parallel out."

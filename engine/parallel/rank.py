@@ -122,6 +122,11 @@ def _perform(line: Line, job: Job, models: Any, mesh: Any) -> None:
 
     from engine.run import run
 
+    def tell_held() -> None:
+        """However it ended: what this process has of the GPU is no other program's when the next clip is planned."""
+        if mesh.device.type == "cuda":
+            line.say("held", job.plan.device, torch.cuda.memory_reserved(mesh.device))
+
     try:
         for event in run(job.plan, part=job.part, workspace=job.workspace, recipe=job.recipe, models=models,
                          cancelled=line.cancelled.is_set, checkpoint_seconds=job.checkpoint_seconds,
@@ -129,10 +134,10 @@ def _perform(line: Line, job: Job, models: Any, mesh: Any) -> None:
                          mesh=mesh):
             if mesh.leads:
                 line.say("event", event)
-        if mesh.device.type == "cuda":
-            line.say("held", job.plan.device, torch.cuda.memory_reserved(mesh.device))
+        tell_held()
         line.say("done")
     except SprocketError as error:
+        tell_held()
         line.say("failed", packed(error))
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from app.space import bucket, zero
 from app.space.access import COOKIE, SpaceAccess, has_oauth
 from app.space.segments import Segment, next_segment
 from app.studio import Studio, open_studio
+from app.ui.inline import waits
 from engine.errors import CannotFit
 
 
@@ -120,6 +122,18 @@ def test_a_job_that_gets_nowhere_ends_with_a_reason(studio: Studio) -> None:
     done = studio.job(job.id)
     assert done.state is JobState.FAILED
     assert "brought this job no further" in (done.error or "")
+
+
+def test_a_refused_call_is_tried_again_and_a_further_job_is_seen(studio: Studio) -> None:
+    someone = SimpleNamespace(status=studio.status, jobs=studio.jobs, visitor=SimpleNamespace(owner="local"))
+    assert waits(someone, 0.0) == ""
+    jobs = [studio.submit({"prompt": "a ball"})]
+    seen = [waits(someone, 0.0), waits(someone, 59.0), waits(someone, 60.0)]
+    assert jobs[0].id in seen[0] and seen[0] == seen[1] != seen[2]
+    jobs.append(studio.submit({"prompt": "a ring"}))
+    assert waits(someone, 60.0) not in seen
+    list(zero.Zero(studio, zero.gpu_call).drive("local"))
+    assert waits(someone, 61.0) == "" and {studio.job(job.id).state for job in jobs} == {JobState.DONE}
 
 
 def test_the_page_takes_the_inline_executor_for_a_worker(studio: Studio) -> None:

@@ -110,6 +110,10 @@ def test_files_from_a_browser_become_a_set(studio: SimpleNamespace, template: tu
     [made] = [each for each in studio.datasets.list(owner="local") if each.id != studio.set]
     assert [(each.source, each.caption) for each in made.clips] == [("files/my clip.mp4", "a yellow crescent")]
     assert [each.origin for each in made.rejections] == ["evil_b_.txt"] and not list((studio.settings.data_dir / "incoming").iterdir())
+    # Sending took a while, and the queue is what is looked at by now.
+    there: Any = act({"act": "dataset_take", "files": uploads(studio, "x.mp4"), "search": "?view=queue"}, "", "", {}, {},
+                     studio=studio, parts=PARTS)  # type: ignore[arg-type]
+    assert "Importing" in there["train"] and Address.parse(there["at"]).view == "queue"
     for wrong in (None, [], [{"upload": "0" * 32, "name": "x.mp4"}], [{"upload": "../x", "name": "x"}], [{}] * 501):
         assert 'role="alert"' in click(studio, "dataset_take", files=wrong)
 

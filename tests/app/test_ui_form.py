@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.length import frames_of
 from app.studio import Studio
 from app.ui.actions import ACTIONS, act
 from app.ui.create import LABELS, forecast_markup
@@ -21,10 +22,12 @@ from app.ui.form import (
     kept_fields,
     kept_words,
     read_form,
+    show_frames,
     show_model,
     show_request,
     start_of,
 )
+from app.ui.length import seconds_of
 from engine.errors import InvalidRequest
 from engine.request import MAX_SEED, GenerationRequest
 from tests.fakes import SPEC
@@ -93,6 +96,15 @@ def test_sliders_make_room_for_what_is_restored() -> None:
     updates = show_request(FULL, SPEC)
     assert updates["steps"]["maximum"] == 200 and updates["guidance"]["maximum"] == 30
     assert updates["seed"]["value"] == str(MAX_SEED)  # text: a number would lose digits in a browser
+
+
+@pytest.mark.parametrize(("fps", "seconds", "keys"), [(8, 1, 4), (24, 1, 6), (9, 1, None), (25, 1, None), (50, 1, None), (4, 1, None)])
+def test_no_slider_refuses_what_it_is_given(fps: float, seconds: float, keys: int | None) -> None:
+    """A click sends the whole form, and a browser puts a value outside the bounds of a slider somewhere else."""
+    short = GenerationRequest(prompt="x", fps=fps, key_frames=keys, frames=frames_of(seconds, fps, keys, SPEC))
+    frames, length = show_frames(short.frames, SPEC), seconds_of(short)
+    assert frames["minimum"] <= frames["value"] <= frames["maximum"]
+    assert length["minimum"] <= length["value"] <= length["maximum"]
 
 
 def test_another_model_leaves_the_words_alone() -> None:

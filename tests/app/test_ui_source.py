@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -19,12 +20,14 @@ from PIL import Image
 
 from app.input_view import PICTURES, InputFacts, smaller
 from app.ui.actions import act
-from app.ui.create import fill, generate
+from app.ui.create import fill, generate, named
 from app.ui.form import FIELDS, START
 from app.ui.html.source import SourceView, extend_html, source_html
 from app.ui.media import media_routes
+from app.ui.parts import telling
 from app.ui.source import EXTENDS, model_for, parent, settled, source_view, waits_for
 from app.ui.uploads import sweep, upload_routes, uploaded
+from app.ui.watch import found_again
 from engine.errors import InvalidRequest
 from engine.media.clip import read_frames
 from engine.media.image import load_image
@@ -173,6 +176,26 @@ def test_a_page_that_the_server_has_forgotten_makes_nothing_else_instead(studio:
     seen = act({"act": "hush"}, at, "", {}, {}, "", studio=studio, parts=PARTS, values=values)  # type: ignore[arg-type]
     assert seen["kept"] == {} and seen["job"] == job and seen["ticket"] and 'data-has="0"' in seen["source"]
     assert "kept" not in act({"act": "hush"}, at, job, {}, {}, seen["ticket"], studio=studio, parts=PARTS)  # type: ignore[arg-type]
+
+
+def test_a_forgotten_page_that_nobody_clicks_finds_its_job_again(studio: FakeStudio) -> None:
+    job = studio.submit({"prompt": "a ball"}, owner="local")
+    assert found_again({"search": f"?view=create&job={job.id}"}, {}, studio=studio) == (job.id, f"/?view=create&job={job.id}")
+    assert found_again({"search": "?view=queue"}, {"job": job.id}, studio=studio) == (job.id, "/?view=queue")
+    assert found_again(None, {}, studio=studio)[1] == found_again({"search": ["x"]}, {}, studio=studio)[1] == "/?view=create"
+
+
+def test_an_unforeseen_error_of_generate_is_said_and_the_line_below_it_stays(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"model": "pocket", "prompt": "a ball", "how_many": 1}
+    press = telling(named(functools.partial(generate, studio=studio, parts=PARTS)), "forecast", clears=False)  # type: ignore[arg-type]
+    assert "forecast" not in telling(lambda: {}, "forecast", clears=False)()  # type: ignore[arg-type]
+
+    def broken(*_values: Any, **_named: Any) -> Any:
+        raise RuntimeError("the disk fell out of the window")
+
+    monkeypatch.setattr(studio, "submit", broken)
+    told = press("", {}, "t", {}, **values)
+    assert set(told) == {"forecast"} and 'role="alert"' in told["forecast"] and "window" not in told["forecast"]
 
 
 def test_a_model_that_no_list_names_can_be_chosen_again(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:

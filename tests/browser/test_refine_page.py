@@ -121,6 +121,22 @@ def test_a_slow_server_streams_and_the_page_stays_alive(site: Site, open_page: C
     chat.pause = 0.0
 
 
+def test_words_typed_while_it_works_are_not_painted_over(site: Site, open_page: Callable[..., Page], chat: ChatServer) -> None:
+    chat.pause = 0.5
+    page = open_page("/?view=create")
+    prompt(page).fill("red ball meadow")
+    press(page, "Chat server")
+    press(page, "Refine")
+    expect(page.locator(".refine-stream")).to_contain_text("A red")
+    prompt(page).fill("red ball meadow, at dusk")
+    expect(panel(page, "choose")).to_contain_text(GOOD)
+    expect(prompt(page)).to_have_value("red ball meadow, at dusk")
+    press(page, "Keep my words")
+    expect(panel(page, "idle")).to_be_visible()
+    expect(prompt(page)).to_have_value("red ball meadow, at dusk")
+    chat.pause = 0.0
+
+
 @pytest.mark.parametrize("phone", [False, True])
 def test_a_server_that_fails_is_said_and_the_clip_may_be_made_all_the_same(site: Site, open_page: Callable[..., Page], chat: ChatServer,
                                                                           phone: bool) -> None:

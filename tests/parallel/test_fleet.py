@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from engine.errors import Cancelled, InvalidRequest, MemoryRanOut, OutputRejected
@@ -22,6 +24,7 @@ from engine.models.cache import ModelCache
 from engine.parallel import drive, watch
 from engine.parallel.drive import run_on_fleet
 from engine.parallel.fleet import Fleet, _runs
+from engine.parallel.rank import _perform
 from engine.parallel.wire import packed, unpacked
 from engine.plan import Plan
 from engine.run import run
@@ -29,6 +32,13 @@ from engine.video.recipe import build_recipe
 from tests.parallel.ranks import free_port
 
 pytestmark = pytest.mark.timeout(1200)
+
+
+class Names(SimpleNamespace):
+    """Has whatever is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return name
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +184,23 @@ def test_only_what_comes_further_counts_as_progress(reached: list[int], job: Pla
     with pytest.raises(drive.FleetBroken, match="times in a row"):
         list(on_fleet(job, tmp_path, models))
     assert next(attempts, None) is None
+
+
+@pytest.mark.parametrize(("end", "said"), [(None, "done"), (Cancelled("stopped"), "failed")])
+def test_what_a_rank_holds_is_told_however_its_job_ends(end: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next job takes what its own ranks hold for another program's."""
+    def ends(*_plan: object, **_rest: object) -> Iterator[Event]:
+        if end is not None:
+            raise end
+        yield from ()
+
+    told: list[tuple[object, ...]] = []
+    monkeypatch.setattr("engine.run.run", ends)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 12)
+    line: Any = SimpleNamespace(say=lambda *message: told.append(message), cancelled=SimpleNamespace(is_set=lambda: False))
+    job: Any = Names(plan=SimpleNamespace(device="cuda:1"))
+    _perform(line, job, None, SimpleNamespace(device=torch.device("cuda"), leads=True))
+    assert told[0] == ("held", "cuda:1", 12) and [message[0] for message in told] == ["held", said]
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.cli_torchrun import least
 from app.parallel_view import devices_words, page_choices
 from app.ui import devices
 from engine.checkpoint import fingerprint
@@ -70,6 +72,33 @@ def test_busy_gpus_are_left_to_others() -> None:
     assert "1 of 4 GPUs are busy, so this clip is made on 3, not 4." in three.notes
     one = made("cfg=2", gpus(79, 79, loads=(0, 97)))
     assert one.devices == () and "1 of 2 GPUs are busy, so this clip is made on 1, not 2." in one.notes
+
+
+def test_what_is_taken_instead_of_busy_gpus_is_not_what_would_be_refused() -> None:
+    gated = {"cache": "pab", "cfg_gate": 0.5}
+    assert made("ulysses=4", gpus(79, 79, 10, 10)).parallel == "cfg=2,ulysses=1,ring=1"
+    assert made("ulysses=4", gpus(79, 79, 10, 10), **gated).parallel == "cfg=1,ulysses=1,ring=2"
+    with pytest.raises(InvalidRequest, match="Use cfg=1,ulysses=1,ring=2, or") as found:
+        made("ulysses=4", gpus(79, 79), **gated)
+    assert found.value.suggestion == "cfg=1,ulysses=1,ring=2"
+
+
+def plans_of(machine: Hardware) -> tuple[int, str]:
+    given = replace(machine, free_bytes=machine.free_bytes // (1 + 3 * dist.get_rank()), bf16=dist.get_rank() == 0)
+    found = least(given, 2)
+    return found.free_bytes, json.dumps(plan(GenerationRequest(prompt="a fox", seed=1), FIVE, found).to_json(), sort_keys=True)
+
+
+def test_ranks_with_other_memory_come_to_one_plan() -> None:
+    machine = gpus(79)
+    one, other = together(2, plans_of, machine)
+    assert one == other and one[0] == machine.free_bytes // 4
+    processor = replace(CPU, free_bytes=800)
+    assert [each for each in together(2, least_free, processor)] == [100, 100]  # shared by the two of one computer
+
+
+def least_free(machine: Hardware) -> int:
+    return least(replace(machine, free_bytes=machine.free_bytes // (1 + 3 * dist.get_rank())), 2).free_bytes
 
 
 @pytest.mark.parametrize(("parallel", "machine", "fields", "words"), [
