@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli_common import DataDir, Json, say, settings_of
+from app.paths import is_file, is_there
 from engine.errors import InvalidRequest
 from engine.lora import model_layers, read_lora
 from engine.models.catalogue import find
@@ -61,7 +62,7 @@ def merge(file: Annotated[Path, typer.Argument(help="A LoRA as .safetensors.")],
     foreign = next((name for name, layer in lora.layers.items() if known.get(name) != (layer.gives, layer.takes)), None)
     if foreign is not None:
         raise InvalidRequest("loras", f"changes {foreign}, which {spec.name} has not in that shape: it was made for another model.")
-    if out.exists():
+    if is_there(out):
         raise InvalidRequest("out", f"{out} is there already; nothing is ever written over.")
     from training.lora.merge import merge_into
 
@@ -77,7 +78,7 @@ def push(run: Annotated[str, typer.Argument(help="A run's id, or its folder.")],
     """Send a run's LoRA, its card and the clips the card shows to the Hugging Face hub."""
     from app.hub.push import push as send
 
-    folder = Path(run) if (Path(run) / "run.json").is_file() else settings_of(data_dir).training_dir / run
-    if not (folder / "run.json").is_file():
+    folder = Path(run) if is_file(Path(run) / "run.json") else settings_of(data_dir).training_dir / run
+    if not is_file(folder / "run.json"):
         raise InvalidRequest("run", f"{run[:80]!r} is neither a run of this studio nor the folder of one.")
     typer.echo(send(folder, repo, private=not public))
