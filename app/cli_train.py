@@ -36,7 +36,8 @@ from training.lora.rundir import EXITS, RunDir, RunState
 train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[COMMAND]",
                         help="Train a LoRA here and now: `sprocket train --model pocket --dataset D --name N --rank R --steps S`."
                              " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there. Exit codes: 0 done, 10 paused, 11 "
-                             "stopped, 12 blocked by a full disk, 2 bad request, 3 cannot fit this machine, 1 failed, 130 ended by a second Ctrl-C.")
+                             "stopped, 12 blocked by a full disk, 2 bad request, 3 cannot fit this machine, 1 failed, "
+                             "130 ended by a second Ctrl-C.")
 
 INTERRUPTED = 130
 """Exit code after a Ctrl-C that did not wait for the step."""
