@@ -177,8 +177,8 @@ class Trainings:
         return self.card(run_id, owner=owner)
 
     def resume(self, run_id: str, *, owner: str, changes: Mapping[str, Any] | None = None, reserve: bool = False) -> RunCard:
-        """On from the newest sound checkpoint. `reserve` as for `start`. Raises NotAllowed if it works already or is done, `InvalidRequest` for changes that would
-        make another training of it."""
+        """On from the newest sound checkpoint. `reserve` as for `start`. Raises NotAllowed if it works already or is done, `InvalidRequest`
+        for changes that would make another training of it."""
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         if card.job is not None:
             raise NotAllowed(WORKS)

@@ -34,7 +34,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
     "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
-    "Memory and device": ("precision", "base", "memory", "streaming", "budget", "processes", "sequence_parallel", "sharding", "device", "threads"),
+    "Memory and device": ("precision", "base", "memory", "streaming", "budget", "processes", "sequence_parallel", "sharding", "device",
+                          "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
                             "eval_clips",
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
@@ -206,6 +207,7 @@ def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping
     cards = "".join(_preset(key, forecasts.get(key, ""), key == preset) for key in PRESETS)
     own = '<p class="quiet">The settings below are those of the cloned run.</p>' if chosen.get("cloned") else ""
     name = esc(str(chosen.get("name", "")))
+    unfolded = " open" if chosen.get("cloned") or chosen.get("unfolded") else ""
     return (f'<p class="crumbs"><a class="inline" href="/?view=train&run=all" data-act="go">← All runs</a></p>'
             f'<header class="page-head"><h1 class="page-title">'
             f'New run</h1>'
@@ -215,7 +217,7 @@ def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping
             f'<label><span>Name</span><input name="name" value="{name}" maxlength="60" required autocomplete="off" '
             f'placeholder="paper-fox"></label>'
             f'</div><fieldset class="presets"><legend class="sr">How much</legend>{cards}</fieldset>'
-            f'<details class="train-more"{" open" if chosen.get("cloned") or chosen.get("unfolded") else ""}><summary>All settings</summary><p class="quiet">'
+            f'<details class="train-more"{unfolded}><summary>All settings</summary><p class="quiet">'
             f'What is left '
             f'empty is as the preset has it.</p>{"".join(_group(title, names, chosen) for title, names in GROUPS.items())}</details>'
             '<div class="actions"><button class="btn primary" type="submit">Start training</button><button class="btn" type="submit" '
@@ -251,7 +253,9 @@ def _field(name: str, value: Any) -> str:
     label = name.replace("_", " ").capitalize()
     default = FIELDS[name].default
     if name in CHOICES:
-        known = CHOICES[name] if value is None or str(value) in CHOICES[name] else (*CHOICES[name], str(value))  # layers by name, of a clone
+        known = CHOICES[name]
+        if value is not None and str(value) not in known:  # layers by name, of a clone
+            known = (*known, str(value))
         options = "".join(f'<option{" selected" if str(value) == option else ""} value="{esc(option)}">'
                           f'{esc(option or "automatic")}</option>'
                           for option in known)
