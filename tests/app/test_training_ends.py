@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,10 +177,10 @@ def test_a_run_of_the_command_line_is_not_taken_by_the_server(studio: Studio, ba
     assert claim is not None and claim.job.id == card.job.id
 
 
-def test_a_run_is_planned_with_what_the_worker_says_is_free(studio: Studio) -> None:
+def test_a_run_is_planned_with_what_the_worker_says_is_free(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (Hardware(device="cuda", name="fake", total_bytes=24 * 2**30, free_bytes=free * 2**30, cores=2, bf16=True,
                              ram_bytes=2**35) for free in (2, 20))
-    studio._engine = SimpleNamespace(hardware=lambda device=None: small)  # type: ignore[assignment]
+    monkeypatch.setattr(studio._engine, "hardware", lambda device=None: small)
     assert studio.training.forecast(from_mapping(ASKED | {"model": "pocket", "device": ""})).free_bytes == 2 * 2**30
     write_report(studio.store, WORKER, this_process(), large)
     for device, free in (("", 20), ("cuda", 20), ("cpu", 2)):
