@@ -89,7 +89,7 @@ def train(context: typer.Context, values: dict[str, Any],
         return
     if out is None:
         with opened(data_dir) as studio:
-            card = studio.training.start(config, owner=LOCAL)
+            card = studio.training.start(config, owner=LOCAL, reserve=True)
             _here(studio, card, as_json)
         return
     run = RunDir(out)
@@ -121,7 +121,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folde
                 at.granted(wish)
         raise SystemExit(_work(at, settings_of(data_dir), as_json))
     with opened(data_dir) as studio:
-        card = studio.training.resume(run, owner=LOCAL, changes=values)
+        card = studio.training.resume(run, owner=LOCAL, changes=values, reserve=True)
         _here(studio, card, as_json)
 
 

@@ -159,7 +159,7 @@ def _form_again(click: Click, words: str, said: dict[str, str]) -> Changes:
 
 
 def _config(said: dict[str, str]) -> TrainConfig:
-    preset = PRESETS.get(said.pop("preset") or "standard", PRESETS["standard"])[2]
+    preset = PRESETS.get(said.get("preset") or "standard", PRESETS["standard"])[2]
     values: dict[str, Any] = {name: value for name, value in said.items() if value and name in FIELDS}
     for name in ("preview_prompts", "trackers"):
         if name in values:
@@ -169,8 +169,8 @@ def _config(said: dict[str, str]) -> TrainConfig:
 
 
 def _kept(said: dict[str, str]) -> dict[str, Any]:
-    """What the form shows again. It stays unfolded: something in it was wrong."""
-    return {name: value for name, value in said.items() if value} | {"cloned": True}
+    """What the form shows again. It stays unfolded: something in it was wrong, or is being tried."""
+    return {name: value for name, value in said.items() if value} | {"unfolded": True}
 
 
 def train_save(click: Click) -> Changes:

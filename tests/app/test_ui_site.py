@@ -188,6 +188,22 @@ def test_private_events_check_what_they_are_given(site: Site) -> None:
             assert "Traceback" not in answer.text and 'File "' not in answer.text
 
 
+@pytest.mark.parametrize(("field", "value"), [
+    ("field-seconds", 0.75), ("field-frames", 7), ("field-steps", 100), ("field-model", "came later"),
+])
+def test_no_value_of_the_form_stops_the_clicks_of_a_page(site: Site, field: str, value: Any) -> None:
+    """A click sends the whole form; a component that refused its value would end the event before any of our words."""
+    config = httpx.get(f"{site.url}/config").json()
+    parts = {each["id"]: each["props"] for each in config["components"]}
+    relay = next(number for number, props in parts.items() if props.get("elem_id") == "relay")
+    click = next(event for event in config["dependencies"] if [relay, "click"] in [list(target) for target in event["targets"]])
+    data = [value if parts[each].get("elem_id") == field else parts[each].get("value") for each in click["inputs"]]
+    assert value in data
+    body = {"fn_index": click["id"], "session_hash": uuid.uuid4().hex, "data": data, "event_data": {"act": "go", "search": "?view=queue"}}
+    answer = httpx.post(f"{site.url}/gradio_api/run/predict", json=body, timeout=20)
+    assert answer.status_code == 200 and 'data-view="queue"' in answer.json()["data"][0]
+
+
 def test_seeking_works(site: Site, done: dict[str, Any]) -> None:
     url, whole = site.url + done["clip"]["url"], done["clip"]["bytes"]
     part = httpx.get(url, headers={"range": "bytes=10-19"})

@@ -74,16 +74,16 @@ which is cheapest, and 226 is the stock pipeline's default."""
 TEXT_LENGTH_SHARES = (0.55, 0.1, 0.3, 0.03, 0.02)
 
 
-DRAWN_MORE = {"star": 3.0, "triangle": 1.5}
-"""How much oftener clips of a shape are drawn. Their outlines are what the latent's coarse cells give back least of: drawn
-alike, stars and triangles came out as hearts when all other shapes were right."""
+DRAWN_MORE = {"star": 3.0, "triangle": 2.0, "spins": 1.5}
+"""How much oftener clips of a shape, or of a motion, are drawn. Outlines of stars and triangles are what the latent's coarse cells
+give back least of: drawn alike, they came out as hearts when all other shapes were right; and what spins stood still the oftenest."""
 
 
 @cache
-def shape_shares(shelf: Shelf, seed: int) -> np.ndarray:
-    """Chance of each clip of a shelf to be drawn, by the shape of its first subject; float64 (clips,), adds up to 1."""
+def clip_shares(shelf: Shelf, seed: int) -> np.ndarray:
+    """Chance of each clip of a shelf to be drawn, by its first subject's shape and its motion; float64 (clips,), adds up to 1."""
     scenes = (world.scene_at(shelf.seed(seed), row) for row in range(shelf.clips))
-    weight = np.array([DRAWN_MORE.get(scene.subjects[0].shape, 1.0) for scene in scenes])
+    weight = np.array([DRAWN_MORE.get(scene.subjects[0].shape, 1.0) * DRAWN_MORE.get(scene.motion, 1.0) for scene in scenes])
     return weight / weight.sum()
 
 
@@ -155,7 +155,7 @@ def draw_batch(shelves: Mapping[int, Cached], tokenizer, phase: DenoiserPhase, s
     frames, used, _ = phase.mix[rng.choice(len(phase.mix), p=[m[2] for m in phase.mix])]
     cached = shelves[frames]
     size = max(1, phase.tokens // (used * 96))
-    rows = rng.choice(cached.shelf.clips, size, p=shape_shares(cached.shelf, seed))
+    rows = rng.choice(cached.shelf.clips, size, p=clip_shares(cached.shelf, seed))
     scenes = [world.scene_at(cached.shelf.seed(seed), int(row)) for row in rows]
     silent = rng.random(size) < CAPTION_DROPOUT
     captions = ["" if quiet else caption(scene, rng) for scene, quiet in zip(scenes, silent, strict=True)]
