@@ -76,6 +76,7 @@ def test_markup_is_text_everywhere() -> None:
 
 
 def test_amounts() -> None:
-    sizes = {0: "0 B", 1023: "1023 B", 1024: "1 KB", 22 * 2**20: "22 MB", 13_780_000_000: "12.8 GB", 10**16: "9,313,226 GB"}
+    sizes = {0: "0 B", 999: "999 B", 1024: "1 kB", 999_900: "1 MB", 22 * 2**20: "23 MB", 13_780_000_000: "13.8 GB",
+             999_960_000_000: "1000.0 GB", 10**16: "10,000,000 GB"}
     assert {count: amount(count) for count in sizes} == sizes
     assert tied("49 frames at 8 fps (6.1 s)") == "49 frames at 8\u00a0fps (6.1\u00a0s)"
