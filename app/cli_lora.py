@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli_common import DataDir, Json, say, settings_of
+from app.paths import is_file, is_there
 from engine.errors import InvalidRequest
 from engine.lora import model_layers, read_lora
 from engine.models.catalogue import find
@@ -73,7 +74,7 @@ def merge(file: Annotated[Path, typer.Argument(help="A LoRA as .safetensors.")],
 
 
 def _check_new(out: Path) -> None:
-    if out.exists():
+    if is_there(out):
         raise InvalidRequest("out", f"{out} is there already; nothing is ever written over.")
 
 
@@ -85,7 +86,7 @@ def push(run: Annotated[str, typer.Argument(help="A run's id, or its folder.")],
     """Send a run's LoRA, its card and the clips the card shows to the Hugging Face hub."""
     from app.hub.push import push as send
 
-    folder = Path(run) if (Path(run) / "run.json").is_file() else settings_of(data_dir).training_dir / run
-    if not (folder / "run.json").is_file():
+    folder = Path(run) if is_file(Path(run) / "run.json") else settings_of(data_dir).training_dir / run
+    if not is_file(folder / "run.json"):
         raise InvalidRequest("run", f"{run[:80]!r} is neither a run of this studio nor the folder of one.")
     typer.echo(send(folder, repo, private=not public))
