@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.hub.words import amount
 from app.training import PRESETS, Forecast, RunCard
-from app.ui.html.common import ago, button, duration, empty, esc, left, link, short, size
+from app.ui.html.common import ago, button, duration, empty, esc, left, link, short
 from app.ui.html.curves import curve_svg, mean, smoothed, spark_svg
 from app.ui.html.train_use import can_be_used
 from training.data.buckets import SHAPES
@@ -231,7 +232,7 @@ def _preset(key: str, forecast: Forecast | str, on: bool) -> str:
     title, what, settings = PRESETS[key]
     if isinstance(forecast, Forecast):
         basis = "" if forecast.measured else " (a guess: this machine has not trained this model yet)"
-        cost = f"{size(forecast.choice.bytes)} of memory, about {duration(forecast.seconds)}{basis}"
+        cost = f"{amount(forecast.choice.bytes)} of memory, about {duration(forecast.seconds)}{basis}"
     else:
         cost = forecast
     plan = f"rank {settings['rank']}, {settings['steps']} steps"
