@@ -66,6 +66,8 @@ class RunCard:
     created: float
     job: Job | None
     """The queue job that works on it, or waits to."""
+    made: bool = False
+    """Whether what it trained is there as a LoRA or a model, as of its last export."""
 
     @property
     def active(self) -> bool:
@@ -167,7 +169,10 @@ class Trainings:
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         if card.job is None:
             if wish == "stop" and card.state.state in ("paused", "interrupted"):
-                run.set_state(RunState("stopped", card.state.step, card.config.steps, "Stopped; what was trained can be used."))
+                if card.state.step and not card.made:
+                    raise NotAllowed("This run was cut off, and nothing of it since its last save is a LoRA yet. Resume it, then Stop.")
+                words = "Stopped; what was trained can be used." if card.made else "Stopped before its first step."
+                run.set_state(RunState("stopped", card.state.step, card.config.steps, words))
                 return self.card(run_id, owner=owner)
             raise NotAllowed(f"This run does not work now (it is {card.state.state}). Resume it first.")
         run.ask(wish)
@@ -258,7 +263,7 @@ class Trainings:
             state = RunState("interrupted", state.step, state.steps, "Its job is gone; Resume goes on.", at=state.at)
         if job is not None and state.state not in ACTIVE:
             state = RunState("waiting", state.step, config.steps, at=state.at)
-        return RunCard(run_id, config, facts, state, created, job)
+        return RunCard(run_id, config, facts, state, created, job, run.result(config).exists())
 
     def _speed(self, model: str, device: str) -> float | None:
         """Arithmetic a second of this machine's newest run of `model` on such a `device`."""

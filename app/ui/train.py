@@ -24,6 +24,7 @@ from app.ui.media import FOREVER, file_response
 from app.ui.parts import OWNER, Changes
 from app.ui.train_use import comparisons, first_prompt, last_said, train_use
 from engine.errors import InvalidRequest, SprocketError
+from training.data.buckets import SHAPES
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, from_mapping
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def _new(studio: Any, at: Address, said: str, chosen: dict[str, Any] | None) -> 
     models = [spec.name for spec in studio.models()]
     if at.set:
         values.setdefault("dataset", at.set)
+    if chosen is None and at.set and at.shapes in SHAPES:
+        values["shapes"] = at.shapes  # as the set was looked at
     values.setdefault("model", "pocket" if "pocket" in models else next(iter(models), ""))
     return new_html(models, datasets(studio), values, _forecasts(studio, values), said)
 
@@ -123,9 +126,11 @@ def datasets(studio: Any) -> dict[str, str]:
 
 def _forecasts(studio: Any, values: dict[str, Any]) -> dict[str, Forecast | str]:
     found: dict[str, Forecast | str] = {}
+    sizes = {"shapes": values["shapes"]} if values.get("shapes") else {}
     for key, (_title, _what, settings) in PRESETS.items():
         try:
-            found[key] = studio.training.forecast(from_mapping(settings | {"model": values["model"], "dataset": "any", "name": "any"}))
+            config = from_mapping(settings | sizes | {"model": values["model"], "dataset": "any", "name": "any"})
+            found[key] = studio.training.forecast(config)
         except SprocketError as error:
             found[key] = str(error)
     return found

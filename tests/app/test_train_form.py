@@ -16,7 +16,7 @@ from app.studio import Studio, open_studio
 from app.ui.actions import Click
 from app.ui.address import Address
 from app.ui.html.train import chosen_of, new_html
-from app.ui.train import _config, train_start
+from app.ui.train import _config, panel, train_start
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig
 
 PARTS: Any = SimpleNamespace(train="train", at="at", seen="seen", timer="timer", notice="notice")
@@ -55,9 +55,15 @@ def test_what_was_chosen_stays_when_something_is_said(studio: Studio, more: dict
     assert ("about" if "only" in more else "rank") in page
 
 
+def test_sizes_chosen_on_the_set_go_along(studio: Studio) -> None:
+    for shapes, said in (("aspect", "aspect"), ("", ""), ("odd", "")):
+        assert filled(panel(studio, Address(view="train", run="new", set="a" * 12, shapes=shapes)))["shapes"] == said
+
+
 def test_a_clone_has_all_settings_of_its_run() -> None:
     config = TrainConfig(model="pocket", dataset=POCKET_WORLD, name="fox", targets="attn1.to_q,ff.net.2", learning_rate=0.00012345678,
-                         rslora=True, image_noise=False, budget=5 * 2**30, preview_prompts=("a fox", "a cat"), trackers=("tensorboard",),
+                         rslora=True, image_noise=False, shapes="aspect", budget=5 * 2**30, preview_prompts=("a fox", "a cat"),
+                         trackers=("tensorboard",),
                          steps=1234567 // 10, alpha=7.1234567, beta3=None, schedule="linear", warmup=0, preview_steps=0)
     page = new_html(["pocket"], {POCKET_WORLD: "world"}, chosen_of(config), {})
     assert "those of the cloned run" in page

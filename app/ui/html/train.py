@@ -9,6 +9,8 @@ from app.hub.words import amount
 from app.training import PRESETS, Forecast, RunCard
 from app.ui.html.common import ago, button, duration, empty, esc, left, link, short
 from app.ui.html.curves import curve_svg, mean, smoothed, spark_svg
+from app.ui.html.train_use import can_be_used
+from training.data.buckets import SHAPES
 from training.lora.config import (
     BASES,
     FIELDS,
@@ -34,7 +36,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Learning": ("steps", "batch", "accumulate", "learning_rate", "schedule", "warmup", "cycles", "power", "max_grad_norm", "ema"),
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
-    "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
+    "Clips, captions, times and randomness": ("shapes", "caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
     "Memory and device": ("precision", "base", "memory", "streaming", "budget", "processes", "sequence_parallel", "sharding", "device",
                           "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
@@ -42,7 +44,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
 }
 HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "several, separated by ;"}
-CHOICES: Mapping[str, tuple[str, ...]] = {"method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS,
+CHOICES: Mapping[str, tuple[str, ...]] = {"shapes": SHAPES, "method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+                                          "precision": PRECISIONS,
                                           "base": BASES,
                                           "memory": MEMORY, "streaming": STREAMING, "sharding": SHARDING, "targets": tuple(TARGETS),
                                           "device": ("", "cuda", "cpu")}
@@ -101,7 +104,7 @@ def _buttons(card: RunCard, *, small: bool = False) -> str:
                  button("Stop", "train_stop", kind=kind, run=card.id, busy="Stopping…")]
     elif card.state.state != "done":
         made.append(button("Resume", "train_resume", kind=f"{kind} primary", run=card.id))
-    if small and card.state.state in ("done", "stopped", "paused") and card.state.step:
+    if small and can_be_used(card):
         made.append(button("Use in Create", "train_use", kind=f"{kind} primary" if card.state.state in ("done", "stopped") else kind,
                            run=card.id, view="create"))
     made.append(link("Clone", f"/?view=train&run=new&origin={card.id}", kind=f"btn {kind}"))
