@@ -10,8 +10,9 @@
     sprocket refine "ball goes up"            the description a video model understands; `generate --refine` does both
     sprocket doctor                           what this machine has, and what is wrong with it
 
-Exit codes: 0 done, 2 bad request, 3 cannot fit this machine, 1 any other failure. With `--json` one JSON object goes to
-standard output and everything for people to standard error.
+Exit codes: 0 done, 2 bad request (a name that is not there is one), 3 cannot fit this machine, 130 after Ctrl-C, 1 any other failure;
+`train` besides 10 paused, 11 stopped, 12 blocked by a full disk. With `--json` one JSON object goes to standard output and everything for
+people to standard error.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import typer
 
 from app.batches import variants
 from app.cli_batch import clip_json, make_batch
-from app.cli_common import DataDir, Json
+from app.cli_common import DataDir, Json, ended
 from app.cli_common import opened as _studio
 from app.cli_common import print_list as _print_list
 from app.cli_common import say as _say
@@ -50,10 +51,12 @@ from app.cli_refine import refine_command, refined
 from app.cli_start import Start, check_start, start_from
 from app.cli_train import train_app
 from app.cli_users import users_app
+from app.errors import exit_code
 from app.history.records import Clip, ClipQuery, JobState
+from app.paths import is_folder, is_there
 from app.plan_command import parse_bytes, plan_command
 from app.studio import Studio
-from engine.errors import CannotFit, InvalidRequest, MemoryRanOut, ModelInvalid, ModelNotFound, SprocketError
+from engine.errors import InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
 from engine.events import Event, RanksRestarted, Resumed, StageStarted, StepDone
 from engine.request import GenerationRequest
 from engine.video.publish import storage_errors
@@ -73,6 +76,8 @@ app.add_typer(users_app, name="users")
 app.command("plan")(plan_command)
 app.command("refine")(refine_command)
 
+MOST_NAME_BYTES = 240
+"""Of a copy's file name: file systems have 255, and it is written under a longer one first."""
 USAGE_ERRORS: Any = typer.BadParameter.__mro__[1]  # click's UsageError; which click it is, typer decides
 def main() -> None:
     """Entry point of the console script: turns the error tree into exit codes."""
@@ -85,15 +90,13 @@ def main() -> None:
     try:
         _run(as_json)
     except InvalidRequest as error:
-        _fail(error, 2, as_json, field=error.field, suggestion=error.suggestion)
+        _fail(error, as_json, field=error.field, suggestion=error.suggestion)
     except (ModelNotFound, ModelInvalid) as error:
-        _fail(error, 2, as_json, field="model")
-    except CannotFit as error:
-        _fail(error, 3, as_json)
+        _fail(error, as_json, field="model")
     except SprocketError as error:
-        _fail(error, 1, as_json)
+        _fail(error, as_json)
     except OSError as error:  # a disk or folder that does not do what it should; never a traceback for that
-        _fail(SprocketError(f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "") + "."), 1, as_json)
+        _fail(SprocketError(f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "") + "."), as_json)
 
 
 def _run(as_json: bool) -> None:
@@ -105,7 +108,7 @@ def _run(as_json: bool) -> None:
         code = app(standalone_mode=False)
     except USAGE_ERRORS as error:
         parameter = getattr(error, "param", None)
-        _fail(InvalidRequest(parameter.name if parameter else "command line", error.format_message()), 2, as_json,
+        _fail(InvalidRequest(parameter.name if parameter else "command line", error.format_message()), as_json,
               field=parameter.name if parameter else None, suggestion=None)
     except typer.Abort:
         _say("Stopped.")
@@ -113,11 +116,11 @@ def _run(as_json: bool) -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: SprocketError, code: int, as_json: bool, **details: Any) -> NoReturn:
+def _fail(error: SprocketError, as_json: bool, **details: Any) -> NoReturn:
     if as_json:
         print(json.dumps({"error": {"code": error.code, "message": str(error), **details}}))
     print(f"sprocket: {error}", file=sys.stderr)
-    raise SystemExit(code)
+    raise SystemExit(exit_code(error))
 
 
 @app.command()
@@ -200,8 +203,7 @@ def _generate(values: dict[str, Any], each: list[tuple[str, int | None]], lora: 
             _say(f"  {forecast.notes[0]}")
         job = studio.run_here(job.id, _Progress())
         if job.state is not JobState.DONE or job.clip_id is None:
-            kind = CannotFit if job.error_code in (CannotFit.code, MemoryRanOut.code) else SprocketError
-            raise kind(f"the job ended as {job.state.value}: {job.error or 'see its log'} (job {job.id})")
+            raise ended(job)
         clip = studio.clip(job.clip_id)
         path = studio.clip_path(clip.id)
     if out is not None:
@@ -215,9 +217,12 @@ def _check_out(out: Path | None, clips: int) -> None:
         return
     if clips > 1:
         raise InvalidRequest("out", f"is {str(out)!r}, one file, and {clips} clips are asked for. Leave it out; their paths are printed.")
+    if len(os.fsencode(out.name)) > MOST_NAME_BYTES:
+        raise InvalidRequest("out", f"has a file name of {len(os.fsencode(out.name)):,} bytes; at most {MOST_NAME_BYTES} are possible. "
+                                    "Choose a shorter one.")
     if out.suffix.lower() != ".mp4":
         raise InvalidRequest("out", f"is {str(out)!r}; the clip is an mp4 file. Give it a name that ends in .mp4.")
-    if out.is_dir() or not out.parent.is_dir():
+    if is_folder(out) or not is_folder(out.parent):
         raise InvalidRequest("out", f"is {str(out)!r}; its folder does not exist or it is itself a folder. Choose a file "
                                     "in a folder that exists.")
     if not os.access(out.parent, os.W_OK):
@@ -278,7 +283,8 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
     listen: Annotated[bool, typer.Option("--listen", help="For other machines too; asks everybody to sign in.")] = False,
-    share: Annotated[bool, typer.Option("--share", help="On the internet for 72 hours; asks everybody to sign in.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="On the internet as long as this runs and gradio's relay keeps the address (up "
+                                                        "to a week); asks everybody to sign in.")] = False,
     public: Annotated[bool, typer.Option("--i-know-this-is-public", help="Nobody signs in; whoever reaches it owns everything.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -323,7 +329,7 @@ def history_restore(
 ) -> None:
     """The request that made a clip, ready for `generate`. A clip in the trash also comes back to the gallery."""
     with _studio(data_dir) as studio:
-        if Path(source).exists():
+        if is_there(source):
             request = studio.request_from_file(Path(source))
         else:
             request = studio.clip_request(source)

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from app.history.records import Job
 from app.settings import Settings
 from app.studio import Studio, open_studio
+from engine.errors import CannotFit, MemoryRanOut, SprocketError
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", envvar="SPROCKET_DATA_DIR", show_default=False,
                                               help="Where clips, history and queue live.")]
@@ -33,6 +35,12 @@ def print_list(name: str, rows: list[dict[str, Any]], as_json: bool, line: Calla
         print(line(row))
     if not rows:
         say(empty)
+
+
+def ended(job: Job) -> SprocketError:
+    """What a job without its clip is to its command: `CannotFit`, as if refused before, where memory was what it had not."""
+    kind = CannotFit if job.error_code in (CannotFit.code, MemoryRanOut.code) else SprocketError
+    return kind(f"the job ended as {job.state.value}: {job.error or 'see its log'} (job {job.id})")
 
 
 @contextmanager

@@ -161,7 +161,9 @@ def dataset_cache(dataset: Named, model: Model = "pocket", shapes: Shapes = "nat
                   device: Annotated[str | None, typer.Option(help="cpu or cuda; the one a run here would use.")] = None,
                   dtype: Annotated[str | None, typer.Option(help="fp32 or bf16, arithmetic of the encoders; a run's here.")] = None,
                   data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Encode clips and captions for a model now; training would do it first. What is there already is kept."""
+    """Encode clips and captions for a model now; training would do it first. What is there already is kept. A run reads clips at the
+    model's own length and rate, in its own size, or with `train --shapes aspect` in the sizes of --shapes aspect; what is encoded otherwise
+    is read by no run."""
     for field, value, known in (("device", device, ("cpu", "cuda")), ("dtype", dtype, ("fp32", "bf16"))):
         if value is not None and value not in known:
             raise InvalidRequest(field, f"is {value[:20]!r}. Use one of {', '.join(known)}.", suggestion=known[0])

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from app.cli_batch import clip_json
-from app.cli_common import DataDir, Json, opened, say
+from app.cli_common import DataDir, Json, ended, opened, say
 from app.history.ids import is_id
 from app.history.records import JobState
-from engine.errors import InvalidRequest, SprocketError
+from app.paths import is_file
+from engine.errors import InvalidRequest
 from engine.events import Event
 from engine.interpolate.plan import LABEL
 from engine.interpolate.smoothing import GENERATED
@@ -52,7 +53,7 @@ def interpolate_command(check_out: CheckOut, copy: Copy, progress: Callable[[], 
                 say(f"  {note}")
             job = studio.run_here(job.id, progress())
             if job.state is not JobState.DONE or job.clip_id is None:
-                raise SprocketError(f"the job ended as {job.state.value}: {job.error or 'see its log'} (job {job.id})")
+                raise ended(job)
             made = studio.clip(job.clip_id)
             path = studio.clip_path(made.id)
         if out is not None:
@@ -72,7 +73,7 @@ def interpolate_command(check_out: CheckOut, copy: Copy, progress: Callable[[], 
 
 def _source(clip: str, field: str = "clip") -> str | Path:
     """A file where there is one of that name, else the id of a clip."""
-    if Path(clip).is_file():
+    if is_file(clip):
         return Path(clip)
     if is_id(clip):
         return clip

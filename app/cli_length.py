@@ -40,13 +40,21 @@ class Length:
         if not self.asked:
             return request
         spec = studio.spec(request.model)
-        known = [(place, input_of(studio, file, "image")) for place, file in self.keyframes]
+        known = [(place, _image_of(studio, file)) for place, file in self.keyframes]
         if spec.shown and self.fps is None and self.key_frames is None:
             frames = request.frames if self.seconds is None else frames_at_once(self.seconds, spec)
             return with_known(replace(request, frames=frames, fps=None, key_frames=None, given=()), spec, known)
         frames = request.frames if self.seconds is None else frames_of(self.seconds, self.fps, self.key_frames, spec)
         wish = replace(request, frames=frames, fps=self.fps if self.fps is not None else spec.fps, key_frames=self.key_frames, given=())
         return with_known(wish, spec, known)
+
+
+def _image_of(studio: Studio, file: str) -> str:
+    """Raises InvalidRequest, of --keyframe and not of --image, which may be given too."""
+    try:
+        return input_of(studio, file, "image")
+    except InvalidRequest as error:
+        raise InvalidRequest("keyframe", error.message, suggestion=error.suggestion) from error
 
 
 def read_keyframes(values: list[str] | None) -> tuple[tuple[str, str], ...]:

@@ -15,6 +15,7 @@ import typer
 
 from app.cli_common import DataDir, Json, opened, print_list, say
 from app.loras import LoraCard
+from app.paths import is_file
 from engine.errors import InvalidRequest
 from engine.request import LORA_NAME
 
@@ -62,7 +63,7 @@ def split_weight(text: str) -> tuple[str, float]:
     A file of that whole name wins. Raises `InvalidRequest` where what is behind the last colon should be a weight and is none.
     """
     head, colon, tail = text.rpartition(":")
-    if not colon or Path(text).is_file():
+    if not colon or is_file(text):
         return text, 1.0
     drive = len(head) == 1 and head.isalpha() and tail[:1] in ("\\", "/")
     if drive or "/" in tail or "\\" in tail or tail.lower().endswith(".safetensors"):

@@ -17,10 +17,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from app.errors import exit_code
 from engine.errors import InvalidRequest, SprocketError
 from engine.events import ClipWritten, StageStarted, StepDone
 from engine.hardware import Hardware, detect
@@ -39,7 +41,7 @@ NO_LIMIT = 2**62
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0 done, 2 for a bad request, 1 otherwise."""
+    """The exit code: 0 done, 2 for a bad request, 3 cannot fit these devices, 1 otherwise."""
     options = _options(arguments)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SprocketError as error:
         if rank == 0:
             print(f"sprocket: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidRequest) else 1
+        return exit_code(error)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -73,12 +75,24 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _wished(options: argparse.Namespace) -> tuple[GenerationRequest, str | None]:
-    """(what to make, on which degrees)"""
-    values = json.loads(options.request.read_text()) if options.request else {}
+    """(what to make, on which degrees). Raises `InvalidRequest`."""
+    values = _read(options.request) if options.request else {}
     values |= {name: value for name in ("prompt", "model", "device", "seed", "steps", "frames")
                if (value := getattr(options, name)) is not None}
     wish = options.parallel or values.pop("parallel", None)
     return GenerationRequest.from_mapping({key: value for key, value in values.items() if key != "parallel"}), wish
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a request in a file. Raises `InvalidRequest` (request)."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidRequest("request", f"{str(path)[:200]!r} holds no JSON that can be read ({str(error)[:100]}).") from error
+    if not isinstance(values, dict):
+        raise InvalidRequest("request", f"{str(path)[:200]!r} holds a {type(values).__name__}; it must be an object of named fields, such "
+                                        'as {"prompt": "a red ball"}.')
+    return values
 
 
 def least(hardware: Hardware, here: int) -> Hardware:

@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from app.cli_common import DataDir, Json, opened, print_list, say, settings_of
+from app.history.records import JobState
+from app.paths import is_file
 from app.queue.kinds.train import environment, launch_command
 from app.queue.launched import Launched
 from app.studio import LOCAL, Studio
@@ -24,7 +26,8 @@ from app.training import PRESETS, Forecast, RunCard
 from engine.errors import InvalidRequest, SprocketError
 from engine.models.catalogue import find
 from engine.spec import read_spec
-from training.lora.config import FIELDS, TrainConfig, explained, from_mapping, may_change
+from training.data.shelf import DATASET_FACT, find_dataset
+from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, explained, from_mapping, may_change
 from training.lora.forecast import choose_memory, step_seconds
 from training.lora.lock import run_lock
 from training.lora.processes import check_devices, division_words
@@ -32,8 +35,12 @@ from training.lora.rundir import EXITS, RunDir, RunState
 
 train_app = typer.Typer(invoke_without_command=True, no_args_is_help=True, subcommand_metavar="[COMMAND]",
                         help="Train a LoRA here and now: `sprocket train --model pocket --dataset D --name N --rank R --steps S`."
-                             " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there.")
+                             " Ctrl-C pauses it; `sprocket train resume RUN` goes on exactly there. Exit codes: 0 done, 10 paused, 11 "
+                             "stopped, 12 blocked by a full disk, 2 bad request, 3 cannot fit this machine, 1 failed, "
+                             "130 ended by a second Ctrl-C.")
 
+INTERRUPTED = 130
+"""Exit code after a Ctrl-C that did not wait for the step."""
 PAUSING = "Pausing after this step; `sprocket train resume` goes on. Ctrl-C again ends it at once, back at the last checkpoint."
 
 
@@ -82,11 +89,13 @@ def train(context: typer.Context, values: dict[str, Any],
         return
     if out is None:
         with opened(data_dir) as studio:
-            card = studio.training.start(config, owner=LOCAL)
+            card = studio.training.start(config, owner=LOCAL, reserve=True)
             _here(studio, card, as_json)
         return
     run = RunDir(out)
-    run.create(config)
+    with opened(data_dir) as studio:
+        _found, facts = _checked(studio, config)
+    run.create(config, facts)
     raise SystemExit(_work(run, settings, as_json))
 
 
@@ -94,10 +103,11 @@ def train(context: typer.Context, values: dict[str, Any],
 @with_settings
 def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its id in the studio.")], values: dict[str, Any],
            data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Go on from the newest sound checkpoint, exactly. Only settings that leave the weights as they are may change: saving, previews,
-    trackers, and --steps where the schedule does not look at it."""
+    """Go on from the newest sound checkpoint, exactly. Only settings that leave the weights as they are may change: --name, those of saving
+    and previews, --eval-steps, trackers, --max-bad-steps, --budget, --streaming, --sharding, --processes, --sequence-parallel, and --steps
+    where the schedule does not look at it. Exit codes as of `train`."""
     folder = Path(run)
-    if (folder / "run.json").is_file():
+    if is_file(folder / "run.json"):
         at = RunDir(folder)
         config, facts, _created = at.read()
         after = from_mapping(config.to_json() | values)
@@ -111,7 +121,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folde
                 at.granted(wish)
         raise SystemExit(_work(at, settings_of(data_dir), as_json))
     with opened(data_dir) as studio:
-        card = studio.training.resume(run, owner=LOCAL, changes=values)
+        card = studio.training.resume(run, owner=LOCAL, changes=values, reserve=True)
         _here(studio, card, as_json)
 
 
@@ -124,12 +134,13 @@ def list_runs(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 @train_app.command("show")
-def show(run: str, data_dir: DataDir = None) -> None:
-    """One run as JSON: settings, state, losses."""
+def show(run: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """One run as JSON, on one line with --json: settings, state, losses."""
     with opened(data_dir) as studio:
         card = studio.training.card(run, owner=LOCAL)
         print(json.dumps(_row(card) | {"config": card.config.to_json(), "facts": dict(card.facts),
-                                       "events": studio.training.run(run).events()[-200:]}))
+                                       "events": studio.training.run(run).events()[-200:]},
+                         indent=None if as_json else 2))
 
 
 @train_app.command("pause")
@@ -156,7 +167,7 @@ def use(run: str, data_dir: DataDir = None) -> None:
 
 def _dry_run(config: TrainConfig, settings: Any, as_json: bool) -> None:
     with opened(settings.data_dir) as studio:
-        found = studio.training.forecast(config)
+        found, _facts = _checked(studio, config)
     values = {"bytes": found.choice.bytes, "parts": dict(found.choice.parts), "blocks": found.choice.words, "seconds": found.seconds,
               "measured": found.measured, "free_bytes": found.free_bytes, "config": config.to_json()}
     if as_json:
@@ -164,6 +175,15 @@ def _dry_run(config: TrainConfig, settings: Any, as_json: bool) -> None:
         return
     for line in forecast_lines(config, found):
         print(line)
+
+
+def _checked(studio: Studio, config: TrainConfig) -> tuple[Forecast, dict[str, Any]]:
+    """(what the run would cost, facts that it begins with). Raises as `Trainings.start`: before there is a folder, which would hold the
+    settings that were wrong for good."""
+    found = studio.training.forecast(config)
+    if config.dataset == POCKET_WORLD:
+        return found, {}
+    return found, {DATASET_FACT: find_dataset(studio.settings.datasets_dir, config.dataset, owner=LOCAL)[0].id}
 
 
 def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:
@@ -181,7 +201,7 @@ def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:
 
 
 def _ask(run: str, wish: str, data_dir: Path | None) -> None:
-    if (Path(run) / "run.json").is_file():
+    if is_file(Path(run) / "run.json"):
         RunDir(Path(run)).ask(wish)
         return
     with opened(data_dir) as studio:
@@ -202,22 +222,22 @@ def _work(run: RunDir, settings: Any, as_json: bool) -> int:
     command = launch_command(run.folder, settings.models_dir, settings.datasets_dir, machine.device, parent=os.getpid(),
                              processes=config.ranks)
     with (run.folder / "training.log").open("ab") as log:
-        _follow(run, Launched(command, out=log, env=environment()))
+        cut_off = _follow(run, Launched(command, out=log, env=environment()))
     state = run.state()
-    if as_json:
-        print(json.dumps({"state": state.state, "step": state.step, "steps": state.steps, "message": state.message,
-                          "lora": str(run.result(config)) if run.result(config).exists() else None}))
     if state.state == "failed":
         raise SprocketError(state.message)
-    if state.state not in EXITS:
+    if state.state not in EXITS and not cut_off:
         raise SprocketError(f"the trainer ended unexpectedly; {run.folder / 'training.log'} says more. `sprocket train resume "
                             f"{run.folder}` goes on from the last checkpoint.")
+    if as_json:  # after what is raised, which is an object of its own
+        print(json.dumps({"state": state.state, "step": state.step, "steps": state.steps, "message": state.message,
+                          "lora": str(run.result(config)) if run.result(config).exists() else None}))
     say(f"{state.state}: step {state.step} of {state.steps}. {state.message} {run.result(config)}")
-    return 0 if state.state == "done" else EXITS[state.state]
+    return EXITS.get(state.state, INTERRUPTED)
 
 
-def _follow(run: RunDir, launched: Launched) -> None:
-    """Until the trainer has ended. Ctrl-C, or SIGTERM, asks it to pause; the second ends it at once."""
+def _follow(run: RunDir, launched: Launched) -> bool:
+    """Until the trainer has ended. Ctrl-C, or SIGTERM, asks it to pause; the second ends it at once, and is what is answered."""
     from app.queue.inline import terminable
 
     shown, asked = -1, False
@@ -231,11 +251,11 @@ def _follow(run: RunDir, launched: Launched) -> None:
                         shown = state.step
                         left = "" if state.seconds_left is None else f", {state.seconds_left / 60:.1f} min left"
                         say(f"step {state.step}/{state.steps}  loss {state.loss if state.loss is None else round(state.loss, 4)}{left}")
-                return
+                return False
             except KeyboardInterrupt:
                 if asked:
                     launched.end(0.0)
-                    return
+                    return True
                 asked = True
                 say(PAUSING)
                 run.ask("pause")
@@ -248,16 +268,15 @@ def _here(studio: Studio, card: RunCard, as_json: bool) -> None:
         say(PAUSING)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before, otherwise = signal.signal(signal.SIGINT, interrupted), EXITS["failed"]
     try:
         if card.job is not None:
             studio.run_here(card.job.id)
     except KeyboardInterrupt:  # the job is cancelled, and its run says how far it came
-        _tell(studio.training.card(card.id, owner=LOCAL), as_json)
-        raise SystemExit(EXITS["paused"]) from None
+        otherwise = INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, before)
-    _tell(studio.training.card(card.id, owner=LOCAL), as_json)
+    _tell(studio.training.card(card.id, owner=LOCAL), as_json, otherwise)
 
 
 def _row(card: RunCard) -> dict[str, Any]:
@@ -269,10 +288,15 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['id']}  {row['name'][:30]:<30}  {row['state']:<12} {row['step']}/{row['steps']}"
 
 
-def _tell(card: RunCard, as_json: bool) -> None:
-    state = card.state
-    print(json.dumps(_row(card))) if as_json else say(f"{state.state}: step {state.step} of {card.config.steps}. {state.message}")
-    if card.state.state not in ("done", "paused", "stopped"):
+def _tell(card: RunCard, as_json: bool, otherwise: int) -> None:
+    """Says how the run ended, and ends with its exit code; `otherwise` where its state is no end."""
+    row = _row(card)
+    if card.job is not None and card.job.state is JobState.BLOCKED:  # of its run the card only says that it waits
+        row |= {"state": JobState.BLOCKED.value, "message": card.job.error or card.state.message}
+    print(json.dumps(row)) if as_json else say(f"{row['state']}: step {row['step']} of {row['steps']}. {row['message']}")
+    code = EXITS.get(row["state"], otherwise)
+    if code == EXITS["failed"]:
         error = card.job.error if card.job else None
         print(error or card.state.message, file=sys.stderr)
-        raise SystemExit(1)
+    if code:
+        raise SystemExit(code)

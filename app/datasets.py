@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from app.dataset_runs import unfinished
 from app.dataset_work import DatasetWork
 from app.errors import NotAllowed, NotFound
 from app.lock import FileLock
+from app.paths import is_file, is_there
 from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.spec import ModelSpec
@@ -211,11 +213,13 @@ class Datasets:
                 return list_source(_inner(files), wish), wanted.source, files, refused
             wanted.files.rename(files)
             return list_source(files, wish), wanted.source, files, ()
-        path = Path(wanted.source).expanduser()
-        if not path.exists() and hub.is_dataset_id(wanted.source):
+        path = Path(wanted.source)
+        with suppress(RuntimeError):  # `~name` of somebody who is not on this machine
+            path = path.expanduser()
+        if not is_there(path) and hub.is_dataset_id(wanted.source):
             commit = hub.fetch(wanted.source, files, wanted.revision)
             return list_source(_inner(files), wish), f"{wanted.source} at {commit[:12]}", files, ()
-        if path.suffix.lower() == ".zip" and path.is_file():
+        if path.suffix.lower() == ".zip" and is_file(path):
             files.mkdir()
             refused = archive.unpack(path, files)
             return list_source(_inner(files), wish), str(path.absolute()), files, refused

@@ -37,8 +37,9 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order a person wants to read them. Changes nothing on disk but a probe file, and takes back
-    what a killed writer left half done in the history, as whoever opens it next would."""
+    """All findings, in the order a person wants to read them. Changes nothing on disk but that it makes the data
+    folder where there is none, writes a probe file there and removes it, and takes back what a killed writer left half done in the history,
+    as whoever opens it next would."""
     return [*_software(), _hardware(), _attention(settings), *_data_dir(settings), _database(settings), _encoder(), *_models(settings)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.errors import SprocketError
+from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound, SprocketError
 
 
 class NotFound(SprocketError):
@@ -81,3 +81,10 @@ class HubDamaged(SprocketError):
     """What came is not what the hub's own checksum promises."""
 
     code = "hub_damaged"
+
+
+def exit_code(error: SprocketError) -> int:
+    """Of a command that ends with `error`: 2 bad request (a name that is not there is one), 3 cannot fit this machine, 1 any other."""
+    if isinstance(error, InvalidRequest | NotFound | ModelNotFound | ModelInvalid):
+        return 2
+    return 3 if isinstance(error, CannotFit) else 1

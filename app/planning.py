@@ -27,9 +27,9 @@ ONE_EACH = ("One job per GPU: it is made on one, not divided by {parallel}, with
             "GPUs share a clip.")
 
 
-def hardware_for(engine: Engine, request: GenerationRequest) -> Hardware:
-    """What the request may use: the device it asks for, else the best one."""
-    return engine.hardware() if request.device is None else engine.hardware(request.device)
+def hardware_on(engine: Engine, device: str | None) -> Hardware:
+    """What may be used there, on the best device where none is asked for."""
+    return engine.hardware() if device is None else engine.hardware(device)
 
 
 def plan_here(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, clips: Sequence[Clip], settings: Settings, *,

@@ -129,8 +129,8 @@ class Refining:
 
         Raises InvalidRequest, RefinerFailed (not set up, too many at once, no answer), ModelNotFound, ModelInvalid.
         """
+        spec = self._spec(model)  # first: without it no refiner would fit either, and that would be said
         chosen = self.backend_for(model, backend)
-        spec = self._spec(model)
         shown = tuple(images) if chosen == "endpoint" and self._settings.refiner_vision_model else ()
         ask = Ask(text=text, purpose=purpose, max_tokens=getattr(spec, "max_text_tokens", 226), count=_counter(spec),
                   keep=tuple(self._triggers(loras)), version=version, images=shown)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.history.records import Clip
+from app.paths import is_there
 from app.queue.kinds import GENERATE
 from engine.errors import InvalidRequest
 from engine.request import GenerationRequest
@@ -21,7 +22,7 @@ from engine.video.recipe import read_recipe
 
 def recipe_of(source: str, clip: Callable[[], Clip]) -> Mapping[str, Any]:
     """Of an mp4 or sidecar, else of a `clip`. Raises InvalidRequest, and what `clip` raises."""
-    return read_recipe(Path(source)) if Path(source).exists() else clip().recipe
+    return read_recipe(Path(source)) if is_there(source) else clip().recipe
 
 
 def request_of(recipe: Mapping[str, Any], here: Sequence[ModelSpec] = (), known: str = "") -> GenerationRequest:

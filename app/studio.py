@@ -26,7 +26,7 @@ from app.history.unused import touch
 from app.hub.shelf import Hub
 from app.interpolation import Interpolations
 from app.loras import Loras
-from app.planning import Weighing, forecast_of, hardware_for, plan_here, recent_clips, weighing
+from app.planning import Weighing, forecast_of, hardware_on, plan_here, recent_clips, weighing
 from app.published import PublicGallery
 from app.queue.devices import mode_of, set_mode, shared_out
 from app.queue.door import Engine, open_engine
@@ -70,7 +70,7 @@ class Studio:
         """Models: downloads, the Models page, `sprocket models`."""
         self.loras = Loras(settings, in_use=store.jobs.loras_in_use)
         """LoRAs: add, list, delete, `sprocket loras`."""
-        self.training = Trainings(settings, store, self.loras, hardware=self._engine.hardware, list_model=self.hub.add_folder,
+        self.training = Trainings(settings, store, self.loras, hardware=self._on_device, list_model=self.hub.add_folder,
                                   spec=self.spec, project=lambda asked, by: store.projects.chosen(asked, owner=by, now=time.time()).id)
         """Training runs: start, watch, pause, resume, `sprocket train`."""
         self.interpolations = Interpolations(self)
@@ -395,7 +395,7 @@ class Studio:
         return self._planned(GenerationRequest(prompt="a video", model=model)).predicted_bytes
 
     def _planned(self, wish: GenerationRequest) -> Plan:
-        made = plan_here(wish, self.spec(wish.model), self._hardware(wish), recent_clips(self.store, wish.model), self.settings,
+        made = plan_here(wish, self.spec(wish.model), self._on_device(wish.device), recent_clips(self.store, wish.model), self.settings,
                          own_device=shared_out(self.store, self.settings, self._engine.hardware))
         check_tokens(made)
         key_frames.check_inputs(self.settings, wish)
@@ -404,7 +404,7 @@ class Studio:
         return made
 
     def _weighing(self, wish: GenerationRequest) -> Weighing:
-        return weighing(self.store, self._planned(wish), self._hardware(wish))
+        return weighing(self.store, self._planned(wish), self._on_device(wish.device))
 
     def devices(self) -> str:
         """'together': all GPUs for one job; 'each': one job per GPU."""
@@ -419,11 +419,11 @@ class Studio:
         """What a job may use now, on the best device."""
         return self._engine.hardware()
 
-    def _hardware(self, wish: GenerationRequest) -> Hardware:
+    def _on_device(self, device: str | None) -> Hardware:
         """As the worker reported it, for it knows what it holds itself; asked anew for another device."""
         _alive, hardware = self._worker()
-        if hardware is None or (wish.device is not None and wish.device != hardware.device.partition(":")[0]):
-            return hardware_for(self._engine, wish)
+        if hardware is None or (device is not None and device != hardware.device.partition(":")[0]):
+            return hardware_on(self._engine, device)
         return hardware
 
     def _worker(self) -> tuple[bool, Hardware | None]:

@@ -21,6 +21,7 @@ from app.history.ids import is_id, new_id
 from app.history.records import Job
 from app.loras import LoraCard, Loras
 from app.queue.kinds import TRAIN
+from app.queue.process import this_process
 from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.hardware import Hardware
@@ -65,6 +66,8 @@ class RunCard:
     created: float
     job: Job | None
     """The queue job that works on it, or waits to."""
+    made: bool = False
+    """Whether what it trained is there as a LoRA or a model, as of its last export."""
 
     @property
     def active(self) -> bool:
@@ -108,12 +111,16 @@ class Trainings:
                                           "models here. Choose one that makes videos from words or from a first frame.")
         check_devices(machine, config.ranks)
         choice = choose_memory(spec, config, machine)
-        speed = self._speed(config.model)
+        speed = self._speed(config.model, machine.device)
         seconds = config.steps * step_seconds(choice, machine, speed)
         return Forecast(choice, seconds, speed is not None, machine.total_bytes, machine.free_bytes)
 
-    def start(self, values: Mapping[str, Any] | TrainConfig, *, owner: str, project_id: str | None = None) -> RunCard:
-        """A new run and the job that works on it. Raises as `forecast`, and for a dataset that is not here."""
+    def start(self, values: Mapping[str, Any] | TrainConfig, *, owner: str, project_id: str | None = None,
+              reserve: bool = False) -> RunCard:
+        """A new run and the job that works on it. Raises as `forecast`, and for a dataset that is not here.
+
+        `reserve`: this process will work on it itself; should it die first, the server's worker does.
+        """
         config = values if isinstance(values, TrainConfig) else from_mapping(values)
         self.forecast(config)
         facts = {OWNER_FACT: owner}
@@ -122,7 +129,7 @@ class Trainings:
         run_id = new_id(time.time())
         RunDir(self.folder / run_id).create(config, facts)
         try:
-            self._queue(run_id, config, owner, project_id)
+            self._queue(run_id, config, owner, project_id, reserve)
         except SprocketError:
             shutil.rmtree(self.folder / run_id, ignore_errors=True)
             raise
@@ -162,7 +169,10 @@ class Trainings:
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         if card.job is None:
             if wish == "stop" and card.state.state in ("paused", "interrupted"):
-                run.set_state(RunState("stopped", card.state.step, card.config.steps, "Stopped; what was trained can be used."))
+                if card.state.step and not card.made:
+                    raise NotAllowed("This run was cut off, and nothing of it since its last save is a LoRA yet. Resume it, then Stop.")
+                words = "Stopped; what was trained can be used." if card.made else "Stopped before its first step."
+                run.set_state(RunState("stopped", card.state.step, card.config.steps, words))
                 return self.card(run_id, owner=owner)
             raise NotAllowed(f"This run does not work now (it is {card.state.state}). Resume it first.")
         run.ask(wish)
@@ -171,9 +181,9 @@ class Trainings:
             run.set_state(RunState("paused" if wish == "pause" else "stopped", card.state.step, card.config.steps))
         return self.card(run_id, owner=owner)
 
-    def resume(self, run_id: str, *, owner: str, changes: Mapping[str, Any] | None = None) -> RunCard:
-        """On from the newest sound checkpoint. Raises NotAllowed if it works already or is done, `InvalidRequest` for changes that would
-        make another training of it."""
+    def resume(self, run_id: str, *, owner: str, changes: Mapping[str, Any] | None = None, reserve: bool = False) -> RunCard:
+        """On from the newest sound checkpoint. `reserve` as for `start`. Raises NotAllowed if it works already or is done, `InvalidRequest`
+        for changes that would make another training of it."""
         card, run = self.card(run_id, owner=owner), self.run(run_id)
         if card.job is not None:
             raise NotAllowed(WORKS)
@@ -183,10 +193,9 @@ class Trainings:
         if card.state.state == "done" and after.steps <= card.state.step:
             raise NotAllowed(f"This run is done: {card.state.step} steps. Clone it to train again, or resume with more steps.")
         run.write(after, dict(card.facts))
-        for wish in ("pause", "stop"):
-            run.granted(wish)
+        _no_wishes(run)
         run.set_state(RunState("waiting", card.state.step, after.steps))
-        self._queue(run_id, after, owner, None)
+        self._queue(run_id, after, owner, None, reserve)
         return self.card(run_id, owner=owner)
 
     def use(self, run_id: str, *, owner: str) -> LoraCard:
@@ -222,18 +231,23 @@ class Trainings:
         return card
 
     def alone(self, job: Job) -> Job:
-        """`job`, where doing it again puts no second job to work on its run. Raises NotAllowed."""
-        if job.kind == TRAIN and str(job.request.get("run")) in self._working(job.owner):
-            raise NotAllowed(WORKS)
+        """`job`, where doing it again puts no second job to work on its run, which forgets that it was to pause. Raises NotAllowed."""
+        if job.kind == TRAIN:
+            run_id = str(job.request.get("run"))
+            if run_id in self._working(job.owner):
+                raise NotAllowed(WORKS)
+            with suppress(NotFound):  # the job says so itself when its turn comes
+                _no_wishes(self.run(run_id))
         return job
 
     # ---- parts
 
-    def _queue(self, run_id: str, config: TrainConfig, owner: str, project_id: str | None) -> Job:
+    def _queue(self, run_id: str, config: TrainConfig, owner: str, project_id: str | None, reserve: bool) -> Job:
         request = {"run": run_id, "model": config.model, "name": config.name, "loras": []}
         return self._store.jobs.add(owner=owner, project_id=self._project(project_id, owner), request=request,
                                     asked=request | {"at": time.time()}, now=time.time(), steps=config.steps, kind=TRAIN,
-                                    max_attempts=self._settings.max_crashes, max_waiting=self._settings.max_waiting)
+                                    max_attempts=self._settings.max_crashes, max_waiting=self._settings.max_waiting,
+                                    reserved_by=this_process().to_json() if reserve else None)
 
     def _working(self, owner: str) -> dict[str, Job]:
         jobs = self._store.jobs.list(owner=owner, active_only=True, limit=1000)
@@ -249,14 +263,15 @@ class Trainings:
             state = RunState("interrupted", state.step, state.steps, "Its job is gone; Resume goes on.", at=state.at)
         if job is not None and state.state not in ACTIVE:
             state = RunState("waiting", state.step, config.steps, at=state.at)
-        return RunCard(run_id, config, facts, state, created, job)
+        return RunCard(run_id, config, facts, state, created, job, run.result(config).exists())
 
-    def _speed(self, model: str) -> float | None:
-        """Arithmetic a second of this machine's newest run of `model`."""
+    def _speed(self, model: str, device: str) -> float | None:
+        """Arithmetic a second of this machine's newest run of `model` on such a `device`."""
         for path in sorted(self.folder.iterdir(), reverse=True) if self.folder.is_dir() else ():
             try:
                 config, facts, _ = RunDir(path).read()
-                if config.model == model and facts.get("flops_per_second"):
+                kind = str(facts.get("device") or "").partition(":")[0]
+                if config.model == model and kind == device.partition(":")[0] and facts.get("flops_per_second"):
                     return float(facts["flops_per_second"])
             except (InvalidRequest, ValueError, TypeError):
                 continue
@@ -266,6 +281,12 @@ class Trainings:
 def owner_of(facts: Mapping[str, Any]) -> str:
     """Whose run it is, by what its folder says."""
     return str(facts.get(OWNER_FACT) or LOCAL)
+
+
+def _no_wishes(run: RunDir) -> None:
+    """None that would end it as soon as it goes on."""
+    for wish in ("pause", "stop"):
+        run.granted(wish)
 
 
 def _left_alone(run: RunDir) -> None:

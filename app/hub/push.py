@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from app.errors import HubGated
 from app.hub.remote import told
 from engine.errors import InvalidRequest
+from training.lora.rundir import RunDir
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 SHOWN = re.compile(r"\.\./previews/([\w./-]+?\.mp4)")
@@ -22,6 +23,10 @@ SHOWN = re.compile(r"\.\./previews/([\w./-]+?\.mp4)")
 def parts_of(folder: Path) -> dict[str, Path | bytes]:
     """Path in the repository -> file or bytes, of a run's folder. Raises `InvalidRequest` (run) where no LoRA has been written."""
     files = sorted((folder / "lora").glob("*.safetensors"))
+    if not files and _method(folder) != "lora":
+        what = "all weights" if _method(folder) == "full" else "stage two"
+        raise InvalidRequest("run", f"{folder} trains {what}: what it makes is a model, in {folder / 'model'} once it was saved, and only "
+                                    "LoRAs are sent. The library's own `hf upload` sends a folder.")
     if not files:
         raise InvalidRequest("run", f"{folder} holds no LoRA yet. Press Save now on its page, or let it end; then push it.")
     parts: dict[str, Path | bytes] = {path.name: path for path in files}
@@ -34,6 +39,13 @@ def parts_of(folder: Path) -> dict[str, Path | bytes]:
                 parts[f"previews/{shown}"] = clip
         parts["README.md"] = SHOWN.sub(r"previews/\1", text).encode()
     return parts
+
+
+def _method(folder: Path) -> str:
+    try:
+        return RunDir(folder).read()[0].method
+    except InvalidRequest:
+        return "lora"
 
 
 def push(folder: Path, repo: str, *, private: bool = True) -> str:

@@ -13,7 +13,8 @@
     client.predict("<clip id>", api_name="/publish")          -> {id, published_at}; "/unpublish", "/public_clips": `gallery_api`
     client.predict(api_name="/loras")                         -> {loras: [...]}: those a request may name
 
-`clip` is None, or {id, url, poster, recipe...}: `url` is relative to the studio's address and answers GET with the mp4.
+`clip` is None, or {id, url, poster, prompt, model, seed, ...} (`clip_json`): `url` is relative to the studio's address and answers
+GET with the mp4.
 Values are taken as they come: "25" is not 25, NaN is not a number, and the error says which field, value and limit.
 """
 

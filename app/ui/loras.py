@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.hub.words import amount
 from app.loras import LoraCard
 from app.ui import views
-from app.ui.html.common import size
 from app.ui.html.loras import LoraRow, LorasView, loras_html
 from app.ui.html.status import notice_html
 from app.ui.parts import Changes
@@ -120,7 +120,7 @@ def _drawn(click: Click, stack: Stack, problem: str = "") -> Changes:
 
 
 def _row(card: LoraCard, spec: Any, weight: float | None) -> LoraRow:
-    words = [f"rank {card.rank}", size(card.size)] + ([f"say “{card.trigger}” in the prompt"] if card.trigger else [])
+    words = [f"rank {card.rank}", amount(card.size)] + ([f"say “{card.trigger}” in the prompt"] if card.trigger else [])
     return LoraRow(name=card.name, title=card.file or f"{card.name[:12]}…", line=" · ".join(words), weight=weight,
                    problem=card.misfit(spec) if spec else "")
 

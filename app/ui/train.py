@@ -24,6 +24,7 @@ from app.ui.media import FOREVER, file_response
 from app.ui.parts import OWNER, Changes
 from app.ui.train_use import comparisons, first_prompt, last_said, train_use
 from engine.errors import InvalidRequest, SprocketError
+from training.data.buckets import SHAPES
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, from_mapping
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def _new(studio: Any, at: Address, said: str, chosen: dict[str, Any] | None) -> 
     models = [spec.name for spec in studio.models()]
     if at.set:
         values.setdefault("dataset", at.set)
+    if chosen is None and at.set and at.shapes in SHAPES:
+        values["shapes"] = at.shapes  # as the set was looked at
     values.setdefault("model", "pocket" if "pocket" in models else next(iter(models), ""))
     return new_html(models, datasets(studio), values, _forecasts(studio, values), said)
 
@@ -123,9 +126,11 @@ def datasets(studio: Any) -> dict[str, str]:
 
 def _forecasts(studio: Any, values: dict[str, Any]) -> dict[str, Forecast | str]:
     found: dict[str, Forecast | str] = {}
+    sizes = {"shapes": values["shapes"]} if values.get("shapes") else {}
     for key, (_title, _what, settings) in PRESETS.items():
         try:
-            found[key] = studio.training.forecast(from_mapping(settings | {"model": values["model"], "dataset": "any", "name": "any"}))
+            config = from_mapping(settings | sizes | {"model": values["model"], "dataset": "any", "name": "any"})
+            found[key] = studio.training.forecast(config)
         except SprocketError as error:
             found[key] = str(error)
     return found
@@ -159,7 +164,7 @@ def _form_again(click: Click, words: str, said: dict[str, str]) -> Changes:
 
 
 def _config(said: dict[str, str]) -> TrainConfig:
-    preset = PRESETS.get(said.pop("preset") or "standard", PRESETS["standard"])[2]
+    preset = PRESETS.get(said.get("preset") or "standard", PRESETS["standard"])[2]
     values: dict[str, Any] = {name: value for name, value in said.items() if value and name in FIELDS}
     for name in ("preview_prompts", "trackers"):
         if name in values:
@@ -169,8 +174,8 @@ def _config(said: dict[str, str]) -> TrainConfig:
 
 
 def _kept(said: dict[str, str]) -> dict[str, Any]:
-    """What the form shows again. It stays unfolded: something in it was wrong."""
-    return {name: value for name, value in said.items() if value} | {"cloned": True}
+    """What the form shows again. It stays unfolded: something in it was wrong, or is being tried."""
+    return {name: value for name, value in said.items() if value} | {"unfolded": True}
 
 
 def train_save(click: Click) -> Changes:

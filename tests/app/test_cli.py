@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from app.cli import main
+from app.history.records import Job, JobState
+from app.studio import Studio
 from tests.site import wait_for
 
 
@@ -116,6 +119,50 @@ def test_a_clip_too_large_for_the_memory_exits_3(run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(tests.fakes.FakeEngine, "hardware", small)
     code, out, err = run("generate", "--prompt", "a", "--json")
     assert code == 3 and json.loads(out)["error"]["code"] == "cannot_fit" and "memory" in err
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["history", "show", "no-such-clip"], "no such clip"),
+    (["history", "restore", LONG], "no such clip"),  # a name that no file can have was an error of the operating system
+    (["interpolate", LONG, "--fps", "24"], "no such file"),
+    (["train", "show", "no-such-run"], "no such training run"),
+    (["train", "resume", LONG], "no such training run"),
+    (["dataset", "import", LONG], "cannot be opened"),
+    (["loras", "delete", "nothing"], "No LoRA"),
+    (["generate", "--prompt", "a", "--lora", f"{LONG}:0.5"], "cannot be opened"),
+    (["generate", "--prompt", "a", "--out", f"{LONG}.mp4"], "at most 240"),
+    (["users", "remove", "nobody"], "no user"),
+])
+def test_a_name_that_is_not_there_is_a_bad_request(run: Run, arguments: list[str], says: str) -> None:
+    code, _out, err = run(*arguments)
+    assert code == 2 and says in err
+
+
+def test_refining_for_a_model_that_is_not_there_says_that(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPROCKET_ENGINE")  # the pretended one has any model
+    for arguments in (["refine", "ball", "--model", "nope"], ["generate", "--refine", "auto", "--prompt", "a", "--model", "nope"]):
+        code, out, _err = run(*arguments, "--json")
+        assert code == 2 and json.loads(out)["error"]["code"] == "model_missing"  # "No refiner is set up" sent people elsewhere
+
+
+def test_a_key_frame_that_is_no_file_is_refused_by_its_own_name(run: Run) -> None:
+    code, out, _err = run("generate", "--prompt", "a", "--keyframe", "0=/nope.png", "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["field"]) == (2, "keyframe") and "/nope.png" in error["message"]
+
+
+def test_interpolating_without_the_memory_exits_3(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run.json("generate", "--prompt", "a red ball", "--seed", "7")
+
+    def short(self: Studio, job_id: str, _on_event: object = None) -> Job:
+        return dataclasses.replace(self.job(job_id), state=JobState.FAILED, error="memory ran out", error_code="out_of_memory")
+
+    monkeypatch.setattr(Studio, "run_here", short)
+    code, out, _err = run("interpolate", made["clip"], "--fps", "24", "--json")
+    assert code == 3 and json.loads(out)["error"]["code"] == "cannot_fit"
 
 
 def test_doctor_finds_a_folder_that_cannot_be_written(run: Run, tmp_path: Path) -> None:

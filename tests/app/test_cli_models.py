@@ -79,6 +79,6 @@ def test_the_list_has_what_is_here_and_what_could_be(run: Run, hub: LocalHub, ow
     assert run.json("models", "add", str(pocket_dir())) == {"name": "pocket"}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _code, out, err = run("models", "list")
-    assert "CogVideoX-2b" in out and "12.8 GB to fetch" in out and "HF_HUB_OFFLINE is set" in err
+    assert "CogVideoX-2b" in out and "13.8 GB to fetch" in out and "HF_HUB_OFFLINE is set" in err
     code, _out, err = run("models", "download", REPO)
     assert code == 1 and "HF_HUB_OFFLINE" in err

@@ -85,7 +85,7 @@ def test_each_gpu_has_a_job_and_a_change_over_costs_none(settings: Settings, two
 def test_the_fold_says_what_each_device_has_and_which_way_is_chosen(two_gpus: Hardware) -> None:
     closed, opened = devices_html(None), devices_html(DevicesView(two_gpus, "each"))
     assert 'data-open="devices"' in closed and "Looking" in closed
-    assert opened.count('class="device"') == 2 and "37.3 GB of 44.7 GB free" in opened and "7 %" in opened
+    assert opened.count('class="device"') == 2 and "40.0 GB of 48.0 GB free" in opened and "7 %" in opened
     assert re.findall(r'data-mode="(\w+)" aria-pressed="(\w+)"', opened) == [("together", "false"), ("each", "true")]
     evil = replace(MACHINE, name="<script>")
     alone = devices_html(DevicesView(evil, "each", problem="<b>no"))

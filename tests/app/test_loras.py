@@ -100,7 +100,7 @@ def test_add_list_delete(run: Run, fox: Path, fake: None, own_data_dir: Path, tm
     assert run("loras", "list")[1].split()[0] == card["name"][:12]
     assert {path.name for path in (own_data_dir / "loras").iterdir()} == {card["name"], card["name"].replace("safetensors", "json")}
     code, _out, err = run("loras", "delete", "nothing")
-    assert code == 1 and "No LoRA 'nothing' is in this studio" in err
+    assert code == 2 and "No LoRA 'nothing' is in this studio" in err
     assert run.json("loras", "delete", card["name"][:8]) == {"deleted": card["name"]}
     assert run.json("loras", "list") == {"loras": []} and list((own_data_dir / "loras").iterdir()) == []
 

@@ -143,7 +143,7 @@ def test_an_unknown_clip_or_frame_is_refused(real: Run) -> None:
     error = json.loads(out)["error"]
     assert (code, error["field"], error["suggestion"]) == (2, "at", 8)
     code, out, _err = real("generate", "--prompt", "a", "--model", "still", "--extend", "../../etc/passwd", "--json")
-    assert code == 1 and "no such clip" in json.loads(out)["error"]["message"]
+    assert code == 2 and "no such clip" in json.loads(out)["error"]["message"]
 
 
 def test_the_same_file_is_kept_once_under_what_it_is(studio: Studio, picture: Path, tmp_path: Path) -> None:

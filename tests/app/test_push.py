@@ -50,6 +50,13 @@ def test_file_card_and_clips_arrive_and_nothing_else(run: RunDir) -> None:
     assert b"url: previews/step-00000006/0.mp4" in sent["README.md"] and b"../" not in sent["README.md"]
 
 
+def test_a_run_that_makes_a_model_is_not_told_to_save_a_lora(tmp_path: Path) -> None:
+    for method, what in (("full", "all weights"), ("stage-two", "stage two")):
+        RunDir(tmp_path / method).create(TrainConfig(model="pocket", dataset=POCKET_WORLD, name="moons", method=method))
+        with pytest.raises(InvalidRequest, match=f"trains {what}: what it makes is a model"):
+            parts_of(tmp_path / method)
+
+
 def test_without_a_token_or_the_right_to_write_it_says_so(run: RunDir) -> None:
     with local_hub() as hub:
         for token in ("", "hf_other"):

@@ -25,6 +25,7 @@ from tests.training.lora_tools import base_of, random_set
 from training.data import edits, example
 from training.lora.config import POCKET_WORLD
 from training.lora.opening import SAMPLES, save_set
+from training.lora.rundir import RunState
 
 ASKED: dict[str, Any] = {"dataset": POCKET_WORLD, "name": "made", "rank": 4, "steps": 6, "warmup": 2, "batch": 2, "eval_steps": 3,
                          "eval_clips": 1, "learning_rate": 1e-3, "threads": 1, "device": "cpu", "precision": "fp32"}
@@ -190,5 +191,19 @@ def test_a_run_whose_job_is_gone_is_interrupted(studio: Studio, base: Path) -> N
     import json
 
     path = studio.training.run(card.id).folder / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"at": time.time() - 60}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"at": time.time() - 60, "step": 4}))
     assert studio.training.card(card.id, owner=LOCAL).state.state == "interrupted"
+    with pytest.raises(NotAllowed, match=r"nothing of it since its last save is a LoRA yet\. Resume it, then Stop"):
+        studio.training.ask(card.id, "stop", owner=LOCAL)
+    run = studio.training.run(card.id)
+    run.lora_file("made").parent.mkdir()
+    run.lora_file("made").write_bytes(b"of Save now")
+    assert studio.training.ask(card.id, "stop", owner=LOCAL).state.message == "Stopped; what was trained can be used."
+
+
+def test_a_run_that_failed_is_used_where_it_was_exported(studio: Studio, base: Path) -> None:
+    card = studio.training.start(ASKED | {"model": str(base)}, owner=LOCAL)
+    failed = replace(card, job=None, state=RunState("failed", 4, 6))
+    for made in (False, True):
+        shown = replace(failed, made=made)
+        assert ("Use in Create" in use_html(shown, "a clip"), "train_use" in runs_html([shown], {})) == (made, made)

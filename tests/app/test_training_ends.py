@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from app.queue.door import open_engine
 from app.queue.executor import Workplace, perform
 from app.queue.kinds import train
 from app.queue.process import this_process
+from app.queue.reports import WORKER, write_report
 from app.settings import Settings
 from app.studio import LOCAL, Studio, open_studio
 from app.training import RunCard
 from engine.errors import InvalidRequest
+from engine.hardware import Hardware
 from tests.app.test_training import ASKED
 from tests.training.lora_tools import base_of, random_set
 from training.lora.checkpoint import checkpoints
+from training.lora.config import from_mapping
 from training.lora.full import save_model
 from training.lora.lock import run_lock
 from training.lora.opening import SAMPLES, save_set
@@ -146,7 +150,7 @@ def test_a_trainer_that_just_dies_is_a_failure_in_its_own_words(studio: Studio, 
 
 
 def test_no_second_job_for_a_run(studio: Studio, base: Path) -> None:
-    card, _run = started(studio, base)
+    card, run = started(studio, base)
     assert card.job is not None
     with pytest.raises(NotAllowed, match="works already, or waits"):
         studio.duplicate(card.job.id, owner=LOCAL)
@@ -156,8 +160,40 @@ def test_no_second_job_for_a_run(studio: Studio, base: Path) -> None:
     for again in (studio.retry, studio.duplicate):
         with pytest.raises(NotAllowed, match="works already, or waits"):
             again(card.job.id, owner=LOCAL)
-    studio.cancel(second.id, owner=LOCAL)
-    assert studio.retry(card.job.id, owner=LOCAL).state.value == "queued"
+    studio.training.ask(card.id, "pause", owner=LOCAL)
+    assert run.asked("pause")
+    assert studio.retry(card.job.id, owner=LOCAL).state.value == "queued" and not run.asked("pause")  # else it would pause at once
+
+
+def test_a_run_of_the_command_line_is_not_taken_by_the_server(studio: Studio, base: Path) -> None:
+    card = studio.training.start(ASKED | {"model": str(base)}, owner=LOCAL, reserve=True)
+    for again in (False, True):
+        if again:
+            studio.training.ask(card.id, "pause", owner=LOCAL)
+            card = studio.training.resume(card.id, owner=LOCAL, reserve=True)
+        assert card.job is not None
+        assert studio.store.leases.claim(replace(this_process(), pid=1), now=time.time()) is None
+    claim = studio.store.leases.claim(this_process(), now=time.time(), only=card.job.id)
+    assert claim is not None and claim.job.id == card.job.id
+
+
+def test_a_run_is_planned_with_what_the_worker_says_is_free(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (Hardware(device="cuda", name="fake", total_bytes=24 * 2**30, free_bytes=free * 2**30, cores=2, bf16=True,
+                             ram_bytes=2**35) for free in (2, 20))
+    monkeypatch.setattr(studio._engine, "hardware", lambda device=None: small)
+    assert studio.training.forecast(from_mapping(ASKED | {"model": "pocket", "device": ""})).free_bytes == 2 * 2**30
+    write_report(studio.store, WORKER, this_process(), large)
+    for device, free in (("", 20), ("cuda", 20), ("cpu", 2)):
+        config = from_mapping(ASKED | {"model": "pocket", "device": device})
+        assert studio.training.forecast(config).free_bytes == free * 2**30
+
+
+def test_speed_is_that_of_the_same_device(studio: Studio) -> None:
+    config = from_mapping(ASKED | {"model": "pocket"})
+    RunDir(studio.training.folder / "1").create(config, {"device": "cuda", "flops_per_second": 1e14})
+    assert not studio.training.forecast(config).measured
+    RunDir(studio.training.folder / "0").create(config, {"device": "cpu", "flops_per_second": 1e10})
+    assert studio.training.forecast(config).measured
 
 
 def test_a_run_that_another_process_has_is_left_alone(studio: Studio, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

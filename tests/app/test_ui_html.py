@@ -230,11 +230,6 @@ def test_durations(seconds: float | None, words: str) -> None:
     assert common.duration(seconds) == words
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (2048, "2 KB"), (5 * 2**20, "5 MB"), (3 * 2**30, "3.0 GB"), (2**42, "4096.0 GB")])
-def test_sizes(count: int, words: str) -> None:
-    assert common.size(count) == words
-
-
 @pytest.mark.parametrize(
     ("passed", "words"), [(3, "just now"), (125, "2 min ago"), (7300, "2 h ago"), (90_000, "yesterday"), (260_000, "3 days ago")]
 )

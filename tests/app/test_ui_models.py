@@ -13,7 +13,7 @@ from app.hub.shelf import Card
 from app.hub.words import amount
 from app.ui.html.models import models_html, tied
 
-GB = 2**30
+GB = 10**9
 EVIL = '<img src=x onerror="alert(1)">'
 
 
@@ -46,7 +46,7 @@ def buttons(html: str) -> list[str]:
      ["it was cut off"]),
     (going(Phase.WAITING), ["model_cancel"], ["Waiting"]),
     (going(Phase.FETCHING, bytes_per_second=25e6, eta_seconds=400.0), ["model_cancel"],
-     ["Downloading · 3.0\u00a0GB of 12.0\u00a0GB · 24\u00a0MB/s · about 7\u00a0min left", 'aria-valuenow="25"']),
+     ["Downloading · 3.0\u00a0GB of 12.0\u00a0GB · 25\u00a0MB/s · about 7\u00a0min left", 'aria-valuenow="25"']),
     (going(Phase.RETRYING, note="the hub answered 503. Asking again."), ["model_cancel"], ["Waiting for the network", "answered 503"]),
     (going(Phase.STOPPING), [], ["Stopping…"]),
     (going(Phase.STOPPED), ["model_download", "model_discard"], ["Go on", "3.0\u00a0GB of 12.0\u00a0GB kept"]),
@@ -76,6 +76,7 @@ def test_markup_is_text_everywhere() -> None:
 
 
 def test_amounts() -> None:
-    sizes = {0: "0 B", 1023: "1023 B", 1024: "1 KB", 22 * 2**20: "22 MB", 13_780_000_000: "12.8 GB", 10**16: "9,313,226 GB"}
+    sizes = {0: "0 B", 999: "999 B", 1024: "1 kB", 999_900: "1 MB", 22 * 2**20: "23 MB", 13_780_000_000: "13.8 GB",
+             999_960_000_000: "1000.0 GB", 10**16: "10,000,000 GB"}
     assert {count: amount(count) for count in sizes} == sizes
     assert tied("49 frames at 8 fps (6.1 s)") == "49 frames at 8\u00a0fps (6.1\u00a0s)"

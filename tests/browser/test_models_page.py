@@ -73,7 +73,7 @@ def test_a_model_is_fetched_stopped_used_and_deleted(site: Site, hub: LocalHub, 
     page.keyboard.press("Enter")
     mine = card(page, REPO)
     expect(mine).to_have_attribute("data-state", "fetching")
-    expect(mine.locator(".job-line")).to_contain_text("of 22 MB")
+    expect(mine.locator(".job-line")).to_contain_text("of 23 MB")
     other = open_page("/?view=models", phone=True)  # another browser sees the same
     expect(card(other, REPO)).to_have_attribute("data-state", "fetching")
     before = mine.locator(".job-line").text_content()

@@ -17,10 +17,11 @@ from engine.spec import ModelSpec, read_spec
 from tests.engine.media_files import counting, numbers, write_video
 from tests.engine.tiny import save_tiny
 from training.data import edits
+from training.data.alone import FramesAlone
 from training.data.buckets import Bucket, Rules, place, rules_of
-from training.data.cache import build, latents_file, mend, open_set, text_file
+from training.data.cache import Encoding, build, latents_file, mend, open_set, text_file
 from training.data.checks import check
-from training.data.encode import LoadedEncoders
+from training.data.encode import Encoders, LoadedEncoders
 from training.data.frames import clip_frames
 from training.data.records import Dataset
 from training.data.sources import Found
@@ -99,6 +100,22 @@ def test_an_edited_caption_encodes_one_text(four: Dataset, tmp_path: Path, spec:
     assert (again.texts, again.clips, again.cached) == (0, 0, first.cached)
     assert build(edits.with_reading(four, fit="pad"), tmp_path, spec, rules).clips == 3
     assert build(edits.with_prefix(four, "zq"), tmp_path, spec, rules).cached.entries[0].caption == "zq clip a"
+
+
+def test_a_caption_too_long_leaves_its_clip_out_and_trains_the_others(four: Dataset, tmp_path: Path, spec: ModelSpec,
+                                                                      rules: Rules) -> None:
+    long = edits.with_caption(four, four.clips[1].id, "clip b seen by nobody but the encoder")
+    alone = FramesAlone(Encoders(spec, dtype="fp32", device="cpu"), (8.0,))
+    fits = edits.with_caption(four, four.clips[0].id, "abcdefghijkl")  # and does not behind "8 fps. "
+    blind = replace(spec, path=shutil.copytree(spec.path, tmp_path / "blind"))
+    (blind.path / "tokenizer" / "tokenizer.json").unlink()  # as in older checkpoints: nothing counts before the encoder does
+    assert not check(long, blind, rules).stopped(four.clips[1].id)
+    cases: list[tuple[Dataset, ModelSpec, Encoding, str, str]] = [
+        (long, blind, Encoders(spec, dtype="fp32", device="cpu"), "", "1.mp4"), (fits, spec, alone, alone.way, "0.mp4")]
+    for dataset, model, encoders, way, gone in cases:
+        built = build(dataset, tmp_path, model, rules, encoders=encoders, way=way)
+        reason = dict(built.cached.left)[gone]
+        assert reason.startswith("its caption has ") and "tokens" in reason and len(built.cached.entries) == 2
 
 
 def test_a_flipped_byte_is_encoded_again_and_said(four: Dataset, tmp_path: Path, spec: ModelSpec, rules: Rules) -> None:

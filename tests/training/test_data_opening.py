@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,14 @@ from tests.engine.media_files import write_video
 from tests.engine.tiny import save_tiny
 from tests.training.lora_tools import config
 from training.data import edits
-from training.data.cache import CachedSet, latents_file
+from training.data.buckets import rules_of
+from training.data.cache import CachedSet, build, latents_file
 from training.data.records import Dataset, write_json
 from training.data.shelf import MANIFEST
 from training.data.sources import Found
 from training.data.store import Damaged
 from training.data.taking import Taken, take
+from training.lora.forecast import largest_bucket
 from training.lora.opening import samples_of
 from training.lora.rundir import RunDir
 
@@ -84,6 +87,25 @@ def test_a_run_goes_on_with_its_own_set_whatever_it_is_called_by_then(run: RunDi
     (sets / made.id).rename(tmp_path / "gone")
     with pytest.raises(InvalidRequest, match=f"'made' .the set {made.id}., which this run began with, is not here any more"):
         opened(run, spec, sets)
+
+
+def test_sizes_are_those_that_the_run_asks_for(tmp_path: Path, spec: ModelSpec, made: Dataset) -> None:
+    path = write_video(tmp_path / "tall.mp4", [np.full((96, 64, 3), 5 * step, np.uint8) for step in range(36)], fps=24)
+    answer = take(Found(path, "clip c", path.name), tmp_path / "elsewhere")
+    assert isinstance(answer, Taken)
+    sets, dataset = tmp_path / "sets", put(tmp_path / "sets", replace(made, clips=(*made.clips, answer.clip)))
+    ahead = build(dataset, sets / dataset.id, spec, rules_of(spec, shapes="aspect"))  # `sprocket dataset cache --shapes aspect`
+    assert ahead.clips == 3
+    written = {file: file.stat().st_mtime_ns for file in (sets / dataset.id / "cache").rglob("*.safetensors")}
+    for shapes, tall in (("aspect", (3, 12, 8)), ("native", (3, 8, 12))):
+        run = RunDir(tmp_path / shapes)
+        run.create(config(Path(spec.path), shapes=shapes))
+        samples = opened(run, spec, sets)
+        assert [tuple(entry.latents()[0].shape[1:]) for entry in samples.train] == [(3, 8, 12), (3, 8, 12), tall]
+        now = {file: file.stat().st_mtime_ns for file in (sets / dataset.id / "cache").rglob("*.safetensors")}
+        assert (now == written) is (shapes == "aspect") and now.items() >= written.items()
+    square = largest_bucket(spec, config(Path(spec.path), shapes="aspect"))
+    assert square == (9, 80, 80) and largest_bucket(spec, config(Path(spec.path))) == (9, 64, 96)
 
 
 def test_a_flipped_bit_heals_when_the_run_is_opened_and_is_told(run: RunDir, spec: ModelSpec, made: Dataset, tmp_path: Path) -> None:

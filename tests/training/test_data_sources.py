@@ -185,3 +185,14 @@ def test_bombs_and_damaged_archives_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="cannot be unpacked"):
         unpack(tmp_path / "no.zip", tmp_path / "in")
     assert not (tmp_path / "in").exists()
+
+
+@pytest.mark.parametrize("way", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_damaged_entries_are_refused_however_they_were_packed(tmp_path: Path, way: int) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", way) as archive:
+        archive.writestr("a.txt", "many words of a caption\n" * 80)
+    data = bytearray((tmp_path / "set.zip").read_bytes())
+    data[50:80] = b"\xff" * 30
+    (tmp_path / "set.zip").write_bytes(data)
+    with pytest.raises(InvalidRequest, match="cannot be unpacked"):
+        unpack(tmp_path / "set.zip", tmp_path / "in")

@@ -102,6 +102,9 @@ def test_scenes_are_found_and_split_without_mixing(tmp_path: Path) -> None:
         shown = clip_frames(scene, tmp_path / "s.mp4", frames=99, width=192, height=128, fps=16.0, fit="crop", span=scene.span)
         assert len(shown) == 20 and np.abs(shown.astype(int) - rendered).mean() < 2
     assert len(split_at_cuts(clip, tmp_path, 1.25)[1]) == 2  # the first is half a picture shorter than 20/16 s, the last as much
+    meanwhile = edits.with_use(edits.with_caption(dataset(clip), clip.id, "words typed meanwhile"), [clip.id], False)
+    later = edits.with_scenes(meanwhile, clip.id, [scene for scene, _ in scenes], short).clips
+    assert {(each.caption, each.said_by, each.used) for each in later} == {("words typed meanwhile", "hand", False)}
     after = edits.with_scenes(dataset(clip), clip.id, [scene for scene, _ in scenes], short)
     assert len(after.clips) == 3 and len(set(after.splits().values())) == 1  # all of one file on one side
     with pytest.raises(InvalidRequest, match="one scene only"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
+from app import cli_lora
 from engine.errors import InvalidRequest
 from engine.lora import model_layers, read_lora
 from engine.models.lora import LoraStack
@@ -120,6 +121,16 @@ def test_a_merged_model_is_the_base_with_the_lora(tiny_base: Path, tmp_path: Pat
         (tmp_path / "downloaded" / name).write_text("{}")
     merge_into(tmp_path / "downloaded", tmp_path / "x.safetensors", tmp_path / "again")
     assert not [name for name in OF_THE_BASE if (tmp_path / "again" / name).exists()]
+
+
+def test_nothing_is_written_over_and_strengths_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"a LoRA")
+    with pytest.raises(InvalidRequest, match="is there already"):
+        cli_lora.export(tmp_path / "x.safetensors", tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == b"a LoRA"
+    for strength in (math.nan, math.inf):
+        with pytest.raises(InvalidRequest, match="must be a finite number"):
+            cli_lora.merge(tmp_path / "x.safetensors", "pocket", tmp_path / "out", strength)
 
 
 def test_a_set_in_a_file_is_the_set(tmp_path: Path) -> None:

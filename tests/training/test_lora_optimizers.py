@@ -60,3 +60,14 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     with pytest.raises(InvalidRequest, match="pip install torchao") as refused:
         begun("adamw8bit")
     assert refused.value.suggestion == "adamw"
+
+
+def test_small_tensors_of_eight_bits_go_on_beside_their_parameters() -> None:
+    part, first = begun("adamw8bit")
+    steps(part, first, range(1))
+    there = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in SHAPES]
+    second = make_optimizer(TrainConfig(model="pocket", dataset=POCKET_WORLD, name="made", optimizer="adamw8bit"), there)
+    restore(second, *state_of(first))
+    for parameter in there:
+        assert {key: value.device.type for key, value in second.state[parameter].items() if key != "step"} == {
+            "exp_avg": "meta", "exp_avg_sq": "meta"}

@@ -250,7 +250,8 @@ def test_steps_that_are_not_finite_change_nothing_and_end_the_run(tiny_base: Pat
     assert digest_of(state.adapter) == trainer(tiny_base, tmp_path / "fresh").adapter.digest()
     warnings = [event["text"] for event in one.run.events() if event["kind"] == "warning"]
     assert len(warnings) == 3 and "nothing was changed" in warnings[0]
-    assert "learning rate" in one.run.state().message
+    assert "learning rate" in one.run.state().message and "can be used" in one.run.state().message
+    assert read_lora(one.run.lora_file("made")).rank == 4
 
 
 def test_a_run_from_its_folder_with_looks_previews_and_export(tiny_base: Path, tmp_path: Path) -> None:
@@ -327,6 +328,20 @@ def test_events_after_a_kill_stand_once(tmp_path: Path) -> None:
         file.write("\n" + json.dumps({"kind": "resumed", "step": 1}) + "\n")
     run.tell("step", step=2, loss=2.0)
     assert [event.get("step") for event in run.events()] == [1, 1, 2]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_its_curves_anew(tiny_base: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 2, "warmup": 0, "eval_steps": 1, "eval_clips": 1, "dora": True}
+    killed = session(tiny_base, tmp_path, **settings)
+    begun = killed.prepare()
+    assert killed.facts["layers"] == 12  # four of each of three blocks
+    killed.look(begun)
+    killed.told(begun, begun.update())
+    killed.look(begun)
+    again = session(tiny_base, tmp_path, **settings)
+    assert again.work() == "done" and len(again.means) == 3
+    told = [(event["kind"], event["step"]) for event in again.run.events() if event["kind"] in ("step", "eval")]
+    assert told == [("eval", 0), ("step", 1), ("eval", 1), ("step", 2), ("eval", 2)]
 
 
 def test_a_run_whose_process_died_is_interrupted_and_not_stuck(tmp_path: Path) -> None:

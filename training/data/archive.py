@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from engine.errors import InvalidRequest
@@ -45,7 +47,9 @@ def unpack(path: Path, into: Path) -> tuple[Rejection, ...]:
                 if reason:
                     rejections.append(Rejection(one_line(entry.filename)[:120], reason))
             return tuple(rejections)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; bz2 says of damaged data that it is an OSError
         raise InvalidRequest("source", f"the archive cannot be unpacked ({str(error)[:120]}). Make it again, as a plain zip without a "
                                        "password.") from error
 

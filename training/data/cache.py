@@ -184,10 +184,13 @@ def build(dataset: Dataset, folder: Path, spec: ModelSpec, rules: Rules, *, devi
     with contextlib.ExitStack() as stack:
         encoders = encoders or _loading(stack, spec, dtype, device)
         texts = work.encode_texts(encoders, ["", *(dataset.text(each.clip) for each in usable)])
-        placed = work.encode_clips(encoders, usable)
+        refused = {each.clip.id: each.clip for each in usable if dataset.text(each.clip) in work.refused}
+        work.left += [Left(clip, f"its caption {work.refused[dataset.text(clip)]}") for clip in refused.values()]
+        placed = work.encode_clips(encoders, [each for each in usable if each.clip.id not in refused])
     entries = [_entry(each, key, texts[dataset.text(each.clip)], report.splits[each.clip.id], dataset, work.cache) for each, key in placed]
     if not any(entry.split == "train" for entry in entries):
-        raise InvalidRequest("dataset", "none of its clips could be read: " + "; ".join(each.reason for each in work.left[:3]))
+        raise InvalidRequest("dataset", "none of its clips can be trained on: "
+                             + "; ".join(f"{each.clip.origin}: {each.reason}" for each in work.left[:3]))
     cached = _kept(work, entries, texts[""])
     return Built(cached, work.texts, work.clips, tuple(work.repaired))
 
@@ -225,6 +228,9 @@ def mend(cached: CachedSet, dataset: Dataset, spec: ModelSpec, rules: Rules, *, 
     with contextlib.ExitStack() as stack:
         encoders = encoders or _loading(stack, spec, dtype, device)
         work.encode_texts(encoders, texts)
+        if work.refused:
+            raise Damaged(f"a caption in the cache of {dataset.name!r} is damaged on the disk and cannot be made again: "
+                          f"{next(iter(work.refused.values()))} Begin a new run.")
         for entry, where in zip(entries, placed, strict=True):
             work.encode_again(encoders, entry, where)
     return tuple(f"the encoding of {text[:60]!r} was damaged or gone, and was made again." for text in texts) + tuple(
@@ -247,16 +253,25 @@ class _Work:
         self.cache = cache_folder(folder)
         self.left: list[Left] = []
         self.repaired: list[str] = []
+        self.refused: dict[str, str] = {}
+        """Text -> what the encoder says against it: too many tokens, which nothing but the encoder counts for some checkpoints."""
         self.texts = self.clips = 0
         self.encoder_print, self.vae_print = part_fingerprint(spec, "text_encoder"), part_fingerprint(spec, "vae")
 
     def encode_texts(self, encoders: Encoding, texts: Sequence[str]) -> dict[str, str]:
-        """Text -> key."""
+        """Text -> key; without those that are `refused`. Raises `InvalidRequest` where "" is."""
         keys = {text: self.text_key(text) for text in texts}
         missing = [text for text, key in keys.items() if self._wanted(text_file(self.cache, key), f"the encoding of {text[:60]!r}")]
         for done, text in enumerate(missing):
             self._step("captions", done, len(missing))
-            write_tensors(text_file(self.cache, keys[text]), {"text": encoders.text(text)})
+            try:
+                write_tensors(text_file(self.cache, keys[text]), {"text": encoders.text(text)})
+            except InvalidRequest as error:
+                if not text:
+                    raise
+                self.refused[text] = error.message
+                del keys[text]
+                continue
             self.texts += 1
         self.progress("captions", len(missing), len(missing))
         return keys

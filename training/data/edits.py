@@ -80,12 +80,13 @@ def with_name(dataset: Dataset, name: str) -> Dataset:
 
 
 def with_scenes(dataset: Dataset, clip_id: str, scenes: Iterable[Clip], short: Iterable[Rejection]) -> Dataset:
-    """The clip's scenes in its place. Raises InvalidRequest (field 'clip') where none is long enough."""
+    """The clip's scenes in its place, with its words and use as they are now: looking for scenes takes a while, and captions may be saved
+    meanwhile. Raises InvalidRequest (field 'clip') where none is long enough."""
     parts = list(scenes)
     if not parts:
         raise InvalidRequest("clip", "has no scene that is long enough to be of use, so it stays as it is.")
-    dataset.clip(clip_id)
-    known = {clip.id for clip in dataset.clips}
+    whole, known = dataset.clip(clip_id), {clip.id for clip in dataset.clips}
+    parts = [replace(part, caption=whole.caption, said_by=whole.said_by, used=whole.used) for part in parts]
     clips: list[Clip] = []
     for clip in dataset.clips:
         clips += [part for part in parts if part.id not in known] if clip.id == clip_id else [clip]

@@ -18,6 +18,7 @@ from engine.models.vae_encode import encode_picture
 from engine.spec import ModelSpec
 from training.data.buckets import WHOLE_PIXELS
 from training.lora.config import TrainConfig
+from training.lora.forecast import text_home
 
 
 def precision_of(config: TrainConfig, machine: Hardware) -> str:
@@ -30,10 +31,11 @@ def usual_precision(machine: Hardware) -> str:
     return "bf16" if machine.bf16 else "fp32"
 
 
-def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed: str = "") -> CogVideoX:
+def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed: str = "", text: str = "") -> CogVideoX:
     """The transformer on the device; text encoder and VAE stay in their files until a preview or an encoding needs them.
 
-    `streamed`: 'ram' or 'disk', where its blocks wait until they are needed; '' keeps them on the device.
+    `streamed`: 'ram' or 'disk', where its blocks wait until they are needed; '' keeps them on the device. `text`: 'disk' has the text
+    encoder's come one by one, where it does not fit whole beside the base (`Choice.text`).
     """
     dtype = precision_of(config, machine)
     waiting = Home(dtype, "staged", "disk")
@@ -41,7 +43,8 @@ def load_base(spec: ModelSpec, config: TrainConfig, machine: Hardware, streamed:
     stored = dtype if config.base == "same" else config.base
     pictures = config.method != "stage-two" and spec.modes[0] == "i2v" and config.image_noise and config.image_dropout < 1
     home = Home(stored, "streamed", streamed) if streamed else Home(stored, "resident")
-    placement = Placement(waiting, home, Home(dtype, "resident") if pictures else waiting, 1, "whole", "whole", native, "stock")
+    encoders = text_home(dtype, text), Home(dtype, "resident") if pictures else waiting
+    placement = Placement(encoders[0], home, encoders[1], 1, "whole", "whole", native, "stock")
     model = CogVideoX(spec, dtype=dtype, device=machine.device, placement=placement, ways=TRAINED)
     model.components["transformer"].ready()
     return model

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
+from training.data.buckets import SHAPES
 
 CONFIG_VERSION = 1
 POCKET_WORLD = "pocket-world"
@@ -55,6 +56,9 @@ class TrainConfig:
     """Name or folder of the set of clips; 'pocket-world' is the embedded model's own world."""
     name: str
     """What the LoRA is called; its file is <name>.safetensors."""
+    shapes: str = "native"
+    """Sizes of clips: 'native' brings all to the model's own; 'aspect' each to the nearest of that, the same turned, a square, 4:3 and 3:4
+    of its area, where the model allows them. Clips of one size make a batch."""
     method: str = "lora"
     """'lora': a small change beside the frozen base, one file; 'full': every weight of the transformer, a model of its own; 'stage-two':
     what makes frames between frames, beside the frozen base (docs/hierarchy.md)."""
@@ -264,7 +268,8 @@ def _whole(value: Any) -> int:
 
 
 def _check_words(config: TrainConfig) -> None:
-    for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("base", BASES),
+    for name, known in (("shapes", SHAPES), ("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
+                        ("precision", PRECISIONS), ("base", BASES),
                         ("memory", MEMORY), ("streaming", STREAMING), ("sharding", SHARDING), ("device", ("", "cpu", "cuda"))):
         value = getattr(config, name)
         if value not in known:

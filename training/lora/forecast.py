@@ -20,7 +20,7 @@ from engine.memory.placement import NUMBER_BYTES, Home, everywhere
 from engine.memory.shapes import Shape, latent_frames, tokens
 from engine.memory.weights import WAITING_BLOCKS, layout, slot_bytes, working_bytes
 from engine.spec import ModelSpec
-from training.data.buckets import WHOLE_PIXELS
+from training.data.buckets import WHOLE_PIXELS, rules_of
 from training.lora.config import TARGETS, TrainConfig
 from training.lora.processes import check_division
 from training.lora.windows import SLOTS
@@ -47,11 +47,13 @@ class Choice:
     """'keep', 'recompute' or 'offload' for each block."""
     bytes: int
     parts: Mapping[str, int]
-    """Where they go: weights, lora, blocks, work."""
+    """Where they go: weights, lora, blocks, work; vae (of first frames) and captions where encoding takes more than a step."""
     flops: float
     """Of one update, by each process."""
     streamed: str = ""
     """Where the base's blocks wait: 'ram', 'disk', or '' for on the device."""
+    text: str = ""
+    """Where the text encoder's blocks wait while it encodes beside the base: 'disk', or '' for whole on the device."""
 
     @property
     def words(self) -> str:
@@ -70,8 +72,7 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
     """
     ranks = ranks or config.ranks
     check_division(config, spec, ranks)
-    if bucket is None and config.method == "stage-two":  # as many latent frames as a window has slots
-        bucket = ((SLOTS - 1) * spec.temporal_scale + 1, spec.native_height, spec.native_width)
+    bucket = bucket or largest_bucket(spec, config)
     free = machine.free_bytes // (ranks if machine.device == "cpu" else 1)  # processes on a processor share its memory
     limit = int(min(free, config.budget or free) * SHARE)
     wanted = {"keep": ("keep",), "recompute": ("recompute",), "offload": ("offload",)}.get(config.memory, ("keep", "recompute", "offload"))
@@ -79,7 +80,8 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
     for policy, streamed in _ways(spec, config, machine, wanted):
         choice = cost(spec, config, machine, policy, bucket, streamed, ranks)
         if choice.bytes <= limit:
-            return choice
+            whole = cost(spec, config, machine, policy, bucket, streamed, ranks, text="")
+            return whole if whole.bytes <= limit else choice
         tried.append(choice)
     least = min(tried, key=lambda one: one.bytes)
     ways = [word for word, useful in (("method lora", config.method == "full"),
@@ -91,6 +93,15 @@ def choose_memory(spec: ModelSpec, config: TrainConfig, machine: Hardware, bucke
                                       ("optimizer adamw8bit", config.optimizer in ("adam", "adamw", "prodigy"))) if useful]
     raise CannotFit(f"training {spec.name} like this needs {least.bytes / 2**30:.1f} GiB, and {limit / 2**30:.1f} GiB can be used. "
                     f"What helps: {', '.join(ways)}.")
+
+
+def largest_bucket(spec: ModelSpec, config: TrainConfig) -> Size:
+    """(frames, height, width) of the largest clips that a run can have."""
+    sizes = rules_of(spec, shapes=config.shapes).sizes if config.shapes != "native" else ((spec.native_height, spec.native_width),)
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    if config.method == "stage-two":  # as many latent frames as a window has slots
+        return (SLOTS - 1) * spec.temporal_scale + 1, height, width
+    return spec.native_frames, height, width
 
 
 def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
@@ -108,9 +119,9 @@ def _ways(spec: ModelSpec, config: TrainConfig, machine: Hardware, words: Sequen
 
 
 def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequence[str], bucket: Size | None = None,
-         streamed: str = "", ranks: int = 1) -> Choice:
+         streamed: str = "", ranks: int = 1, text: str = "disk") -> Choice:
     """Memory and arithmetic of one update with `policy`, of each of `ranks` processes, the base's blocks `streamed` from 'ram' or 'disk' or
-    on the device ('')."""
+    on the device (''), those of the text encoder too (`text`)."""
     frames, height, width = bucket or (spec.native_frames, spec.native_height, spec.native_width)
     dtype = config.precision if config.precision != "auto" else "bf16" if machine.bf16 else "fp32"
     number = NUMBER_BYTES[dtype]
@@ -137,14 +148,26 @@ def cost(spec: ModelSpec, config: TrainConfig, machine: Hardware, policy: Sequen
         there = slot_bytes(layout(spec, "transformer"), Home(stored, "streamed"), dtype)
         weights = {name: size if name == "lora" else size // ranks for name, size in weights.items()}
         weights["weights"] += there
-    parts = weights | {
-             "blocks": int(kept), "work": int(at_work + 6 * one_map + exchange + latents)
-             + (CONTEXT_BYTES if machine.device.startswith("cuda") else 0)}
+    context = CONTEXT_BYTES if machine.device.startswith("cuda") else 0
+    parts = weights | {"blocks": int(kept), "work": int(at_work + 6 * one_map + exchange + latents) + context}
+    parts |= captions_bytes(spec, dtype, text, parts["blocks"] + parts["work"] - context)
     parts |= first_frame_bytes(spec, config, (frames, height, width), dtype, parts["blocks"] + parts["work"])
     again = sum(word != "keep" for word in policy) / max(1, len(policy))
     forward = config.batch * spec.layers * (24.0 * count * spec.width**2 + 4.0 * count**2 * spec.width)
     # Backward: the base's gradients to its inputs (as much as forward), LoRA's own are small; attention's backward is 2.5 times forward.
-    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again) / ranks, streamed)
+    return Choice(tuple(policy), sum(parts.values()), parts, config.accumulate * forward * (2.2 + again) / ranks, streamed, text)
+
+
+def text_home(dtype: str, text: str) -> Home:
+    """Of a text encoder beside a base: in its files until words are encoded, then whole on the device or, with `text` 'disk', block by
+    block."""
+    return Home(dtype, "streamed" if text else "staged", "disk")
+
+
+def captions_bytes(spec: ModelSpec, dtype: str, text: str, free: int) -> dict[str, int]:
+    """What the text encoder takes beyond the `free` bytes of a step: captions are encoded before the first one, beside all that stays."""
+    beyond = working_bytes(layout(spec, "text_encoder"), text_home(dtype, text), dtype) - free
+    return {"captions": beyond} if beyond > 0 else {}
 
 
 def first_frame_bytes(spec: ModelSpec, config: TrainConfig, size: Size, dtype: str, free: int) -> dict[str, int]:
@@ -171,6 +194,11 @@ def lora_numbers(spec: ModelSpec, config: TrainConfig) -> int:
     sizes = {"attn1.to_q": (d, d), "attn1.to_k": (d, d), "attn1.to_v": (d, d), "attn1.to_out.0": (d, d), "ff.net.0.proj": (d, 4 * d),
              "ff.net.2": (4 * d, d), "norm1.linear": (512, 6 * d), "norm2.linear": (512, 6 * d)}
     return spec.layers * sum(config.rank * sum(sizes.get(layer, (d, d))) for layer in layers)
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """Of each trained number in a checkpoint: itself, what the optimizer keeps, and its average; no gradient."""
+    return round(4 * (LORA_NUMBERS[config.optimizer] - 1 + bool(config.ema)))
 
 
 def step_seconds(choice: Choice, machine: Hardware, measured: float | None = None) -> float:

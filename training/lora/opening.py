@@ -44,10 +44,10 @@ def samples_of(run: RunDir, config: TrainConfig, datasets: Path | None) -> Calla
         spec, dtype = model.spec, {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(model.dtype), "fp32")
         alone = FramesAlone(LoadedEncoders(model), rates_of(spec.fps)) if config.method == "stage-two" else None
         how: dict[str, Any] = {"device": str(model.device), "dtype": dtype, "encoders": alone, "way": alone.way if alone else ""}
-        begun = _as_begun(run, folder, facts.get("data"))
+        begun, rules = _as_begun(run, folder, facts.get("data")), rules_of(spec, shapes=config.shapes)
         if begun is None:
-            return build(dataset, folder, spec, rules_of(spec), **how).cached
-        for words in mend(begun, dataset, spec, rules_of(spec), **how):
+            return build(dataset, folder, spec, rules, **how).cached
+        for words in mend(begun, dataset, spec, rules, **how):
             _tell(run, words)
         return begun
 

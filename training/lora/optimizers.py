@@ -110,7 +110,9 @@ def _restore_packed(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
             parameter = parameters[int(index)]
             for key, value in each.items():
                 if "parts" not in value:
-                    optimizer.state[parameter][key] = tensors[value["tensor"]].clone() if "tensor" in value else value.get("value")
+                    plain = tensors[value["tensor"]].clone() if "tensor" in value else value.get("value")
+                    # As `Optimizer.load_state_dict` does: all but the count of steps works beside the parameter.
+                    optimizer.state[parameter][key] = (plain.to(parameter.device) if isinstance(plain, Tensor) and key != "step" else plain)
                     continue
                 made = optimizer._new_buffer(parameter, signed=key == "exp_avg")  # type: ignore[attr-defined]
                 for part, where in value["parts"].items():

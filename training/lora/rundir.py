@@ -175,7 +175,9 @@ class RunDir:
             if not isinstance(event, dict):
                 continue
             if event.get("kind") == "resumed":
-                found = [old for old in found if old.get("kind") not in ("step", "eval", "preview") or old.get("step", 0) <= event["step"]]
+                # What stands at a checkpoint's step was made before it; a run that begins anew looks at step 0 again.
+                found = [old for old in found if old.get("kind") not in ("step", "eval", "preview")
+                         or 0 < event["step"] >= old.get("step", 0)]
             found.append(event)
         return found
 

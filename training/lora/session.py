@@ -70,14 +70,16 @@ class Session:
         trainer = self.prepare()
         try:
             end = self.steps(trainer)
-            if end in ("done", "stopped", "paused"):
+            used = end != "failed" or self.sound(trainer)
+            if used:
                 self.finish(trainer)
         except StorageBlocked as error:
             self.ended("blocked", trainer.step, f"{error} Make room, then Resume.")
             return "blocked"
         if end == "failed":
             self.ended(end, trainer.step, f"{self.config.max_bad_steps} steps one after the other had no finite loss or gradient (NaN). "
-                       "The last good state is saved. Likely cause: the learning rate; begin a new run with a tenth of it.")
+                       f"The last good state is saved{', and what was trained until then can be used' if used else ''}. Likely cause: the "
+                       "learning rate; begin a new run with a tenth of it.")
         else:
             self.ended(end, trainer.step, WORDS[end])
         return end
@@ -95,7 +97,7 @@ class Session:
         threads = int(facts.get("threads") or config.threads or max(1, self.machine.cores // shared))
         deterministic(threads)
         choice = choose_memory(spec, config, self.machine, ranks=self.world.size)
-        model = load_base(spec, config, self.machine, choice.streamed)
+        model = load_base(spec, config, self.machine, choice.streamed, choice.text)
         samples = self._samples(model)
         if facts.get("data", samples.digest) != samples.digest:
             raise InvalidRequest("dataset", "is not what this run began with: clips or captions were changed. Begin a new run with it; "
@@ -105,7 +107,7 @@ class Session:
         self.facts = facts | {"fingerprint": spec.fingerprint, "device": self.machine.device.split(":")[0], "threads": threads,
                               "data": samples.digest, "clips": len(samples.train), "held_out": len(samples.held_out),
                               "dtype": precision_of(config, self.machine),
-                              "layers": len(trainer.adapter.parameters) // (2 if config.method == "lora" else 1),
+                              "layers": len(trainer.adapter.parameters) // tensors_of_a_layer(config),
                               "processes": self.world.size,
                               "parameters": sum(p.numel() for p in trainer.adapter.parameters.values())}
         wrong = trainer.resume()
@@ -113,7 +115,7 @@ class Session:
             self.run.write(config, self.facts)
             for trouble in wrong:
                 self.run.tell("warning", text=f"{trouble}: an older checkpoint is used.")
-            if trainer.step or wrong:
+            if trainer.step or wrong or any(event["kind"] in ("step", "eval") for event in self.run.events()):  # killed before it saved
                 self.run.tell("resumed", step=trainer.step)
         self.means = [sum(event["held_out"]) / len(event["held_out"]) for event in self.run.events()
                       if event["kind"] == "eval" and event.get("held_out")]
@@ -245,6 +247,15 @@ class Session:
         self.export(trainer)
         self.trackers.close()
 
+    def sound(self, trainer: Trainer) -> bool:
+        """Whether all that was trained is finite, for every process."""
+        import torch
+
+        def finite(one: Any) -> bool:  # of what is shared out, this process's part
+            return bool(torch.isfinite(one.to_local() if hasattr(one, "to_local") else one).all())
+
+        return not self.agreed(not all(map(finite, trainer.adapter.parameters.values())))[0]
+
     def export(self, trainer: Trainer) -> Path:
         """What was trained, as others read it, in the run's folder."""
         final = trainer.adapter.final() if self.first or trainer.adapter.shared_out else {}
@@ -292,6 +303,11 @@ class Session:
         """How it ended."""
         if self.first:
             self.run.settle(RunState(state, step, self.config.steps, message))
+
+
+def tensors_of_a_layer(config: TrainConfig) -> int:
+    """Trained tensors of each layer: a LoRA's two matrices, and DoRA's magnitude."""
+    return 1 if config.method != "lora" else 3 if config.dora else 2
 
 
 def base_name(spec: ModelSpec) -> str:

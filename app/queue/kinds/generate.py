@@ -10,7 +10,7 @@ from typing import Any
 
 from app.history.records import Job
 from app.loras import Loras
-from app.planning import hardware_for, plan_here, recent_clips
+from app.planning import hardware_on, plan_here, recent_clips
 from app.queue.clips import ClipKind, PlannedWork, clip_of, publish_clip
 from app.queue.workplace import Attempt, Workplace
 from engine.events import ClipWritten, Event
@@ -32,7 +32,7 @@ class Generate(ClipKind):
         """Raises as `plan_here` and `Engine.spec` do."""
         request = GenerationRequest.from_mapping(job.request)
         spec = place.engine.spec(request.model, place.settings.models_dir)
-        plan = plan_here(request, spec, hardware_for(place.engine, request), recent_clips(place.store, request.model), place.settings,
+        plan = plan_here(request, spec, hardware_on(place.engine, request.device), recent_clips(place.store, request.model), place.settings,
                          lapses=read_lapses(job.lapses), own_device=bool(place.device))
         return Generation(place, job, plan)
 

@@ -26,7 +26,7 @@ from engine.errors import Cancelled, InvalidRequest, SprocketError, StorageBlock
 from engine.events import Event, Preview, Resumed, Stage, StageStarted, StepDone
 from engine.memory.placement import Placement
 from training.lora.config import TrainConfig
-from training.lora.forecast import choose_memory, lora_numbers
+from training.lora.forecast import checkpoint_bytes, choose_memory, lora_numbers
 from training.lora.lock import run_lock
 from training.lora.processes import check_devices
 from training.lora.rundir import ENDS, EXITS, SAVE_SECONDS, SAYS, RunDir, RunState
@@ -204,7 +204,7 @@ class _Train:
         machine = place.engine.hardware(config.device or None)
         check_devices(machine, config.ranks)
         choice = choose_memory(spec, config, machine)
-        kept = (config.keep + 2) * lora_numbers(spec, config) * 4 * 4
+        kept = (config.keep + 2) * lora_numbers(spec, config) * checkpoint_bytes(config)
         notes = (f"Memory: {choice.bytes / 2**30:.1f} GiB expected; {choice.words}.",)
         folders = (place.settings.models_dir, place.settings.datasets_dir)
         return TrainWork(run, config, machine.device, notes, config.steps, kept, *folders)

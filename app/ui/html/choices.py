@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.ui.html.common import button, duration, esc, size
+from app.hub.words import amount
+from app.ui.html.common import button, duration, esc
 from engine.alternatives import Alternative
 from engine.cache.measured import NAMES, measured
 from engine.memory.placement import Home, Placement
@@ -37,7 +38,7 @@ def words_html(words: Sequence[Alternative]) -> str:
         return ""
     items = "".join(
         f'<li{_current(one)}><button type="button" data-act="profile" data-word="{one.word.lower()}" title="Choose {one.word}">'
-        f"<b>{one.word}</b> <span>{esc(size(one.peak_bytes))}</span> <span>{esc(_time(one))}</span></button></li>"
+        f"<b>{one.word}</b> <span>{esc(amount(one.peak_bytes))}</span> <span>{esc(_time(one))}</span></button></li>"
         for one in words
     )
     return f'<ul class="words" aria-label="Predicted memory and time">{items}</ul>'
@@ -124,7 +125,7 @@ def _way(one: Alternative) -> str:
     text, body = one.placement.text_encoder.precision, one.placement.transformer.precision
     weights = body.upper() if text == body else f"{body.upper()}, text {text.upper()}"
     return (
-        f"<tr{dim}{_current(one)}><td>{esc(home_words(one.placement))}{mark}</td><td>{esc(weights)}</td><td>{esc(size(one.peak_bytes))}</td>"
+        f"<tr{dim}{_current(one)}><td>{esc(home_words(one.placement))}{mark}</td><td>{esc(weights)}</td><td>{esc(amount(one.peak_bytes))}</td>"
         f"<td>{esc(_time(one))}</td></tr>"
     )
 

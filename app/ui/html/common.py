@@ -55,15 +55,6 @@ def left(seconds: float | None) -> str:
     return f"about {seconds / 3600:.1f} h left"
 
 
-def size(count: float) -> str:
-    """Bytes in the unit people use, powers of 1024: '312 KB', '1.4 GB'."""
-    for unit in ("B", "KB", "MB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GB"
-
-
 def ago(at: float, now: float | None = None) -> str:
     """A time in the past: 'just now', '5 min ago', '3 h ago', '2 days ago', else the date."""
     passed = (time.time() if now is None else now) - at

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.dataset_work import Pending
+from app.hub.words import amount
 from app.ui.address import Address
 from app.ui.html.common import ago, button, empty, esc, link, short
 from app.ui.uploads import MAX_UPLOAD_BYTES
@@ -59,7 +60,7 @@ def _drop() -> str:
     return (
         f'<button type="button" class="dropzone set-drop" data-act="choose_set" data-accept="{ACCEPT}" data-most="{MAX_UPLOAD_BYTES}">'
         "<b>Drop or choose clips to learn from</b><span>Videos with a .txt of the same name each, a table, or one zip of all.</span>"
-        f"<small>Up to {MAX_UPLOAD_BYTES >> 20} MB a file. 25 or more clips of 3 to 10 s teach a concept.</small>"
+        f"<small>Up to {amount(MAX_UPLOAD_BYTES)} a file. 25 or more clips of 3 to 10 s teach a concept.</small>"
         '<span class="set-progress" role="status"></span></button>'
     )
 

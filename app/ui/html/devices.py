@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.hub.words import amount
 from app.settings import EACH, TOGETHER
-from app.ui.html.common import button, esc, size
+from app.ui.html.common import button, esc
 from engine.hardware import Hardware
 
 MODES = ((TOGETHER, "All GPUs for one job", "one video, sooner"), (EACH, "One job per GPU", "many videos, sooner"))
@@ -53,7 +54,7 @@ def _rows(hardware: Hardware) -> list[_Row]:
 def _row(row: _Row) -> str:
     used = max(row.total - row.free, 0)
     load = _meter("Load", row.load / 100, f"{row.load} %") if row.load is not None else ""
-    memory = _meter("Memory", used / row.total if row.total else 0.0, f"{size(row.free)} of {size(row.total)} free")
+    memory = _meter("Memory", used / row.total if row.total else 0.0, f"{amount(row.free)} of {amount(row.total)} free")
     return (f'<li class="device"><div class="device-name"><b>{esc(row.name)}</b> <span class="quiet">{esc(row.note)}</span></div>'
             f"{memory}{load}</li>")
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 
 from app.history.records import Clip, ClipPage, Project
+from app.hub.words import amount
 from app.queue.kinds import GENERATE, INTERPOLATE
 from app.ui.address import Address
-from app.ui.html.common import ago, between_words, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short, size
+from app.ui.html.common import ago, between_words, button, clip_url, duration, empty, esc, kind_of_clip, link, poster_url, short
 from app.ui.html.interpolate import interpolate_html
 from app.ui.html.keys import hierarchy_html
 from app.ui.html.loras import told
@@ -182,7 +183,7 @@ def _facts(clip: Clip, project: str) -> str:
         ("Project", project),
         ("Made", time.strftime("%d %b %Y, %H:%M", time.localtime(clip.created_at))),
         ("Took", _took(seconds)),
-        ("File", size(clip.size_bytes)),
+        ("File", amount(clip.size_bytes)),
     ]
     shown = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, ""))
     return f'<dl class="facts">{shown}</dl>'

@@ -169,4 +169,4 @@ def _confirmed(card: Card) -> str:
 
 def tied(text: str) -> str:
     """A number and its unit stay on one line."""
-    return re.sub(r"(?<=\d) (?=(?:GB|MB|KB|B|fps|s|min|h)\b)", "\u00a0", text)
+    return re.sub(r"(?<=\d) (?=(?:GB|MB|kB|B|fps|s|min|h)\b)", "\u00a0", text)

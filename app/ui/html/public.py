@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.history.records import Clip
+from app.hub.words import amount
 from app.published import PublicClip, PublicPage
 from app.queue.kinds import GENERATE
 from app.ui.address import Address
-from app.ui.html.common import ago, button, clip_url, empty, esc, link, poster_url, short, size
+from app.ui.html.common import ago, button, clip_url, empty, esc, link, poster_url, short
 from app.ui.html.loras import told
 
 SHOWN = ("They see the video, its poster, the prompt, the model and the settings, and can download it. They do not see your name, the "
@@ -110,7 +111,7 @@ def _facts(clip: PublicClip) -> str:
         ("LoRAs", told(clip.recipe)),
         ("Steer away from", request.get("negative")),
         ("Published", ago(clip.published_at)),
-        ("File", size(clip.size_bytes)),
+        ("File", amount(clip.size_bytes)),
     ]
     shown = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows if value not in (None, ""))
     return f'<dl class="facts">{shown}</dl>'

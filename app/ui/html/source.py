@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from app.history.records import Clip
+from app.hub.words import amount
 from app.input_view import PICTURES, InputFacts
 from app.ui.html.common import button, esc, link, short
 from app.ui.html.interpolate import input_html
@@ -26,7 +27,7 @@ ACCEPT = {
 }
 KINDS = {
     "i2v": f"PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF, up to {DEFAULT_LIMITS.image_bytes >> 20} MB",
-    "v2v": f"mp4, mov, webm, mkv or avi, up to {MAX_UPLOAD_BYTES >> 20} MB and {DEFAULT_LIMITS.video_seconds / 60:g} minutes",
+    "v2v": f"mp4, mov, webm, mkv or avi, up to {amount(MAX_UPLOAD_BYTES)} and {DEFAULT_LIMITS.video_seconds / 60:g} minutes",
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.history.records import Clip, Forecast, Job, JobState
+from app.hub.words import amount
 from app.key_frames import KeyFrame
 from app.queue.kinds import GENERATE, INTERPOLATE, job_title
 from app.stills import LONGEST, chosen
@@ -33,7 +34,6 @@ from app.ui.html.common import (
     poster_url,
     preview_url,
     short,
-    size,
     stills_url,
 )
 from app.ui.html.keys import keys_actions, keys_html
@@ -137,7 +137,7 @@ def forecast_html(forecast: Forecast | None, *, seconds_of_video: float | None =
     more = f"<details><summary>How it will run</summary><ul>{notes}</ul></details>" if notes else ""
     return (
         f'<div class="forecast" role="status"><p><b>{esc(film)}</b> · <b>{esc(time)}</b>{esc(ahead)} · '
-        f'{esc(size(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>'
+        f'{esc(amount(forecast.memory_bytes))} of memory <span class="basis">{esc(forecast.basis)}</span></p>'
         f'{f"<p class=levels>{esc(levels)}</p>" if levels else ""}{more}</div>'
     )
 

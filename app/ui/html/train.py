@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.hub.words import amount
 from app.training import PRESETS, Forecast, RunCard
-from app.ui.html.common import ago, button, duration, empty, esc, left, link, short, size
+from app.ui.html.common import ago, button, duration, empty, esc, left, link, short
 from app.ui.html.curves import curve_svg, mean, smoothed, spark_svg
+from app.ui.html.train_use import can_be_used
+from training.data.buckets import SHAPES
 from training.lora.config import (
     BASES,
     FIELDS,
@@ -33,14 +36,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Learning": ("steps", "batch", "accumulate", "learning_rate", "schedule", "warmup", "cycles", "power", "max_grad_norm", "ema"),
     "Optimizer": ("optimizer", "beta1", "beta2", "beta3", "epsilon", "weight_decay", "prodigy_decouple", "prodigy_bias_correction",
                   "prodigy_safeguard_warmup"),
-    "Captions, times and randomness": ("caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
-    "Memory and device": ("precision", "base", "memory", "streaming", "processes", "sequence_parallel", "sharding", "device", "threads"),
+    "Clips, captions, times and randomness": ("shapes", "caption_dropout", "image_dropout", "image_noise", "stratified", "min_snr", "seed"),
+    "Memory and device": ("precision", "base", "memory", "streaming", "budget", "processes", "sequence_parallel", "sharding", "device",
+                          "threads"),
     "Watching and saving": ("preview_prompts", "preview_steps", "preview_seed", "preview_frames", "preview_sampling", "eval_steps",
                             "eval_clips",
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
 }
 HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "several, separated by ;"}
-CHOICES: Mapping[str, tuple[str, ...]] = {"method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS,
+CHOICES: Mapping[str, tuple[str, ...]] = {"shapes": SHAPES, "method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+                                          "precision": PRECISIONS,
                                           "base": BASES,
                                           "memory": MEMORY, "streaming": STREAMING, "sharding": SHARDING, "targets": tuple(TARGETS),
                                           "device": ("", "cuda", "cpu")}
@@ -99,7 +104,7 @@ def _buttons(card: RunCard, *, small: bool = False) -> str:
                  button("Stop", "train_stop", kind=kind, run=card.id, busy="Stopping…")]
     elif card.state.state != "done":
         made.append(button("Resume", "train_resume", kind=f"{kind} primary", run=card.id))
-    if small and card.state.state in ("done", "stopped", "paused") and card.state.step:
+    if small and can_be_used(card):
         made.append(button("Use in Create", "train_use", kind=f"{kind} primary" if card.state.state in ("done", "stopped") else kind,
                            run=card.id, view="create"))
     made.append(link("Clone", f"/?view=train&run=new&origin={card.id}", kind=f"btn {kind}"))
@@ -204,8 +209,9 @@ def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping
     refused = f'<p class="banner bad" role="alert">{esc(said)}</p>' if said else ""
     preset = str(chosen.get("preset", "standard"))
     cards = "".join(_preset(key, forecasts.get(key, ""), key == preset) for key in PRESETS)
-    own = "" if "preset" in chosen or not chosen.get("cloned") else '<p class="quiet">The settings below are those of the cloned run.</p>'
+    own = '<p class="quiet">The settings below are those of the cloned run.</p>' if chosen.get("cloned") else ""
     name = esc(str(chosen.get("name", "")))
+    unfolded = " open" if chosen.get("cloned") or chosen.get("unfolded") else ""
     return (f'<p class="crumbs"><a class="inline" href="/?view=train&run=all" data-act="go">← All runs</a></p>'
             f'<header class="page-head"><h1 class="page-title">'
             f'New run</h1>'
@@ -215,7 +221,7 @@ def new_html(models: Sequence[str], datasets: Mapping[str, str], chosen: Mapping
             f'<label><span>Name</span><input name="name" value="{name}" maxlength="60" required autocomplete="off" '
             f'placeholder="paper-fox"></label>'
             f'</div><fieldset class="presets"><legend class="sr">How much</legend>{cards}</fieldset>'
-            f'<details class="train-more"{" open" if chosen.get("cloned") else ""}><summary>All settings</summary><p class="quiet">'
+            f'<details class="train-more"{unfolded}><summary>All settings</summary><p class="quiet">'
             f'What is left '
             f'empty is as the preset has it.</p>{"".join(_group(title, names, chosen) for title, names in GROUPS.items())}</details>'
             '<div class="actions"><button class="btn primary" type="submit">Start training</button><button class="btn" type="submit" '
@@ -226,7 +232,7 @@ def _preset(key: str, forecast: Forecast | str, on: bool) -> str:
     title, what, settings = PRESETS[key]
     if isinstance(forecast, Forecast):
         basis = "" if forecast.measured else " (a guess: this machine has not trained this model yet)"
-        cost = f"{size(forecast.choice.bytes)} of memory, about {duration(forecast.seconds)}{basis}"
+        cost = f"{amount(forecast.choice.bytes)} of memory, about {duration(forecast.seconds)}{basis}"
     else:
         cost = forecast
     plan = f"rank {settings['rank']}, {settings['steps']} steps"
@@ -251,12 +257,15 @@ def _field(name: str, value: Any) -> str:
     label = name.replace("_", " ").capitalize()
     default = FIELDS[name].default
     if name in CHOICES:
+        known = CHOICES[name]
+        if value is not None and str(value) not in known:  # layers by name, of a clone
+            known = (*known, str(value))
         options = "".join(f'<option{" selected" if str(value) == option else ""} value="{esc(option)}">'
                           f'{esc(option or "automatic")}</option>'
-                          for option in CHOICES[name])
+                          for option in known)
         return f'<label><span>{esc(label)}</span><select name="{name}"><option value="">as the preset</option>{options}</select></label>'
     if FIELDS[name].type == "bool":
-        options = "".join(f'<option value="{word}"{" selected" if value is flag else ""}>{word}</option>'
+        options = "".join(f'<option value="{word}"{" selected" if value is flag or value == word else ""}>{word}</option>'
                           for word, flag in (("yes", True), ("no", False)))
         none = f'<option value="">{"yes" if default else "no"} (default)</option>'
         return f'<label><span>{esc(label)}</span><select name="{name}">{none}{options}</select></label>'
@@ -268,10 +277,12 @@ def _field(name: str, value: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "; ".join(value)
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return "" if value is None else str(value)
 
 
 def chosen_of(config: TrainConfig) -> dict[str, Any]:
     """What the form shows for a run that is cloned."""
-    return {name: getattr(config, name) for name in FIELDS if name not in ("config_version", "budget")} | {
+    return {name: getattr(config, name) for name in FIELDS if name != "config_version"} | {
         "cloned": True, "name": f"{config.name[:52]} again", "preset": "standard"}

@@ -26,11 +26,17 @@ class Comparison:
     having: Job | None
 
 
+def can_be_used(card: RunCard) -> bool:
+    """Whether it rests and has trained something: a run that failed, where that was exported."""
+    ended = card.state.state in ("done", "stopped", "paused") or (card.state.state == "failed" and card.made)
+    return ended and not card.active and bool(card.state.step)
+
+
 def use_html(card: RunCard, prompt: str, comparisons: Sequence[Comparison] = (), *, weight: str = "1", seed: str | None = None) -> str:
     """The form for a run that has trained something; nothing for one that has not. `comparisons`: newest first. `weight`, `seed`: as
     they were typed."""
     seed = str(card.config.preview_seed) if seed is None else seed
-    if card.active or not card.state.step or card.state.state not in ("done", "stopped", "paused") or card.config.dora:
+    if not can_be_used(card) or card.config.dora:
         return ""
     strength = "" if card.config.method != "lora" else (  # a whole model is used or not
         '<label><span>Strength (1 is as trained)</span><span class="lora-weight">'

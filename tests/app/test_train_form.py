@@ -1,0 +1,73 @@
+"""The form of a new run: what was chosen stays chosen, whatever is said of it, and a clone has all settings of its run."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from app.studio import Studio, open_studio
+from app.ui.actions import Click
+from app.ui.address import Address
+from app.ui.html.train import chosen_of, new_html
+from app.ui.train import _config, panel, train_start
+from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig
+
+PARTS: Any = SimpleNamespace(train="train", at="at", seen="seen", timer="timer", notice="notice")
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    made = open_studio(Settings(data_dir=tmp_path / "data"))
+    yield made
+    made.close()
+
+
+def sent(studio: Studio, **said: str) -> str:
+    """The page after the form was sent."""
+    fields = {"model": "pocket", "clips": POCKET_WORLD, "name": "fox"} | said
+    return str(train_start(Click(studio, PARTS, fields, Address(view="train", run="new"), "", None))["train"])
+
+
+def filled(markup: str) -> dict[str, str]:
+    """What a browser would send of the form."""
+    said = {name: html.unescape(value) for name, value in re.findall(r'<input name="(\w+)" value="([^"]*)"', markup)}
+    said |= dict(re.findall(r'<input type="radio" name="(preset)" value="(\w+)" checked', markup))
+    for name, options in re.findall(r'<select name="(\w+)">(.*?)</select>', markup):
+        chosen = [tag for tag in re.findall(r"<option[^>]*>", options) if " selected" in tag] or re.findall(r"<option[^>]*>", options)
+        said[name] = html.unescape(re.findall(r'value="([^"]*)"', chosen[0])[0])
+    return said
+
+
+@pytest.mark.parametrize("more", [{"only": "forecast"}, {"rank": "0"}])
+def test_what_was_chosen_stays_when_something_is_said(studio: Studio, more: dict[str, str]) -> None:
+    page = sent(studio, preset="quick", image_noise="no", dora="yes", learning_rate="2e-4", **more)
+    said = filled(page)
+    assert {name: said[name] for name in ("preset", "image_noise", "dora", "rslora", "learning_rate", "name")} == {
+        "preset": "quick", "image_noise": "no", "dora": "yes", "rslora": "", "learning_rate": "2e-4", "name": "fox"}
+    assert "cloned run" not in page and '<details class="train-more" open>' in page
+    assert ("about" if "only" in more else "rank") in page
+
+
+def test_sizes_chosen_on_the_set_go_along(studio: Studio) -> None:
+    for shapes, said in (("aspect", "aspect"), ("", ""), ("odd", "")):
+        assert filled(panel(studio, Address(view="train", run="new", set="a" * 12, shapes=shapes)))["shapes"] == said
+
+
+def test_a_clone_has_all_settings_of_its_run() -> None:
+    config = TrainConfig(model="pocket", dataset=POCKET_WORLD, name="fox", targets="attn1.to_q,ff.net.2", learning_rate=0.00012345678,
+                         rslora=True, image_noise=False, shapes="aspect", budget=5 * 2**30, preview_prompts=("a fox", "a cat"),
+                         trackers=("tensorboard",),
+                         steps=1234567 // 10, alpha=7.1234567, beta3=None, schedule="linear", warmup=0, preview_steps=0)
+    page = new_html(["pocket"], {POCKET_WORLD: "world"}, chosen_of(config), {})
+    assert "those of the cloned run" in page
+    said = filled(page)
+    again = _config({name: said.get(name, "") for name in (*FIELDS, "preset")} | {"dataset": said["clips"]}).to_json()
+    assert again.pop("name") == "fox again"
+    assert again == {name: value for name, value in config.to_json().items() if name != "name"}
