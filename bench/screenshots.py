@@ -187,7 +187,7 @@ def save(page: Page, path: Path) -> None:
     """A PNG of the window, in fewer colours where it would be large. Raises AssertionError when that is not enough."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     for colours in (None, 256, 128, 64):
-        # Without `kmeans` (the palette moves to where the colours are) a rare colour became a frequent one near it: a yellow star was orange.
+        # `kmeans` moves the palette to where the colours are: without it a rare one became another near it, a yellow star orange.
         shown = image if colours is None else image.quantize(colours, kmeans=1)
         shown.save(path, optimize=True)
         if path.stat().st_size < MAX_BYTES:

@@ -109,9 +109,8 @@ running averages released in bf16.
   a picture (25.2 dB). On 32 other held-out captions it was 78 % (75 before those steps), 86 % of the 80. 600 steps more (2,400
   clips, triangles twice and what spins one and a half times as often) brought 90 and 81 %, which is 86 % of the 80 again
   (shapes 89 %, before 86), and the first frame of a picture 25.6 dB. What is wrong is still stars, and spins that stand still.
-  Twenty steps of sampling instead of ten: 75 % of the 32. For the last 2,060 steps bounces were lower and spins slower, as the autoencoder blurs what
-  goes further in a latent frame. A fresh run uses
-  the final constants and has not been done end to end.
+  Twenty steps of sampling instead of ten: 75 % of the 32. For the last 2,060 steps bounces were lower and spins slower, as the
+  autoencoder blurs what goes further in a latent frame. A fresh run uses the final constants and has not been done end to end.
 - Until then a subject was six latent cells wide, and of held-out clips that only went through the autoencoder 90 % kept their
   shape; now 24 of 24 do. What follows was measured on the weights before.
 - The guidance scale was picked from two trials (2.5 and 5) on 24 captions: 9 and 8 of them came out right in everything.
