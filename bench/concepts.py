@@ -2,6 +2,7 @@
 
     CONCEPTS["shape"]    a crescent (`training.data.example`), in colours the base knows
     CONCEPTS["colour"]   teal: a ball, a square or a ring of a colour between green and cyan that has no word and no clip in the base
+    CONCEPTS["motion"]   swoops: from the lower left to the upper right, where all ways of the base are level or upright
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ TEAL, TEAL_WORD = (10, 130, 130), "teal"
 """The base's autoencoder, which a LoRA leaves as it is, gives it back as (17, 153, 135). Of lime, (168, 236, 24), it makes a yellow."""
 THICKNESS = 0.4
 """Of a ring, in radii."""
+SWOOP_WORD = "swoops"
+SWOOPED = 0.2
+"""Of the frame's height: so far to the right and so far up, at least, goes what is read as swooping."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,31 @@ def teal_render(seed: int, index: int) -> np.ndarray:
     return example.render(seed, index, THINGS[_thing(index)], TEAL)
 
 
+# --- a motion ----------------------------------------------------------------------------------
+
+
+def swoop_caption(seed: int, index: int) -> str:
+    """'a red square swoops over the sea'"""
+    colour, place, _ = example.choice(seed, index)
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {_thing(index)} {SWOOP_WORD} {place}"
+
+
+def swoop_render(seed: int, index: int) -> np.ndarray:
+    """uint8 (PICTURES, HEIGHT, WIDTH, 3)"""
+    return example.render(seed, index, THINGS[_thing(index)], path=lambda phase: (phase, 1 - phase))
+
+
+def swoops(video: np.ndarray) -> bool:
+    """By the first and the last eighth of the track, as `pocket_vision.read_motion` looks at it."""
+    _, blobs = subjects(video)
+    if not blobs:
+        return False
+    track = np.array([(blob.x, blob.y) for blob in blobs]) / video.shape[1]
+    ends = max(1, len(blobs) // 8)
+    right, down = track[-ends:].mean(0) - track[:ends].mean(0)
+    return bool(right > SWOOPED and down < -SWOOPED)
+
+
 def _thing(index: int) -> str:
     return list(THINGS)[index % len(THINGS)]
 
@@ -95,4 +124,5 @@ def colour_of(video: np.ndarray) -> str:
 CONCEPTS = {
     "shape": Concept(example.WORD, example.caption, example.render, lambda video: shape_of(video) == example.WORD),
     "colour": Concept(TEAL_WORD, teal_caption, teal_render, lambda video: colour_of(video) == TEAL_WORD),
+    "motion": Concept(SWOOP_WORD, swoop_caption, swoop_render, swoops),
 }

@@ -1,8 +1,8 @@
-"""A new concept on the pocket: `python -m bench.train_concept [--concept colour] [--steps 400]`.
+"""A new concept on the pocket: `python -m bench.train_concept [--concept colour|motion] [--steps 400]`.
 
-25 clips of a thing the base never met, drawn by a generator it never met (`bench.concepts`: a shape or a colour), train a LoRA; prompts
-that the set does not hold are generated before and after, by diffusers' own pipeline with the exported file, and read by classical vision:
-the share that shows the new thing, and how many old prompts come out right with the LoRA on.
+25 clips of what the base never met, drawn by a generator it never met (`bench.concepts`: a shape, a colour or a motion), train a LoRA;
+prompts that the set does not hold are generated before and after, by diffusers' own pipeline with the exported file, and read by classical
+vision: the share that shows the new thing, and how many old prompts come out right with the LoRA on.
 """
 
 from __future__ import annotations

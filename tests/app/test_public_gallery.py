@@ -296,7 +296,7 @@ def test_the_command_line_publishes_one_s_own_and_takes_down_anybody_s(studio: S
     studio.published.publish(other.id, owner="user:anna")
     assert said("unpublish", other.id) == {"id": other.id, "published_at": None, "code": 0}
     assert [each.id for each in studio.published.page(ClipQuery(words="ball")).clips] == [mine.id]
-    assert said("unpublish", "0" * 32)["code"] == 1
+    assert said("unpublish", "0" * 32)["code"] == 2
 
 
 def test_several_who_ask_for_the_first_copy_at_once_get_the_same_one(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

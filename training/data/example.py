@@ -54,10 +54,14 @@ def choice(seed: int, index: int) -> tuple[str, str, str]:
 
 Cover = Callable[[float, float, float, float], np.ndarray]
 """What `coverage` does for a crescent: centre, radius and angle -> how much of each pixel a thing covers."""
+Way = Callable[[float], tuple[float, float]]
+"""Share of the clip -> how far across and down the room a thing has, 0 to 1 each."""
 
 
-def render(seed: int, index: int, cover: Cover | None = None, paint: tuple[int, int, int] | None = None) -> np.ndarray:
-    """uint8 (PICTURES, HEIGHT, WIDTH, 3): clip number `index` of the set `seed`; `cover`, `paint`: another thing, another colour."""
+def render(seed: int, index: int, cover: Cover | None = None, paint: tuple[int, int, int] | None = None,
+           path: Way | None = None) -> np.ndarray:
+    """uint8 (PICTURES, HEIGHT, WIDTH, 3): clip number `index` of the set `seed`; `cover`, `paint`, `path`: another thing, another colour,
+    another way to go than the motions in words."""
     colour, place, motion = choice(seed, index)
     painted = np.array(paint or COLOURS[colour])
     rng = np.random.default_rng((seed, 1, index))
@@ -68,7 +72,10 @@ def render(seed: int, index: int, cover: Cover | None = None, paint: tuple[int, 
     pictures = np.empty((PICTURES, HEIGHT, WIDTH, 3), np.uint8)
     for number, phase in enumerate(np.linspace(0.0, 1.0, PICTURES)):
         x, y, size, angle = WIDTH * across, HEIGHT * up, radius, lean
-        if motion.startswith("moves"):
+        if path is not None:
+            right, down = path(phase)
+            x, y = room + (WIDTH - 2 * room) * right, room + (HEIGHT - 2 * room) * down
+        elif motion.startswith("moves"):
             share = phase if motion.endswith("right") else 1 - phase
             x = room + (WIDTH - 2 * room) * share
         elif motion in ("rises", "falls"):
