@@ -82,6 +82,20 @@ def teal_render(seed: int, index: int) -> np.ndarray:
     return example.render(seed, index, THINGS[_thing(index)], TEAL)
 
 
+def _thing(index: int) -> str:
+    return list(THINGS)[index % len(THINGS)]
+
+
+def colour_of(video: np.ndarray) -> str:
+    """The nearest, in hue and saturation, of the base's colours and teal to the median of the subject's pixels; 'none' without one."""
+    pixels = [frame[inner(blob)] for frame, blob in zip(*subjects(video), strict=True)]
+    if not sum(map(len, pixels)):
+        return "none"
+    palette = world.COLOURS | {TEAL_WORD: TEAL}
+    away = lab(np.array(list(palette.values()))) - lab(np.median(np.concatenate(pixels), axis=0))
+    return list(palette)[int(np.argmin(np.abs(away[:, 1:]).sum(1)))]
+
+
 # --- a motion ----------------------------------------------------------------------------------
 
 
@@ -105,20 +119,6 @@ def swoops(video: np.ndarray) -> bool:
     ends = max(1, len(blobs) // 8)
     right, down = track[-ends:].mean(0) - track[:ends].mean(0)
     return bool(right > SWOOPED and down < -SWOOPED)
-
-
-def _thing(index: int) -> str:
-    return list(THINGS)[index % len(THINGS)]
-
-
-def colour_of(video: np.ndarray) -> str:
-    """The nearest, in hue and saturation, of the base's colours and teal to the median of the subject's pixels; 'none' without one."""
-    pixels = [frame[inner(blob)] for frame, blob in zip(*subjects(video), strict=True)]
-    if not sum(map(len, pixels)):
-        return "none"
-    palette = world.COLOURS | {TEAL_WORD: TEAL}
-    away = lab(np.array(list(palette.values()))) - lab(np.median(np.concatenate(pixels), axis=0))
-    return list(palette)[int(np.argmin(np.abs(away[:, 1:]).sum(1)))]
 
 
 CONCEPTS = {
