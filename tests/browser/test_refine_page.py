@@ -103,13 +103,19 @@ def test_always_refine_and_other_words_have_no_wish(site: Site, open_page: Calla
     assert request["prompt"].startswith("zebra") and request["wish"] is None and request["refiner"] is None
 
 
-def test_a_slow_server_streams_and_the_page_stays_alive(site: Site, open_page: Callable[..., Page], chat: ChatServer) -> None:
+def streaming(open_page: Callable[..., Page], chat: ChatServer) -> Page:
+    """A page on which an answer has begun to arrive, slowly."""
     chat.pause = 0.5
     page = open_page("/?view=create")
     prompt(page).fill("red ball meadow")
     press(page, "Chat server")
     press(page, "Refine")
     expect(page.locator(".refine-stream")).to_contain_text("A red")
+    return page
+
+
+def test_a_slow_server_streams_and_the_page_stays_alive(site: Site, open_page: Callable[..., Page], chat: ChatServer) -> None:
+    page = streaming(open_page, chat)
     assert len(page.locator(".refine-stream").inner_text()) < len(GOOD)
     begun = time.monotonic()
     page.get_by_role("link", name="Gallery", exact=True).click()
@@ -122,12 +128,7 @@ def test_a_slow_server_streams_and_the_page_stays_alive(site: Site, open_page: C
 
 
 def test_words_typed_while_it_works_are_not_painted_over(site: Site, open_page: Callable[..., Page], chat: ChatServer) -> None:
-    chat.pause = 0.5
-    page = open_page("/?view=create")
-    prompt(page).fill("red ball meadow")
-    press(page, "Chat server")
-    press(page, "Refine")
-    expect(page.locator(".refine-stream")).to_contain_text("A red")
+    page = streaming(open_page, chat)
     prompt(page).fill("red ball meadow, at dusk")
     expect(panel(page, "choose")).to_contain_text(GOOD)
     expect(prompt(page)).to_have_value("red ball meadow, at dusk")
