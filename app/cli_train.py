@@ -26,8 +26,7 @@ from app.training import PRESETS, Forecast, RunCard
 from engine.errors import InvalidRequest, SprocketError
 from engine.models.catalogue import find
 from engine.spec import read_spec
-from training.data.shelf import DATASET_FACT, find_dataset
-from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, explained, from_mapping, may_change
+from training.lora.config import FIELDS, TrainConfig, explained, from_mapping, may_change
 from training.lora.forecast import choose_memory, step_seconds
 from training.lora.lock import run_lock
 from training.lora.processes import check_devices, division_words
@@ -94,7 +93,7 @@ def train(context: typer.Context, values: dict[str, Any],
         return
     run = RunDir(out)
     with opened(data_dir) as studio:
-        _found, facts = _checked(studio, config)
+        _found, facts = studio.training.checked(config, owner=LOCAL)
     run.create(config, facts)
     raise SystemExit(_work(run, settings, as_json))
 
@@ -117,8 +116,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folde
             raise InvalidRequest("run", f"is {state.state} already, in another process.")
         with run_lock(folder):
             at.write(after, facts)
-            for wish in ("pause", "stop"):
-                at.granted(wish)
+            at.forget_ends()
         raise SystemExit(_work(at, settings_of(data_dir), as_json))
     with opened(data_dir) as studio:
         card = studio.training.resume(run, owner=LOCAL, changes=values, reserve=True)
@@ -167,7 +165,7 @@ def use(run: str, data_dir: DataDir = None) -> None:
 
 def _dry_run(config: TrainConfig, settings: Any, as_json: bool) -> None:
     with opened(settings.data_dir) as studio:
-        found, _facts = _checked(studio, config)
+        found, _facts = studio.training.checked(config, owner=LOCAL)
     values = {"bytes": found.choice.bytes, "parts": dict(found.choice.parts), "blocks": found.choice.words, "seconds": found.seconds,
               "measured": found.measured, "free_bytes": found.free_bytes, "config": config.to_json()}
     if as_json:
@@ -175,15 +173,6 @@ def _dry_run(config: TrainConfig, settings: Any, as_json: bool) -> None:
         return
     for line in forecast_lines(config, found):
         print(line)
-
-
-def _checked(studio: Studio, config: TrainConfig) -> tuple[Forecast, dict[str, Any]]:
-    """(what the run would cost, facts that it begins with). Raises as `Trainings.start`: before there is a folder, which would hold the
-    settings that were wrong for good."""
-    found = studio.training.forecast(config)
-    if config.dataset == POCKET_WORLD:
-        return found, {}
-    return found, {DATASET_FACT: find_dataset(studio.settings.datasets_dir, config.dataset, owner=LOCAL)[0].id}
 
 
 def forecast_lines(config: TrainConfig, found: Forecast) -> list[str]:

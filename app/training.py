@@ -115,19 +115,24 @@ class Trainings:
         seconds = config.steps * step_seconds(choice, machine, speed)
         return Forecast(choice, seconds, speed is not None, machine.total_bytes, machine.free_bytes)
 
+    def checked(self, config: TrainConfig, *, owner: str) -> tuple[Forecast, dict[str, Any]]:
+        """(what the run would cost, facts that it begins with), before there is a folder, which would hold settings that are wrong for
+        good. Raises as `forecast`, and for a dataset that is not here."""
+        found = self.forecast(config)
+        if config.dataset == POCKET_WORLD:
+            return found, {}
+        return found, {DATASET_FACT: find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)[0].id}
+
     def start(self, values: Mapping[str, Any] | TrainConfig, *, owner: str, project_id: str | None = None,
               reserve: bool = False) -> RunCard:
-        """A new run and the job that works on it. Raises as `forecast`, and for a dataset that is not here.
+        """A new run and the job that works on it. Raises as `checked`.
 
         `reserve`: this process will work on it itself; should it die first, the server's worker does.
         """
         config = values if isinstance(values, TrainConfig) else from_mapping(values)
-        self.forecast(config)
-        facts = {OWNER_FACT: owner}
-        if config.dataset != POCKET_WORLD:
-            facts[DATASET_FACT] = find_dataset(self._settings.datasets_dir, config.dataset, owner=owner)[0].id
+        _forecast, facts = self.checked(config, owner=owner)
         run_id = new_id(time.time())
-        RunDir(self.folder / run_id).create(config, facts)
+        RunDir(self.folder / run_id).create(config, {OWNER_FACT: owner} | facts)
         try:
             self._queue(run_id, config, owner, project_id, reserve)
         except SprocketError:
@@ -193,7 +198,7 @@ class Trainings:
         if card.state.state == "done" and after.steps <= card.state.step:
             raise NotAllowed(f"This run is done: {card.state.step} steps. Clone it to train again, or resume with more steps.")
         run.write(after, dict(card.facts))
-        _no_wishes(run)
+        run.forget_ends()
         run.set_state(RunState("waiting", card.state.step, after.steps))
         self._queue(run_id, after, owner, None, reserve)
         return self.card(run_id, owner=owner)
@@ -237,7 +242,7 @@ class Trainings:
             if run_id in self._working(job.owner):
                 raise NotAllowed(WORKS)
             with suppress(NotFound):  # the job says so itself when its turn comes
-                _no_wishes(self.run(run_id))
+                self.run(run_id).forget_ends()
         return job
 
     # ---- parts
@@ -281,12 +286,6 @@ class Trainings:
 def owner_of(facts: Mapping[str, Any]) -> str:
     """Whose run it is, by what its folder says."""
     return str(facts.get(OWNER_FACT) or LOCAL)
-
-
-def _no_wishes(run: RunDir) -> None:
-    """None that would end it as soon as it goes on."""
-    for wish in ("pause", "stop"):
-        run.granted(wish)
 
 
 def _left_alone(run: RunDir) -> None:

@@ -188,7 +188,7 @@
   // A field that was typed in keeps what was typed when its panel is redrawn. In a set the server has the last word, but rows are
   // redrawn by position: a caption that was typed and not yet saved belongs to its clip, and goes with it to another row.
   const drafts = new Map();
-  const captioned = (form, clip = form.dataset.clip) => form.dataset.set + "/" + clip;
+  const captioned = (form) => form.dataset.set + "/" + form.dataset.clip;
   new MutationObserver((changes) => {
     const moved = new Map(changes.filter(({ target, attributeName }) => attributeName === "data-clip" && target.matches(".caption-row form"))
       .map(({ target, oldValue }) => [target, oldValue]));

@@ -152,6 +152,11 @@ class RunDir:
     def granted(self, wish: str) -> None:
         (self.folder / "wish" / wish).unlink(missing_ok=True)
 
+    def forget_ends(self) -> None:
+        """Without a wish that would end it as soon as it goes on."""
+        for wish in ("pause", "stop"):
+            self.granted(wish)
+
     # ---- events
 
     def tell(self, kind: str, **values: Any) -> None:
