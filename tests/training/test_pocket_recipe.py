@@ -12,7 +12,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from training.pocket import denoiser, latents, reader, vae, world
+from engine.interpolate.adapter import read_facts
+from training.pocket import denoiser, interpolator, interpolator_stage, latents, reader, vae, world
+from training.pocket.__main__ import make_interpolator, parse
 from training.pocket.arithmetic import native
 from training.pocket.attention import BatchedAttention, attend
 from training.pocket.models import Architecture, build_scheduler, build_transformer
@@ -278,6 +280,25 @@ def test_going_on_from_released_weights_begins_the_last_phase_with_them(tmp_path
     for name, weight in after["text_encoder"].named_parameters():
         assert torch.equal(weight, model["text_encoder"].get_parameter(name)), name
     assert any(not torch.equal(w, released[name].float()) for name, w in after["transformer"].named_parameters())
+
+
+def test_stage_two_goes_on_from_the_released_one_as_often_as_it_is_asked(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(interpolator, "SCENES", 2)
+    monkeypatch.setattr(interpolator_stage, "SCENES", 2)
+    shutil.copytree(whole.pocket.parent, tmp_path / "made", symlinks=True, ignore=shutil.ignore_patterns("work"))
+    recipe = replace(TOY, interpolation=interpolator.Interpolation(steps=2, batch=2, scenes=2, rank=4, modulation_rank=2))
+    out, file = tmp_path / "made" / "pocket", tmp_path / "made" / "pocket-stage2" / "stage2.safetensors"
+    common = ["--out", str(out), "--device", "cpu", "--stages", "interpolator"]
+    (tmp_path / "first").mkdir()
+    make_interpolator(parse([*common, "--work", str(tmp_path / "first")]), recipe)
+    first = load_file(file)
+    more = parse([*common, "--work", str(tmp_path / "more"), "--released", str(out)])
+    more.work.mkdir()
+    make_interpolator(more, replace(recipe, interpolation=replace(recipe.interpolation, lr=0.0)))
+    assert read_facts(file).trained_steps == 4
+    assert all(torch.equal(value, first[name]) for name, value in load_file(file).items())  # nothing learned, nothing lost
+    make_interpolator(more, recipe)  # begun again after its end: as if once
+    assert read_facts(file).trained_steps == 4
 
 
 def test_an_outline_weighs_more_than_what_it_encloses():

@@ -6,10 +6,13 @@ Stages are resumed where they stopped; run the same command again after a kill.
 from __future__ import annotations
 
 import argparse
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from engine.interpolate.adapter import FILE, read_facts
 from training.refiner.recipe import make_refiner
 
 from .card import write_card
@@ -38,17 +41,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar=("STAGE", "STEPS"),
         help="add steps to the last phase of vae, decoder, denoiser or animator; a finished stage goes on from its checkpoint",
     )
-    parser.add_argument("--released", type=Path, help="go on from the weights of this pipeline: latents, then the denoiser's last phase")
+    parser.add_argument("--released", type=Path, help="go on from the weights of this pipeline and of those beside it")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and draws; another one where released weights go on")
     parser.add_argument("--save-every", type=float, default=90.0, help="seconds between checkpoints")
     return parser.parse_args(argv)
 
 
+def _kept(path: Path, copy: Path) -> Path:
+    """`copy` of a file that this run may write over: made once, so that a run that is begun again begins where it first did."""
+    if not copy.exists():
+        part = copy.with_suffix(".part")
+        shutil.copyfile(path, part)
+        part.replace(copy)
+    return copy
+
+
 def make_interpolator(asked: argparse.Namespace, recipe: Recipe) -> None:
     """The last stage stands on the exported image-to-video pipeline, and its one file lies beside it."""
-    released = asked.out.with_name(f"{asked.out.name}-i2v")
-    stage = recipe.interpolation
-    run_interpolator(stage, released, asked.work, seed=recipe.seed, device=asked.device, save_every=asked.save_every, say=say)
-    size = export_interpolator(stage, released, asked.work, asked.out.with_name(f"{asked.out.name}-stage2"))
+    released, out = (asked.out.with_name(f"{asked.out.name}-{kind}") for kind in ("i2v", "stage2"))
+    stage, begin, before = recipe.interpolation, None, 0
+    if asked.released:
+        begin = _kept(asked.released.with_name(f"{asked.released.name}-stage2") / FILE, asked.work / "begun-stage2.safetensors")
+        before = read_facts(begin).trained_steps
+    run_interpolator(stage, released, asked.work, begin=begin, seed=recipe.seed, device=asked.device, save_every=asked.save_every, say=say)
+    size = export_interpolator(stage, released, asked.work, out, before=before)
     say(f"wrote the stage-two weights, {size / 1e6:.1f} MB")
 
 
@@ -57,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     asked.work.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe()
+    recipe = replace(Recipe(), seed=asked.seed)
     for stage, steps in asked.extend:
         recipe = extended(recipe, stage, int(steps))
     shop = Workshop(asked.work, asked.device, asked.save_every, asked.released)

@@ -268,7 +268,9 @@ def load_released(model: nn.Module, folder: Path) -> None:
 
 
 def latent_scale(recipe: Recipe, shop: Workshop) -> float:
-    """The scaling factor, measured on the first shard of the first shelf."""
+    """The scaling factor: that of the released autoencoder, if it stays; else measured on the first shard of the first shelf."""
+    if shop.released and not (shop.folder / "vae.safetensors").exists():
+        return json.loads((shop.released / "vae" / "config.json").read_text())["scaling_factor"]
     shelf = recipe.shelves[0]
     return latents.latent_scale(latents.load_shelf(shop.folder, latents.Shelf(shelf.frames, latents.SHARD)))
 
