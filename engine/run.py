@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
 def replace_plan(job: Job, plan: Plan) -> Job:
     """The same job with another plan: a stage of its own."""
     return Job(plan, job.part, job.workspace, job.recipe, job.models, job.cancelled, job.checkpoint_seconds, job.preview_seconds,
-               job.inputs, job.loras, job.calibrations, None)  # key frames and rounds run on one device
+               job.inputs, job.loras, job.calibrations_dir, None)  # key frames and rounds run on one device
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Job:
         self.plan, self.part, self.workspace, self.recipe, self.models = plan, part, workspace, recipe, models
         self.cancelled = cancelled if mesh is None else lambda: mesh.agree(cancelled())
         self.checkpoint_seconds, self.preview_seconds = checkpoint_seconds, preview_seconds
-        self.inputs, self.loras = inputs, loras
+        self.inputs, self.loras, self.calibrations_dir = inputs, loras, calibrations
         self.calibrations = None if calibrations is None else calibrations / f"{plan.spec.fingerprint}.json"
         self.changes = self.read_changes() if mesh is None else mesh.tell(self.read_changes())
         self.mark = fingerprint(plan, self.changes)
@@ -276,6 +277,8 @@ class Job:
         plan = self.plan
         key = changes_key(plan.scheduler, plan.steps, plan.sampled_steps)
         self.calibrations.parent.mkdir(parents=True, exist_ok=True)
+        if self.calibrations.is_dir():  # key frames once left a folder of this name
+            shutil.rmtree(self.calibrations)
         write_atomic(self.calibrations, with_changes(self.calibrations, plan.spec.fingerprint, key, changes).encode())
 
     def help_write(self, model: VideoModel, state: SampleState) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.cache.magnitude import read_changes, with_changes
 from engine.digest import file_sha256
 from engine.errors import AwaitingReview, Cancelled, InvalidRequest, ModelInvalid
 from engine.events import ClipWritten, Event, Resumed, StepDone
@@ -267,6 +268,22 @@ def test_wherever_the_weights_are_the_frames_are_the_same(model: Path, models: M
 def test_key_frames_in_half_precision(model: Path, tmp_path: Path) -> None:
     with closing(ModelCache()) as models:
         assert isinstance(made(planned(model, precision="fp16"), tmp_path, models)[-1], ClipWritten)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file", "a folder"])
+def test_key_frames_keep_magnitudes_where_other_clips_look(model: Path, models: ModelCache, tmp_path: Path, there: str) -> None:
+    job = planned(model, cache="magcache", guidance=3.0, steps=4)
+    file = tmp_path / "calibrations" / f"{job.spec.fingerprint}.json"
+    if there == "a file":  # of an ordinary clip
+        file.parent.mkdir()
+        file.write_text(with_changes(file, job.spec.fingerprint, "dpm-7", [0.5] * 7))
+    elif there == "a folder":  # as key frames left it once
+        file.mkdir(parents=True)
+        (file / file.name).write_text(with_changes(file / file.name, job.spec.fingerprint, "dpm-7", [0.5] * 7))
+    made(job, tmp_path, models, calibrations=file.parent)
+    assert list(file.parent.rglob("*")) == [file] and file.is_file()
+    assert len(read_changes([file], job.spec.fingerprint, job.scheduler, 4, 4) or ()) == 4
+    assert (read_changes([file], job.spec.fingerprint, "dpm", 7, 7) is not None) == (there == "a file")
 
 
 def test_rounds_have_no_lora_of_an_earlier_job(model: Path, models: ModelCache, tmp_path: Path) -> None:
