@@ -71,7 +71,7 @@ def timing_of(clip: Clip) -> Timing | None:
     if not isinstance(made, dict) or not isinstance(seconds, dict) or not isinstance(made.get("work"), dict):
         return None
     return Timing(model=clip.model, device=str(made.get("device")), work=_numbers(made["work"]), seconds=_numbers(seconds),
-                  kind=str(made.get("kind", "")))
+                  kind=str(made.get("kind", "")), rounds="hierarchy" in clip.recipe)
 
 
 def measured_of(clip: Clip) -> Measured | None:

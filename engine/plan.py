@@ -182,6 +182,8 @@ class Timing:
     """`ClipWritten.seconds` of that clip."""
     kind: str = ""
     """`engine.memory.corrections.placement_kind` of its placement; '' where it is not known."""
+    rounds: bool = False
+    """It was made of key frames and rounds, whose work is counted in other units."""
 
 
 def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy: Policy = DEFAULT, speed: Speed = DEFAULT_SPEED, *,
@@ -363,14 +365,15 @@ def forecast_seconds(plan: Plan, timings: Sequence[Timing]) -> tuple[float | Non
 def forecast_stages(plan: Plan, timings: Sequence[Timing], *, alike_only: bool = False) -> tuple[dict[str, float], str]:
     """({stage: wall seconds}, basis) from this machine's own history, newest timing last; ({}, why) without any.
 
-    Each stage costs its work times the median seconds per work of the same model on the same device, with the same kind of
-    placement if it was ever used (`alike_only`: not otherwise). Loading is counted at its median too, though a worker that
-    still holds the model skips it.
+    Each stage costs its work times the median seconds per work of the same model on the same device, both with rounds or both
+    without, and with the same kind of placement if it was ever used (`alike_only`: not otherwise). Loading is counted at its
+    median too, though a worker that still holds the model skips it.
     """
-    known = [t for t in timings if t.model == plan.model and t.device == plan.device][-RECENT:]
+    mine = [t for t in timings if t.model == plan.model and t.device == plan.device]
+    known = [t for t in mine if t.rounds == (plan.hierarchy is not None)][-RECENT:]
     alike = [t for t in known if t.kind == placement_kind(plan.placement)] or ([] if alike_only else known)
     if not alike:
-        return {}, "nothing measured with this model on this machine yet"
+        return {}, f"nothing {'like it ' if mine else ''}measured with this model on this machine yet"
     found = {}
     for stage, work in plan.work.items():
         rates = [t.seconds[stage] / t.work[stage] for t in alike if t.work.get(stage) and stage in t.seconds]

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app import cli
 from app.plan_command import parse_bytes, resolve
+from app.planning import timings_of
 from engine.errors import InvalidRequest
 from engine.models.catalogue import pocket_dir
+from engine.plan import Plan, forecast_stages, plan
+from engine.request import GenerationRequest
+from engine.spec import read_spec
+from engine.video.recipe import build_recipe
+from tests.engine.tiny import CPU
 
 
 def sprocket(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, Any, str]:
@@ -83,6 +90,20 @@ def test_a_model_goes_by_the_name_that_its_clips_have(tmp_path: Path) -> None:
     shutil.copytree(pocket_dir(), tmp_path / "models/me--pocket")
     assert resolve("me/pocket", tmp_path / "models").name == "me/pocket"
     assert resolve(str(tmp_path / "models/me--pocket"), None).name == "me--pocket"
+
+
+def test_seconds_are_those_of_clips_of_the_same_sort() -> None:
+    spec = read_spec(pocket_dir(), "pocket")
+    plain, keyed = (plan(GenerationRequest(prompt="a fox", frames=49, **more), spec, CPU) for more in ({}, {"key_frames": 7}))
+
+    def clips(made: Plan, seconds: dict[str, float]) -> list[Any]:
+        return [SimpleNamespace(model="pocket", recipe=build_recipe(made) | {"seconds": seconds})] * 2
+
+    shown, rounds = {"sample": 10.0, "decode": 6.0}, {"sample": 20.0, "decode": 0.4}
+    both = timings_of([*clips(plain, shown), *clips(keyed, rounds), *clips(keyed, rounds)])
+    for made, seconds, count in ((plain, shown, 2), (keyed, rounds, 4)):  # work of the one is counted in operations, of the other in pixels
+        assert forecast_stages(made, both) == (pytest.approx(seconds), f"from {count} clips made on this machine")
+    assert forecast_stages(plain, both[2:]) == ({}, "nothing like it measured with this model on this machine yet")
 
 
 def test_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
