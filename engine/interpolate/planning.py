@@ -103,7 +103,7 @@ def plan_hierarchy(request: GenerationRequest, spec: ModelSpec, plan_one: Callab
     interpolator = read_spec(found[0], found[0].name)
     inputs = ((0, request.image), *request.given) if request.image else request.given
     how, clip = _stage_one(levels, spec)
-    bare = replace(request, key_frames=None, fps=None, given=(), edits=(), review=False, image=None, fit=None)
+    bare = replace(request, frames=None, key_frames=None, fps=None, given=(), edits=(), review=False, image=None, fit=None)
     wish = replace(bare, frames=clip or None)
     if how == "image":
         wish = replace(wish, image=inputs[0][1], fit=request.fit)
@@ -165,7 +165,7 @@ def request_of(plan: Plan) -> GenerationRequest:
     assert made is not None
     inputs = dict(made.inputs)
     image = inputs.pop(0) if made.image else None
-    bare = replace(plan, hierarchy=None, mode="t2v", input="").request()
+    bare = replace(plan, hierarchy=None, frames=plan.spec.native_frames, mode="t2v", input="").request()
     return dataclasses.replace(bare, frames=plan.frames, fps=plan.fps, key_frames=made.levels.key_frames, image=image,
                                given=tuple(inputs.items()), edits=made.edits, review=made.review,
                                fit=plan.fit if made.inputs or made.edits else None)

@@ -383,8 +383,10 @@ def test_another_request_begins_anew(model: Path, models: ModelCache, tmp_path: 
 
 
 def test_plans_come_back_from_their_own_request(model: Path) -> None:
-    for fields in ({}, {"fps": 12.0}, {"frames": 17, "key_frames": 5}, {"given": ((4, "a" * 64 + ".png"),)}):
+    for fields in ({}, {"fps": 12.0}, {"frames": 17, "key_frames": 5}, {"given": ((4, "a" * 64 + ".png"),)},
+                   {"frames": 2049, "key_frames": 3}):
         job = planned(model, **fields)
+        assert job.request().frames == fields.get("frames", 9)
         assert planned(model, **{k: v for k, v in job.request().to_json().items() if k != "schema_version"}).request() == job.request()
 
 

@@ -144,6 +144,13 @@ def test_what_rounds_cannot_do_is_said(model: Path, wish: dict[str, Any], facts:
                       lambda one, spec: plan(one, spec, CPU), "cpu")
 
 
+def test_more_frames_than_a_model_makes_at_once_are_a_request(model: Path) -> None:
+    request = InterpolateRequest(video="0" * 64 + ".mp4", method="generate", fps=56)
+    job = plan_smoothed(request, replace(FACTS, frames=193, fps=7.0), Origin("tiny", "a fox", 4), read_spec(model, "tiny"),
+                        lambda one, spec: plan(one, spec, CPU), "cpu")
+    assert (job.frames, job.request().frames, job.request().key_frames) == (1537, 1537, 193)  # a run asks for it
+
+
 def test_a_model_without_stage_two_and_a_video_without_a_model(tmp_path: Path) -> None:
     bare = save_tiny(tmp_path / "bare")
     request = InterpolateRequest(video="0" * 64 + ".mp4", method="generate", fps=16)
