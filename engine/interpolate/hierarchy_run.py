@@ -108,6 +108,14 @@ class HierarchyRun:
     def _from_clip(self) -> Iterator[Event]:
         """Key frames out of a clip of the model over the whole action: of its frames those that are nearest."""
         job = self.one(stage_one_plan(self.plan))
+        try:
+            yield from self._clip_and_its_frames(job)
+        finally:
+            self.job.phase = job.phase  # where memory ran out, if it did
+        for name in ("load", "encode", "sample"):
+            self.job.seconds[name] += job.seconds[name]
+
+    def _clip_and_its_frames(self, job: Job) -> Iterator[Event]:
         saved, frames = job.look()
         model, text = yield from job.prepare()
         start = yield from job.begin(model, saved, frames)
@@ -121,16 +129,14 @@ class HierarchyRun:
             yield self._restepped(event) if isinstance(event, StepDone) else event
         self.done = self.first_steps
         wanted = clip_positions(self.levels.key_frames, self.made.clip_frames)
-        taken = 0
-        for chunk in model.decode(state.latents[:, job.plan.latent_padding:], job.plan.tile, job.plan.placement.decode):
-            with self.job.stage(Stage.SAMPLE, "decode"):
-                for pixels in chunk.numpy():
+        chunks, taken = model.decode(state.latents[:, job.plan.latent_padding:], job.plan.tile, job.plan.placement.decode), 0
+        while taken < job.plan.frames:
+            with job.stage(Stage.SAMPLE, "decode"):
+                for pixels in next(chunks).numpy():
                     for number, position in enumerate(wanted):
                         if position == taken:
                             self.store.write(self.store.key(self.levels.keys[number]), pixels)
                     taken += 1
-        for name in ("load", "encode", "sample"):
-            self.job.seconds[name] += job.seconds[name]
 
     def _restepped(self, event: StepDone) -> StepDone:
         """A step of stage 1 as one of the whole; how long all will take is not known before a block was made."""

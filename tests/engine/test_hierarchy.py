@@ -16,7 +16,7 @@ from PIL import Image
 
 from engine.cache.magnitude import read_changes, with_changes
 from engine.digest import file_sha256
-from engine.errors import AwaitingReview, Cancelled, InvalidRequest, ModelInvalid
+from engine.errors import AwaitingReview, Cancelled, InvalidRequest, MemoryRanOut, ModelInvalid
 from engine.events import ClipWritten, Event, Resumed, StepDone
 from engine.interpolate.adapter import FILE, Facts, load_adapter, read_facts, write_adapter
 from engine.interpolate.conditioning import beside, filled, fold_mask
@@ -25,6 +25,7 @@ from engine.interpolate.planning import blocks_at_once, stage_two_plan
 from engine.interpolate.stage_two import StageTwo
 from engine.interpolate.store import FrameStore
 from engine.models.cache import ModelCache
+from engine.models.cogvideox import CogVideoX
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.run import run
@@ -268,6 +269,21 @@ def test_wherever_the_weights_are_the_frames_are_the_same(model: Path, models: M
 def test_key_frames_in_half_precision(model: Path, tmp_path: Path) -> None:
     with closing(ModelCache()) as models:
         assert isinstance(made(planned(model, precision="fp16"), tmp_path, models)[-1], ClipWritten)
+
+
+@pytest.mark.parametrize(("part", "phase"), [("encode", "text"), ("predict", "sample"), ("decode", "decode")])
+def test_memory_that_runs_out_for_the_key_frames_is_told_by_its_phase(model: Path, models: ModelCache, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch, part: str, phase: str) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def full_later(*_: Any, **__: Any) -> Iterator[Any]:
+        yield full()
+
+    monkeypatch.setattr(CogVideoX, part, full_later if part == "decode" else full)
+    with pytest.raises(MemoryRanOut) as caught:
+        made(planned(model), tmp_path, models)
+    assert caught.value.phase == phase
 
 
 @pytest.mark.parametrize("there", ["nothing", "a file", "a folder"])
