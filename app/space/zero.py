@@ -8,21 +8,24 @@ does nothing, and the same code runs right here.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from app import storage
 from app.history.leases import Limits
 from app.history.opening import open_store
 from app.history.records import Job, JobState
-from app.history.store import Store
+from app.history.recovery import recover
 from app.queue.door import Engine, open_engine
 from app.queue.executor import perform
 from app.queue.kinds import GENERATE
 from app.queue.process import this_process
 from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
+from app.queue.worker import chores
 from app.queue.workplace import Workplace
 from app.settings import Settings
 from app.space.segments import LONGEST_SECONDS, next_segment
@@ -30,6 +33,7 @@ from app.studio import Studio
 from engine.errors import CannotFit, SprocketError
 from engine.events import Stage
 
+log = logging.getLogger(__name__)
 MOST_STALLED = 3
 """Calls that may bring a job no further, one after the other."""
 Call = Callable[[dict[str, str], str, int, float], dict[str, Any]]
@@ -82,14 +86,22 @@ def load_ahead(settings: Settings, engine: Engine | None = None) -> None:
 
 
 class Zero:
-    """Runs the jobs of one owner after the other. Owns the thread that says the studio can run jobs; `close()` it."""
+    """Runs the jobs of one owner after the other. Owns the thread that says the studio can run jobs and does what else a worker does
+    between jobs; `close()` it."""
 
     def __init__(self, studio: Studio, call: Call, longest: float = LONGEST_SECONDS) -> None:
         self._studio, self._call, self._longest = studio, call, longest
         self._stop = threading.Event()
+        self._place = Workplace(studio.settings, studio.store, open_engine(studio.settings.engine), None, self._stop)
         self._reporter = threading.Thread(target=self._report, name="inline-executor", daemon=True)
 
     def start(self) -> None:
+        """Recovers what an earlier end left behind, as a server with a worker does; what cannot be done now is no reason not to start."""
+        try:
+            recover(self._studio.settings, self._studio.store)
+            storage.keep_ballast(self._studio.settings)
+        except (SprocketError, OSError) as error:
+            log.error("recovery is not complete: %s", error)
         self._reporter.start()
 
     def close(self) -> None:
@@ -115,8 +127,10 @@ class Zero:
                 return
             yield job.id
             before = sampled(job)
-            self._call(settings.to_env(), job.id, segment.declared, segment.working)
-            self._studio.store.leases.reap(now=time.time(), limits=Limits(settings.max_crashes, settings.max_kills))
+            try:
+                self._call(settings.to_env(), job.id, segment.declared, segment.working)
+            finally:  # the platform may have ended the process that had the job
+                self._studio.store.leases.reap(now=time.time(), limits=Limits(settings.max_crashes, settings.max_kills))
             job = self._studio.store.jobs.get(job.id)
             stalled = stalled + 1 if job.state is JobState.QUEUED and sampled(job) <= before else 0
             if stalled >= MOST_STALLED:
@@ -138,13 +152,21 @@ class Zero:
             leases.fail(claim, now=time.time(), code=error.code, message=str(error))
 
     def _report(self) -> None:
-        """What `Studio.status` takes for a living worker: here it is the web process, with whatever GPU a call will have."""
-        store: Store = self._studio.store
-        engine = open_engine(self._studio.settings.engine)
         while True:
-            write_report(store, key_of(WORKER, self._studio.settings), this_process(), engine.hardware())
+            self.look_after()
             if self._stop.wait(REPORT_SECONDS):
                 return
+
+    def look_after(self) -> None:
+        """Writes what `Studio.status` takes for a living worker (here it is the web process, with whatever GPU a call will have), and
+        does a worker's chores. Whatever cannot be done now is done the next time."""
+        place, store = self._place, self._studio.store
+        for act in (lambda: write_report(store, key_of(WORKER, place.settings), this_process(), place.engine.hardware()),
+                    lambda: chores(place)):
+            try:
+                act()
+            except (SprocketError, OSError) as error:
+                log.warning("the queue was not looked after: %s", error)
 
 
 def sampled(job: Job) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from app.errors import HistoryBusy
 from app.history.records import ClipQuery, JobState
+from app.queue.process import this_process
 from app.settings import Settings
 from app.sharing.settings import SharingSettings
 from app.sharing.visitor import Role, Visitor
@@ -146,6 +150,57 @@ def test_the_page_takes_the_inline_executor_for_a_worker(studio: Studio) -> None
         running._stop.wait(0.05)
     assert studio.status().worker_alive
     running.close()
+
+
+def test_a_job_whose_call_the_platform_ended_waits_again(studio: Studio) -> None:
+    """In the drive itself; where the drive is gone as well, in the chores; where the server is, at its next start."""
+    def ended(settings: dict[str, str], job: str, _declared: int, _working: float) -> dict[str, Any]:
+        lost(studio, job)
+        raise RuntimeError("GPU task aborted")
+
+    job = studio.submit({"prompt": "a ball"})
+    running = zero.Zero(studio, ended)
+    with pytest.raises(RuntimeError, match="aborted"):
+        list(running.drive("local"))
+    assert studio.job(job.id).state is JobState.QUEUED
+    lost(studio, job.id)
+    running.look_after()
+    assert studio.job(job.id).state is JobState.QUEUED
+    lost(studio, job.id)
+    running.start()
+    assert studio.job(job.id).state is JobState.QUEUED
+    running.close()
+
+
+def lost(studio: Studio, job: str) -> None:
+    """Claimed by a process of this machine that is no more."""
+    dead = replace(this_process(), pid=2**22 + 1)
+    assert studio.store.leases.claim(dead, now=time.time(), only=job) is not None
+
+
+def test_a_job_blocked_by_a_full_disk_goes_on_without_a_worker_to_see_that_there_is_room(studio: Studio) -> None:
+    job = studio.submit({"prompt": "a ball"})
+    claim = studio.store.leases.claim(this_process(), now=time.time(), only=job.id)
+    assert claim is not None
+    studio.store.leases.block(claim, now=time.time(), code="storage_blocked", reason="full")
+    running = zero.Zero(studio, zero.gpu_call)
+    running.look_after()
+    assert studio.job(job.id).state is JobState.QUEUED
+
+
+def test_a_history_that_is_busy_does_not_end_the_chores(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = studio.submit({"prompt": "a ball"})
+    lost(studio, job.id)
+
+    def busy(*_: Any, **__: Any) -> None:
+        raise HistoryBusy("another process writes")
+    running = zero.Zero(studio, zero.gpu_call)
+    with monkeypatch.context() as patched:
+        patched.setattr(studio.store, "remember", busy)
+        running.look_after()  # the report is not written, the job is taken back
+    assert studio.job(job.id).state is JobState.QUEUED and not studio.status().worker_alive
+    running.look_after()
+    assert studio.status().worker_alive
 
 
 # ---- storage
