@@ -18,11 +18,13 @@ from app.history.records import Clip, Job, JobState
 from app.history.rows import act, clip_of, insert_clip, job_of, job_row, leased_row, log
 from app.history.schema import clips, jobs
 from app.history.transactions import Transactions
-from app.queue.process import ProcessId, from_json, surely_dead
+from app.queue.process import ProcessId, from_json, seen_from_here, surely_dead
 from app.queue.states import Action
 from engine.events import Stage
 
 HELD = (JobState.RUNNING.value, JobState.FINALIZING.value, JobState.CANCELLING.value)
+RESERVED_SECONDS = 300.0
+"""So long a job stays reserved for a process elsewhere of which nothing is heard: it has no lease before it is claimed."""
 _STAGE_ORDER = {stage.value: number for number, stage in enumerate(Stage, start=1)}
 
 
@@ -167,7 +169,8 @@ class Leases:
     def reap(self, *, now: float, limits: Limits, dead: Callable[[ProcessId | None], bool] = surely_dead,
              crashed: ProcessId | None = None, cause: str = "its worker was killed", memory: bool = False) -> int:
         """Takes jobs away from workers that are dead or silent for a lease; they wait again, or fail when this was once
-        too often. Reservations of dead processes are lifted. Returns how many rows changed.
+        too often. Reservations of dead processes are lifted, and of silent ones that cannot be seen from here (another host, or
+        a container that was replaced). Returns how many rows changed.
 
         `crashed`: this process is known to have died of its own (signal, exit code, memory), for `cause`; it counts
         against `limits.crashes`. Every other death counts against `limits.kills`. `memory`: it was for want of memory, so
@@ -181,7 +184,8 @@ class Leases:
 
         def find(c: Connection, held: Select[Any] = held, reserved: Select[Any] = reserved) -> tuple[list[Row[Any]], list[Row[Any]]]:
             return ([row for row in c.execute(held) if lost(row)],
-                    [row for row in c.execute(reserved) if dead(from_json(row.reserved_by))])
+                    [row for row in c.execute(reserved).all() if dead(who := from_json(row.reserved_by))
+                     or (not seen_from_here(who) and now - _last_stir(c, row) > RESERVED_SECONDS)])
         if not any(self._db.read(find)):
             return 0
 
@@ -284,6 +288,14 @@ def _take_back(c: Connection, row: Row[Any], now: float, limits: Limits, cause: 
     message = (f"The process that made this video ended {crashes + kills} times at the same place ({where}); last time {cause}. "
                "Its log says more. A smaller size or fewer frames may work; Retry tries again.")
     act(c, row, Action.REAP, now, detail=message, to=JobState.FAILED, error_code="crash", error=message, **values)
+
+
+def _last_stir(c: Connection, row: Row[Any]) -> float:
+    """When something was last heard of the process that this waiting job is reserved for: it runs the others of its batch first."""
+    if row.batch_id is None:
+        return float(row.created_at)
+    times = [func.max(jobs.c[name]) for name in ("created_at", "progress_at", "finished_at", "lease_until")]
+    return max(filter(None, c.execute(select(*times).where(jobs.c.batch_id == row.batch_id)).one()))
 
 
 def _lapse_of(row: Row[Any]) -> dict[str, Any]:

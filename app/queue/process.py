@@ -62,6 +62,11 @@ def surely_dead(other: ProcessId | None) -> bool:
     return other.space == _pid_space() and _started(other.pid) != other.started
 
 
+def seen_from_here(other: ProcessId | None) -> bool:
+    """Would `surely_dead` know of that process's death?"""
+    return other is not None and other.host == socket.gethostname() and (other.space == _pid_space() or other.boot != _boot_id())
+
+
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

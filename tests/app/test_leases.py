@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from app.errors import LeaseLost
-from app.history.leases import Claim, Limits, progress_mark
+from app.history.leases import RESERVED_SECONDS, Claim, Limits, progress_mark
 from app.history.records import Job, JobState
 from app.queue.heartbeat import Heartbeat
 from app.queue.minder import judge
@@ -171,6 +171,26 @@ def test_reserved_jobs_wait_for_their_own_process_while_it_lives(studio: Studio)
     assert studio.store.leases.claim(ME, now=time.time()) is None
     studio.store.leases.reap(now=time.time(), limits=LIMITS, dead=lambda who: who == ME)
     assert claimed(studio).job.id == job.id
+
+
+def test_reservations_of_a_place_that_cannot_be_seen_end_when_nothing_stirs(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that was replaced: nobody can see that its processes are dead, and a reservation has no lease."""
+    job, leases, begun = studio.submit({"prompt": "x"}, reserve=True), studio.store.leases, time.time()
+    batch = studio.submit_batch([{"prompt": "y"}, {"prompt": "z"}], reserve=True)
+    there = this_process()
+    monkeypatch.setattr("socket.gethostname", lambda: "the-next-container")
+    leases.reap(now=begun + RESERVED_SECONDS / 2, limits=LIMITS)
+    assert leases.waiting() == ()
+    later = begun + RESERVED_SECONDS + 60
+    claim = leases.claim(there, now=later, only=batch[0].id)
+    assert claim is not None
+    leases.reap(now=later + 1, limits=LIMITS)
+    assert [each.id for each in leases.waiting()] == [job.id]  # the batch's process is at work on its first clip
+    leases.fail(claim, now=later + 20, code="x", message="x")
+    leases.reap(now=later + 20 + RESERVED_SECONDS / 2, limits=LIMITS)
+    assert [each.id for each in leases.waiting()] == [job.id]  # and about to take the next
+    leases.reap(now=later + 21 + RESERVED_SECONDS, limits=LIMITS)
+    assert [each.id for each in leases.waiting()] == [job.id, batch[1].id]
 
 
 def test_the_heartbeat_writes_progress_and_hears_of_cancelling(studio: Studio) -> None:
