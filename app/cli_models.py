@@ -59,7 +59,7 @@ def models_list(data_dir: DataDir = None, as_json: Json = False) -> None:
 @models_app.command("download")
 def models_download(
     model: Annotated[str, typer.Argument(help="owner/name on the hub, e.g. zai-org/CogVideoX-2b.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the newest when left out.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; left out: what was begun, else the newest.")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:

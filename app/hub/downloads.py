@@ -56,8 +56,10 @@ def offline() -> bool:
     return said.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def ask(models_dir: Path, model: str, revision: str | None = None) -> Download:
+def ask(models_dir: Path, model: str, revision: str | None = None, *, again: bool = False) -> Download:
     """Wishes for a model; asking twice is asking once. Returns once the wish is on the disk.
+
+    Without a `revision` the newest is meant, unless some of another has come: it is gone on with. `again`: the earlier wish as it was.
 
     Raises InvalidRequest (no hub id), HubOffline, NotAllowed (it is here already; it is just being stopped), StorageBlocked.
     """
@@ -73,10 +75,11 @@ def ask(models_dir: Path, model: str, revision: str | None = None) -> Download:
         if place.stop.exists():
             raise NotAllowed(f"{repo} is just being stopped. Ask again in a moment.")
         return seen(place, known)
-    wish = Wish(repo=repo, revision=revision or (known.revision if known else None), asked_at=time.time())
-    before = load(Progress, place.progress) or Progress(phase=Phase.WAITING)
+    before = known.revision if known is not None and (again or _found(place, known)) else None
+    wish = Wish(repo=repo, revision=revision or before, asked_at=time.time())
+    was = load(Progress, place.progress) or Progress(phase=Phase.WAITING)
     place.stop.unlink(missing_ok=True)
-    write_atomic(place.progress, to_bytes(Progress(phase=Phase.WAITING, done_bytes=before.done_bytes, total_bytes=before.total_bytes,
+    write_atomic(place.progress, to_bytes(Progress(phase=Phase.WAITING, done_bytes=was.done_bytes, total_bytes=was.total_bytes,
                                                    at=time.time())))
     write_atomic(place.wish, to_bytes(wish))
     return seen(place, wish)
@@ -169,6 +172,12 @@ def clean(models_dir: Path) -> None:
     for folder in list(root.iterdir()) if root.is_dir() else ():
         if folder.name.startswith(TRASH) or not (folder / "wish.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _found(place: Place, wish: Wish) -> bool:
+    """Does the hub have that revision? Known once it has named the commit."""
+    pinned = load(Pinned, place.pinned)
+    return pinned is not None and pinned.asked == wish.revision
 
 
 def _there(models_dir: Path, model: str) -> tuple[Place, Wish]:

@@ -107,9 +107,9 @@ class Fetching:
         known = load(Pinned, self._place.pinned)
         if known is not None and known.asked == self._wish.revision:
             return known
-        shutil.rmtree(self._place.files, ignore_errors=True)  # of another revision
         self._meter.phase(Phase.ASKING)
         pinned = self._asked()
+        shutil.rmtree(self._place.files, ignore_errors=True)  # of another revision
         write_atomic(self._place.pinned, to_bytes(pinned))
         return pinned
 

@@ -122,9 +122,9 @@ class Hub:
         """One that is on its way; None when it is complete or nobody asked."""
         return going.download(self.folder, model)
 
-    def ask(self, model: str, revision: str | None = None) -> Download:
+    def ask(self, model: str, revision: str | None = None, *, again: bool = False) -> Download:
         """See `app.hub.downloads.ask`."""
-        return going.ask(self.folder, model, revision)
+        return going.ask(self.folder, model, revision, again=again)
 
     def cancel(self, model: str) -> Download:
         return going.cancel(self.folder, model)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def model_download(click: Click) -> Changes:
     """Fetch it, or go on fetching it."""
-    return _done(click, lambda hub: hub.ask(click.text("name")))
+    return _done(click, lambda hub: hub.ask(click.text("name"), again=True))
 
 
 def model_add(click: Click) -> Changes:

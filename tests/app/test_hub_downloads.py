@@ -125,6 +125,35 @@ def test_the_commit_is_pinned_at_the_first_asking(hub: LocalHub, models: Hub, se
     assert next(card for card in models.cards() if card.name == REPO).revision == "f" * 40
 
 
+def test_a_mistyped_revision_is_left_out_the_next_time(hub: LocalHub, models: Hub, settings: Settings, fetch: Callable[..., Any]) -> None:
+    files = Place.of(settings.models_dir, REPO).files
+    models.ask(REPO)
+    hub.faults.status[LARGE] = [404]
+    fetch()
+    came = sorted(files.rglob("*"))
+    models.ask(REPO, "v9")
+    assert fetch().progress.error_code == "hub_missing" and came and sorted(files.rglob("*")) == came
+    models.ask(REPO, again=True)
+    assert fetch().progress.error_code == "hub_missing"  # the same again
+    models.ask(REPO)
+    assert fetch() is None and manifest_of(models).asked is None
+
+
+def test_what_was_begun_at_a_revision_goes_on_there(hub: LocalHub, models: Hub, fetch: Callable[..., Any]) -> None:
+    first = hub.repos[REPO].revision
+    models.ask(REPO, first)
+    hub.faults.status[LARGE] = [404]
+    fetch()
+    models.ask(REPO)
+    assert fetch() is None and manifest_of(models).asked == first
+
+
+def manifest_of(models: Hub) -> Pinned:
+    found = going.manifest(places(models.folder)[REPO])
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("cut", [[2**20 + 17], [5, 3_000_000, 9_000_000]])
 def test_a_connection_that_breaks_is_taken_up_again(hub: LocalHub, models: Hub, fetch: Callable[..., Any], cut: list[int]) -> None:
     hub.faults.cut_after[LARGE] = list(cut)
