@@ -13,7 +13,7 @@ from app.errors import NotFound
 from app.history.ids import new_id
 from app.history.published import UNPUBLISHED
 from app.history.records import Clip, ClipPage, ClipQuery, Project
-from app.history.rows import clip_of, clip_row, project_of, search_text
+from app.history.rows import clip_of, clip_row, clip_values, project_of, search_text
 from app.history.schema import clips, projects
 from app.history.substring import holds, words_of
 from app.history.transactions import Transactions
@@ -176,6 +176,11 @@ class Clips:
             _project_row(c, project_id, owner)
             return _change(c, clip_id, project_id=project_id)
         return self._db.write(work)
+
+    def retell(self, clip: Clip) -> None:
+        """The row of this clip says what it says (recovery)."""
+        values = {name: value for name, value in clip_values(clip).items() if name != "id"}
+        self._db.write(lambda c: _change(c, clip.id, **values))
 
     def _changed(self, clip_id: str, owner: str, **values: Any) -> Clip:
         def work(c: Connection) -> Clip:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from app.errors import DataDirBusy, HistoryDamaged
 from app.history.postgres import PostgresDatabase
-from app.history.recovery import carry_jobs, restore_files
+from app.history.recovery import carry_changes, carry_jobs, restore_files, restore_projects, retell
 from app.history.store import Store
 from app.lock import FileLock
 from app.settings import Settings
-from engine.video.publish import storage_errors
+from engine.video.publish import storage_errors, write_atomic
 
 log = logging.getLogger(__name__)
 MESSAGE = "recovery_message"
 OPEN_WAIT_SECONDS = 60.0
+UNFINISHED = "history.unfinished"
+"""While a history is made again, this file in the data folder says which one was put aside for it."""
 
 
 def open_store(settings: Settings, *, repair: bool = True) -> Store:
@@ -36,7 +39,7 @@ def open_store(settings: Settings, *, repair: bool = True) -> Store:
             return _on_server(settings)
         with FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS):
             try:
-                return _checked(settings)
+                return _whole(settings)
             except HistoryDamaged as error:
                 if not repair:
                     raise
@@ -58,6 +61,12 @@ def _server_away(settings: Settings, error: HistoryDamaged) -> Iterator[None]:
         yield
     finally:
         lock.close()
+
+
+def _whole(settings: Settings) -> Store:
+    if (settings.data_dir / UNFINISHED).exists():  # else a sound history without what only the one put aside has
+        raise HistoryDamaged(f"The history {settings.db_path} was being made again, and that was cut short.")
+    return _checked(settings)
 
 
 def _checked(settings: Settings) -> Store:
@@ -91,10 +100,12 @@ def _on_server(settings: Settings) -> Store:
 
 
 def _made_again(settings: Settings, error: HistoryDamaged) -> Store:
-    """From the newest sound backup, else from nothing; then the clips' own files."""
+    """From the newest sound backup, else from nothing; then, newer than that, what can be read of the damaged one, and the clips' own
+    files. Raises as `open_store`; what is half made by then is made anew by the next opening."""
     aside = move_aside(settings, "damaged")
     source = "an empty one"
     store: Store | None = None
+    copied_at: float | None = None
     for backup in newest_backups(settings):
         _copy(backup, settings.db_path)
         try:
@@ -104,15 +115,21 @@ def _made_again(settings: Settings, error: HistoryDamaged) -> Store:
             backup.rename(backup.with_suffix(".damaged"))
             settings.db_path.unlink()
             continue
-        source = f"the copy {backup.name}"
+        source, copied_at = f"the copy {backup.name}", backup.stat().st_mtime
         break
     store = store or _checked(settings)
+    restore_projects(settings, store, newer=True)
     if aside.exists():
-        carry_jobs(aside, store)
+        carry_jobs(aside, store, newer=True)
+    if copied_at is not None:
+        retell(settings, store, copied_at)
     found = restore_files(settings, store)
+    if aside.exists():
+        carry_changes(aside, store)
     store.remember(MESSAGE, f"The history was damaged and has been made again from {source} and the clips' own files "
                             f"({found} clips found there). The damaged file is kept as {aside.name}. {error}",
                    now=time.time())
+    (settings.data_dir / UNFINISHED).unlink(missing_ok=True)
     return store
 
 
@@ -123,30 +140,55 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def move_aside(settings: Settings, why: str) -> Path:
-    """Renames the database and its journals. Nobody may have it open. Returns the new path of the database."""
+    """Renames the database and its journals, for another to be made. Nobody may have it open. Returns the new path of the database.
+
+    The file `UNFINISHED` says that path until the new one is whole. Where it is there, an earlier attempt died: what that left in the
+    database's place is put aside as well, and the path is still the first one's.
+    """
+    mark = settings.data_dir / UNFINISHED
+    said = mark.read_text(encoding="utf-8", errors="replace") if mark.exists() else ""
+    first = settings.data_dir / said if re.fullmatch(r"history\.[\w-]+\.db", said) else _free_name(settings, why)
+    if first.exists():
+        _rename(settings, _free_name(settings, "unfinished"))
+        return first
+    write_atomic(mark, first.name.encode())
+    _rename(settings, first)
+    return first
+
+
+def _free_name(settings: Settings, why: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     target = settings.data_dir / f"history.{why}-{stamp}.db"
     number = 1
     while target.exists():
         number += 1
         target = settings.data_dir / f"history.{why}-{stamp}-{number}.db"
+    return target
+
+
+def _rename(settings: Settings, target: Path) -> None:
     for ending in ("-journal", "-wal", "-shm"):
         side = settings.db_path.with_name(settings.db_path.name + ending)
         if side.exists():
             side.replace(target.with_name(target.name + ending))
     if settings.db_path.exists():
         settings.db_path.replace(target)
-    return target
 
 
 def newest_backups(settings: Settings) -> list[Path]:
-    return sorted(settings.backups_dir.glob("*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
+    """The newest first. Those dated in the future, by a clock that was wrong, come last: nobody knows how old they are."""
+    return _oldest_first(settings.backups_dir.glob("*.db"), time.time())[::-1]
+
+
+def _oldest_first(copies: Iterable[Path], now: float) -> list[Path]:
+    at = {path: path.stat().st_mtime for path in copies}
+    return sorted(at, key=lambda path: (at[path] <= now, at[path]))
 
 
 def back_up(settings: Settings, store: Store, *, now: float, every_seconds: float = 24 * 3600.0) -> Path | None:
     """A copy of the history once a day; the oldest daily ones beyond `settings.backups` go. Raises StorageBlocked."""
-    daily = sorted(settings.backups_dir.glob("daily-*.db"))
-    if daily and now - daily[-1].stat().st_mtime < every_seconds:
+    daily = _oldest_first(settings.backups_dir.glob("daily-*.db"), now)
+    if daily and 0 <= now - daily[-1].stat().st_mtime < every_seconds:
         return None
     target = settings.backups_dir / f"daily-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}.db"
     store.database.backup_to(target)
@@ -158,7 +200,8 @@ def back_up(settings: Settings, store: Store, *, now: float, every_seconds: floa
 def rebuild(settings: Settings) -> int:
     """`sprocket history rebuild`: a new history from the clips' files; the old one is kept beside it. Returns clips found.
 
-    Waiting jobs and their log live in the history alone, so they are carried over from the old one where it is readable.
+    Waiting jobs and their log live in the history alone, as do changes of clips that no sidecar tells yet, so they are carried over
+    from the old one where it is readable.
     On a database server its tables stay, and get what they lack: of the files, and of a SQLite history in the data folder.
     Raises DataDirBusy while a server works on this directory.
     """
@@ -168,23 +211,32 @@ def rebuild(settings: Settings) -> int:
             return _filled_up(settings)
         with (FileLock(settings.data_dir / "server.lock"),
               FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS)):
-            old = move_aside(settings, "before-rebuild") if settings.db_path.exists() else None
+            old = move_aside(settings, "before-rebuild")
             store = Store(settings)
             try:
                 store.migrate(settings.backups_dir)
-                if old is not None:
-                    carry_jobs(old, store)
-                return restore_files(settings, store)
+                found = _filled(settings, store, old)
             finally:
                 store.close()
+            (settings.data_dir / UNFINISHED).unlink(missing_ok=True)
+            return found
 
 
 def _filled_up(settings: Settings) -> int:
     with FileLock(settings.server_lock):
         store = _on_server(settings)
         try:
-            if settings.db_path.exists():
-                carry_jobs(settings.db_path, store)
-            return restore_files(settings, store)
+            return _filled(settings, store, settings.db_path)
         finally:
             store.close()
+
+
+def _filled(settings: Settings, store: Store, old: Path) -> int:
+    """What `store` lacks, out of an older history, which may be gone, and of the files. Returns clips found."""
+    there = frozenset(clip_id for clip_id, _file, _missing in store.clips.files())
+    if old.exists():
+        carry_jobs(old, store)
+    found = restore_files(settings, store)
+    if old.exists():
+        carry_changes(old, store, but=there)
+    return found

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Container
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from app.errors import NotFound
 from app.history.clips import Projects
@@ -29,11 +34,15 @@ from app.history.sidecar import (
 from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.hub.records import DOWNLOADS
+from app.queue.devices import KEY as DEVICES
 from app.settings import Settings
-from engine.errors import StorageBlocked
+from engine.errors import InvalidRequest, StorageBlocked
+from engine.video.publish import publish
 
 log = logging.getLogger(__name__)
 LOCAL = "local"
+CHANGEABLE = ("project_id", "name", "favourite", "trashed_at", "published_at")
+"""What people change about a clip."""
 FORGET_AFTER_SECONDS = 7 * 24 * 3600.0
 TEMPORARY_AFTER_SECONDS = 3600.0
 """An upload that stalls, or a slow disk, may leave one alone for minutes."""
@@ -57,11 +66,46 @@ def recover(settings: Settings, store: Store) -> None:
 
 def restore_files(settings: Settings, store: Store) -> int:
     """Every clip that the media folder tells of and the history does not, into the history. Returns how many."""
-    for owner, project in read_projects(settings.media_dir):
-        store.projects.restore(project, owner=owner)
+    restore_projects(settings, store)
     found = sum(adopt_file(settings, store, path, time.time()) for path in _videos(settings))
     write_projects(settings.media_dir, store.projects)
     return found
+
+
+def restore_projects(settings: Settings, store: Store, *, newer: bool = False) -> None:
+    """The projects that the list beside the clips knows. `newer`: it also says what they are called."""
+    for owner, project in read_projects(settings.media_dir):
+        if store.projects.restore(project, owner=owner) == project.id and newer:
+            with suppress(InvalidRequest):  # the name of another one
+                store.projects.rename(project.id, project.name, owner=owner)
+
+
+def retell(settings: Settings, store: Store, copied_at: float) -> None:
+    """After a repair from a copy made at `copied_at`: what the sidecars say of clips that it knows happened later, but where the copy
+    knew of a change that the sidecar does not tell yet."""
+    stale = {clip.id for clip in store.clips.stale()}
+    for path in sorted(settings.media_dir.glob("*/*.json")):
+        clip = read_sidecar(settings.media_dir, path)
+        if clip is not None and not (clip.id in stale and path.stat().st_mtime <= copied_at):
+            _say(store, clip)
+
+
+def _say(store: Store, clip: Clip) -> None:
+    """The row of this clip, if there is one, says of what people change the same as `clip`."""
+    try:
+        row = store.clips.get(clip.id, owner=clip.owner)
+    except NotFound:
+        return
+    if clip.project_id != row.project_id:
+        clip = replace(clip, project_id=_restored(store, clip))
+    if any(getattr(row, name) != getattr(clip, name) for name in CHANGEABLE):
+        store.clips.retell(replace(row, **{name: getattr(clip, name) for name in CHANGEABLE}))
+
+
+def _restored(store: Store, clip: Clip) -> str:
+    """The id of the clip's project, which is there by then."""
+    project = Project(id=clip.project_id, name=f"Recovered {clip.project_id[-4:]}", created_at=clip.created_at)
+    return store.projects.restore(project, owner=clip.owner)
 
 
 def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool:
@@ -69,10 +113,7 @@ def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool
     clip = clip_at(settings, store.projects, path, now)
     if clip is None:
         return False
-    project = Project(id=clip.project_id, name=f"Recovered {clip.project_id[-4:]}", created_at=clip.created_at)
-    project_id = store.projects.restore(project, owner=clip.owner)
-    if project_id != clip.project_id:
-        clip = replace(clip, project_id=project_id)
+    clip = replace(clip, project_id=_restored(store, clip))
     if not store.leases.adopt(clip, now=now):
         return False
     write_sidecar(settings.media_dir, clip)
@@ -103,15 +144,22 @@ def place_files(settings: Settings, store: Store, now: float) -> None:
         file = path.relative_to(settings.media_dir).as_posix()
         if file in known or file in in_work:
             continue
-        if adopt_file(settings, store, path, now) or store.clips.has_file(file):  # its row may have been written since
-            known.add(file)
-        else:
-            for part in (path, path.with_suffix(".json"), path.with_suffix(".webp")):
-                to_trash(settings, part)
+        try:
+            if adopt_file(settings, store, path, now) or store.clips.has_file(file):  # its row may have been written since
+                known.add(file)
+            else:
+                for part in (path, path.with_suffix(".json"), path.with_suffix(".webp")):
+                    to_trash(settings, part)
+        except (OSError, StorageBlocked) as error:
+            known.add(file)  # what is beside it stays as well
+            log.warning("%s stays where it is: %s", path, error)
     for path in beside:
         file = path.with_suffix(".mp4").relative_to(settings.media_dir).as_posix()
         if file not in known and file not in to_come and path.exists():
-            to_trash(settings, path)
+            try:
+                to_trash(settings, path)
+            except (OSError, StorageBlocked) as error:
+                log.warning("%s stays where it is: %s", path, error)
 
 
 def mark_missing(settings: Settings, store: Store) -> None:
@@ -183,7 +231,7 @@ def write_stale_sidecars(settings: Settings, store: Store) -> None:
 
 
 def to_trash(settings: Settings, path: Path) -> None:
-    """Moves a file to trash/, under a name that is free there."""
+    """Moves a file to trash/, under a name that is free there; it may lie on another disk. Raises OSError, StorageBlocked."""
     if not path.exists():
         return
     settings.trash_dir.mkdir(exist_ok=True)
@@ -192,8 +240,21 @@ def to_trash(settings: Settings, path: Path) -> None:
     while target.exists():
         number += 1
         target = settings.trash_dir / f"{path.stem}-{number}{path.suffix}"
-    path.rename(target)
+    _move(path, target)
     log.warning("%s belongs to no clip and was moved to %s", path.name, target)
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.rename(target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    part = target.with_name(f".{target.name}.part")
+    shutil.copy2(path, part)
+    publish(part, target)
+    path.unlink()
 
 
 def part_name(job: Job, token: str) -> str:
@@ -201,35 +262,69 @@ def part_name(job: Job, token: str) -> str:
     return f"{job.id}-{token}.part"
 
 
-def carry_jobs(old: Path, store: Store) -> int:
-    """Copies jobs and their log out of a readable older history. Returns how many jobs. Damage ends it quietly."""
-    try:  # to write as well: half a transaction beside it has to be taken back before anything can be read
-        connection = sqlite3.connect(f"{old.absolute().as_uri()}?mode=rw", uri=True)
-        connection.row_factory = sqlite3.Row
-        try:
-            rows = [dict(row) for row in connection.execute("SELECT * FROM jobs")]
-            events = [dict(row) for row in connection.execute("SELECT * FROM job_events ORDER BY id")]
-            names = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM projects")}
-        finally:
-            connection.close()
+def carry_jobs(old: Path, store: Store, *, newer: bool = False) -> int:
+    """Copies jobs and their log out of a readable older history. Returns how many jobs. Damage ends it quietly.
+
+    `newer`: of a job that is there already, it may know more than `store`.
+    """
+    try:
+        rows, events, names = _rows(old, "SELECT * FROM jobs", "SELECT * FROM job_events ORDER BY id", "SELECT * FROM projects")
     except sqlite3.Error as error:
         log.warning("jobs could not be read from %s: %s", old, error)
         return 0
-    projects = {identity: store.projects.restore(Project(id=identity, name=row["name"], created_at=row["created_at"]),
-                                                 owner=row["owner"]) for identity, row in names.items()}
+    projects = _projects(store, names)
 
     def work(c: Connection) -> int:
-        there = set(c.execute(select(jobs.c.id)).scalars())
-        fresh = [row for row in rows if row["id"] not in there and row["project_id"] in projects]
-        for row in fresh:
-            values = {name: value for name, value in row.items() if name in jobs.c}
-            c.execute(insert(jobs).values(values | {"project_id": projects[row["project_id"]]}))
-        taken = {row["id"] for row in fresh}
+        there = {row.id: row.status_seq for row in c.execute(select(jobs.c.id, jobs.c.status_seq))}
+        taken = {row["id"]: row for row in rows if row["project_id"] in projects
+                 and (row["id"] not in there or (newer and row["status_seq"] > there[row["id"]]))}
+        for job_id, row in taken.items():
+            values = {name: value for name, value in row.items() if name in jobs.c} | {"project_id": projects[row["project_id"]]}
+            if job_id in there:
+                c.execute(delete(job_events).where(job_events.c.job_id == job_id))
+                c.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+            else:
+                c.execute(insert(jobs).values(values))
         for event in events:
             if event["job_id"] in taken:
                 c.execute(insert(job_events).values({key: event[key] for key in ("job_id", "at", "what", "detail")}))
-        return len(fresh)
+        return len(taken)
     return store.database.write(work)
+
+
+def carry_changes(old: Path, store: Store, *, but: Container[str] = ()) -> None:
+    """Out of a readable older history, what else it alone knows: changes of clips that their sidecars do not tell yet, save of those in
+    `but`, and how the devices work, unless only what was lacking is filled in (`but`). Damage ends it quietly."""
+    try:
+        changed, chosen, names = _rows(old, "SELECT * FROM clips WHERE sidecar_stale = 1",
+                                       f"SELECT value FROM meta WHERE key = '{DEVICES}'", "SELECT * FROM projects")
+        said = [json.loads(row["value"]) for row in chosen]
+    except (sqlite3.Error, ValueError) as error:
+        log.warning("changes of clips could not be read from %s: %s", old, error)
+        return
+    projects = _projects(store, names)
+    for row in changed:
+        if row["id"] not in but and row["project_id"] in projects:
+            with suppress(NotFound):  # its files are gone
+                clip = store.clips.get(row["id"], owner=row["owner"])
+                store.clips.retell(replace(clip, project_id=projects[row["project_id"]], name=row["name"], trashed_at=row["trashed_at"],
+                                           favourite=bool(row["favourite"]), published_at=row.get("published_at")))
+    for mode in said if not but else ():
+        store.remember(DEVICES, mode, now=time.time())
+
+
+def _rows(old: Path, *queries: str) -> list[list[dict[str, Any]]]:
+    """What an older history answers. Raises sqlite3.Error where it is damaged."""
+    # to write as well: half a transaction beside it has to be taken back before anything can be read
+    with closing(sqlite3.connect(f"{old.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [[dict(row) for row in connection.execute(query)] for query in queries]
+
+
+def _projects(store: Store, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Project of the older history -> that of `store`."""
+    return {row["id"]: store.projects.restore(Project(id=row["id"], name=row["name"], created_at=row["created_at"]), owner=row["owner"])
+            for row in rows}
 
 
 def _videos(settings: Settings) -> list[Path]:

@@ -64,7 +64,7 @@ class Supervisor:
             try:
                 recover(self._settings, self._store)
                 storage.keep_ballast(self._settings)
-            except SprocketError as error:
+            except (SprocketError, OSError) as error:
                 log.error("recovery is not complete: %s", error)
             self._thread.start()
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -18,11 +19,12 @@ from app.doctor import examine
 from app.errors import DataDirBusy, HistoryDamaged, NotFound, SchemaTooNew
 from app.history.database import Database, journal_mode
 from app.history.migrate import current, upgrade
-from app.history.opening import back_up, open_store, rebuild
+from app.history.opening import back_up, newest_backups, open_store, rebuild
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.history.recovery import recover
 from app.history.schema import HEAD, metadata
 from app.lock import FileLock
+from app.queue.process import this_process
 from app.queue.supervisor import Supervisor
 from app.settings import Settings
 from app.studio import Studio, open_studio
@@ -161,6 +163,146 @@ def test_the_newest_backup_comes_first_and_files_fill_it_up(studio: Studio, work
     again.close()
 
 
+def spoil_an_index(path: Path) -> None:
+    """Damage that leaves every table readable."""
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        root, = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_clips_model_created'").fetchone()
+        size, = raw.execute("PRAGMA page_size").fetchone()
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * size : root * size] = b"\xa5" * size
+    path.write_bytes(data)
+
+
+def test_a_repair_from_a_copy_takes_nothing_back(studio: Studio, work_once: Work) -> None:
+    """What happened since the copy: unpublished, renamed, put into the trash, cancelled, failed."""
+    first, second = shelf(studio, work_once)
+    studio.untrash(second.id)
+    cancelled, failed, running = (studio.submit({"prompt": word}) for word in ("cancelled", "failed", "goes on"))
+    assert back_up(studio.settings, studio.store, now=time.time()) is not None
+    studio.store.published.unpublish(first.id)
+    studio.rename(first.id, "Another name")
+    studio.rename_project(first.project_id, "Winter")
+    studio.move_clip(second.id, studio.create_project("Holiday").id)
+    studio.trash(second.id)
+    studio.cancel(cancelled.id)
+    claim = studio.store.leases.claim(this_process(), now=time.time(), only=failed.id)
+    assert claim is not None
+    studio.store.leases.fail(claim, now=time.time(), code="test", message="no")
+    wanted = [studio.clip(first.id), studio.clip(second.id)]
+    jobs = [studio.job(job.id) for job in (cancelled, failed, running)]
+    events = [studio.store.jobs.events(job.id, owner="local") for job in jobs]
+    projects = studio.projects()
+    studio.close()
+    spoil_an_index(studio.settings.db_path)
+    again = open_studio(studio.settings)
+    assert "from the copy daily-" in str(again.status().recovery_message)
+    assert [again.clip(first.id), again.clip(second.id)] == wanted
+    assert [again.job(job.id) for job in jobs] == jobs and again.projects() == projects
+    assert [again.store.jobs.events(job.id, owner="local") for job in jobs] == events
+    again.close()
+
+
+def test_a_sidecar_that_was_never_written_does_not_overrule_the_copy(studio: Studio, work_once: Work) -> None:
+    first, _second = shelf(studio, work_once)
+    sidecar = studio.clip_path(first.id).with_suffix(".json")
+    studio.store.clips.rename(first.id, "Only in the history", owner="local")
+    assert back_up(studio.settings, studio.store, now=time.time()) is not None
+    named = studio.clip(first.id)
+    studio.close()
+    os.utime(sidecar, (time.time() - 60.0,) * 2)
+    studio.settings.db_path.write_text("gone" * 5000)
+    again = open_studio(studio.settings)
+    assert again.clip(first.id) == named
+    again.close()
+
+
+@pytest.mark.parametrize("why", ["repair", "rebuild"])
+def test_a_death_while_the_history_is_made_again_loses_nothing(studio: Studio, work_once: Work, monkeypatch: pytest.MonkeyPatch,
+                                                               why: str) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> int:
+        raise Killed
+
+    shelf(studio, work_once)
+    assert back_up(studio.settings, studio.store, now=time.time()) is not None
+    waiting = studio.submit({"prompt": "waits"})
+    studio.close()
+    if why == "repair":
+        spoil_an_index(studio.settings.db_path)
+    for place in ("_rename", "carry_jobs", "restore_files"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(f"app.history.opening.{place}", killed)
+            (open_studio if why == "repair" or place == "restore_files" else rebuild)(studio.settings)
+    with pytest.raises(HistoryDamaged, match="cut short"):
+        open_store(studio.settings, repair=False)
+    again = open_studio(studio.settings)
+    assert again.job(waiting.id) == waiting
+    again.close()
+    open_store(studio.settings, repair=False).close()  # once, and no more
+
+
+def test_a_rebuild_keeps_what_no_sidecar_tells_yet(studio: Studio, work_once: Work) -> None:
+    first, second = shelf(studio, work_once)
+    studio.store.clips.rename(first.id, "Only in the history", owner="local")
+    studio.store.published.unpublish(first.id)
+    studio.store.clips.set_project(second.id, studio.create_project("New").id, owner="local")
+    studio.set_devices("each")
+    told = studio.clip(first.id), studio.clip(second.id)
+    studio.close()
+    assert rebuild(studio.settings) == 2
+    again = open_studio(studio.settings)
+    assert (again.clip(first.id), again.clip(second.id)) == told and again.devices() == "each"
+    again.close()
+
+
+def test_a_copy_dated_in_the_future_ends_no_copies(studio: Studio) -> None:
+    now = time.time()
+    ahead = back_up(studio.settings, studio.store, now=now + 9e6)
+    assert ahead is not None
+    os.utime(ahead, (now + 9e6,) * 2)
+    assert newest_backups(studio.settings) == [ahead]
+    today = back_up(studio.settings, studio.store, now=now)
+    assert today is not None and back_up(studio.settings, studio.store, now=time.time()) is None
+    assert newest_backups(studio.settings) == [today, ahead]
+    os.utime(today, (now - 2 * 86400,) * 2)
+    settings = studio.settings.model_copy(update={"backups": 2})
+    third = back_up(settings, studio.store, now=now + 1)
+    assert newest_backups(settings) == [third, today]  # the one whose date is wrong goes first
+
+
+def test_a_stray_file_goes_to_the_trash_of_another_disk(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_disk(source: object, target: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+
+    month = studio.settings.media_dir / "2020-01"
+    month.mkdir()
+    stray = month / "20200101-000000_x_s1_00000000.mp4"
+    stray.write_bytes(b"nothing we know")
+    monkeypatch.setattr("os.rename", other_disk)
+    monkeypatch.setattr("pathlib.Path.rename", other_disk)
+    recover(studio.settings, studio.store)
+    assert not stray.exists() and (studio.settings.trash_dir / stray.name).read_bytes() == b"nothing we know"
+
+
+def test_a_file_that_cannot_be_moved_does_not_keep_a_server_from_starting(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    month = studio.settings.media_dir / "2020-01"
+    month.mkdir()
+    strays = [month / f"20200101-000000_x_s1_0000000{number}.mp4" for number in range(2)]
+    for stray in strays:
+        stray.write_bytes(b"nothing we know")
+
+    def rename(source: Path, target: Path) -> None:
+        if source == strays[0]:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        source.replace(target)
+
+    monkeypatch.setattr("pathlib.Path.rename", rename)
+    recover(studio.settings, studio.store)
+    assert [stray.exists() for stray in strays] == [True, False]
+
+
 def test_a_damaged_history_is_not_replaced_under_a_running_server(studio: Studio) -> None:
     studio.close()
     studio.settings.db_path.write_text("broken" * 1000)
@@ -212,7 +354,6 @@ def test_files_without_a_row_find_their_place_or_go_to_trash(studio: Studio, wor
 
 def test_recovery_leaves_a_living_attempt_alone(studio: Studio) -> None:
     from app.history.recovery import part_name
-    from app.queue.process import this_process
 
     studio.submit({"prompt": "x"})
     claim = studio.store.leases.claim(this_process(), now=time.time())
