@@ -49,12 +49,14 @@ class Access:
     inline: Any = None
     """Runs jobs inside the events of the page, where no worker may (`app.space.zero.Zero`)."""
 
-    def __init__(self, sharing: SharingSettings, data_dir: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, sharing: SharingSettings, data_dir: Path, *, now: Callable[[], float] = time.time,
+                 ticks: Callable[[], float] = time.monotonic) -> None:
+        """`now`: the time of day, for sessions, which outlive a restart; `ticks`: a clock that nobody sets, for waits."""
         self.sharing = sharing
         self.users = Users(sharing.users_path(data_dir))
         self._sessions = Sessions(data_dir / "sessions.json", idle_seconds=sharing.session_idle_seconds,
                                   seconds=sharing.session_seconds, now=now)
-        self._attempts = Attempts(now)
+        self._attempts = Attempts(ticks)
 
     def visitor(self, peer: str, headers: Headers) -> Visitor | None:
         """`peer`: address of the other end of the connection. Raises InvalidRequest where the users file is damaged."""

@@ -27,6 +27,7 @@ SHUT = (*(f"{API}/{name}" for name in GRADIO), "/monitoring", "/login", "/logout
 drawn at each start: a page that has lost its connection waits for it, then goes on or opens anew."""
 MOST_BODY = 4 << 20
 """Bytes of an event. What is larger goes through `/media/uploads`."""
+MOST_FIELDS = 40
 MOST_SESSIONS = 20_000
 ANSWER_BYTES = 4096
 
@@ -86,7 +87,10 @@ class Gate:
 
     async def _event(self, scope: Scope, receive: Receive, send: Send, visitor: Visitor) -> None:
         """One of gradio's events: bounded, and only in sessions that are the visitor's own."""
-        named = sessions_in_address(scope["path"], scope["query_string"])
+        named = sessions_in_address(scope["method"], scope["path"], scope["query_string"])
+        if named is None:
+            await refuse(send, 400, f"The address has more than {MOST_FIELDS} fields.")
+            return
         if scope["method"] not in READING:
             body = await _whole(receive)
             if body is None:
@@ -133,14 +137,15 @@ class Gate:
             self._belongs(event, owner)
 
 
-def sessions_in_address(path: str, query: bytes) -> list[str]:
-    """gradio's sessions and events that an address names: `?session_hash=`, `/heartbeat/{session}`, `/call/{name}/{event}`."""
+def sessions_in_address(method: str, path: str, query: bytes) -> list[str] | None:
+    """gradio's sessions and events that an address names: `?session_hash=`, `/heartbeat/{session}`, `/call/{name}/{event}`,
+    `/call/v2/{name}/{event}`. None: it has too many fields to be read."""
     try:
-        named = parse_qs(query.decode("latin-1"), max_num_fields=40).get("session_hash", [])
+        named = parse_qs(query.decode("latin-1"), max_num_fields=MOST_FIELDS).get("session_hash", [])
     except ValueError:
-        named = [""]
+        return None
     parts = path.removeprefix(API).strip("/").split("/")
-    if (parts[0] == "heartbeat" and len(parts) == 2) or (parts[0] == "call" and len(parts) == 3 and parts[1] != "v2"):
+    if (parts[0] == "heartbeat" and len(parts) == 2) or (parts[0] == "call" and len(parts) >= 3 and method in READING):
         named = [*named, parts[-1]]
     return named
 

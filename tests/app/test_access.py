@@ -16,7 +16,7 @@ from app import cli, serve
 from app.settings import Settings
 from app.sharing import passwords, users
 from app.sharing.access import COOKIE, Access, SignInRefused, TooManyAttempts
-from app.sharing.attempts import Attempts
+from app.sharing.attempts import WINDOW_SECONDS, Attempts
 from app.sharing.opening import access_for
 from app.sharing.settings import SharingSettings
 from app.sharing.users import Users
@@ -29,7 +29,7 @@ from tests.at_once import at_once
 
 
 def keeper(folder: Path, now: list[float], **values: Any) -> Access:
-    return Access(SharingSettings(**values), folder, now=lambda: now[0])
+    return Access(SharingSettings(**values), folder, now=lambda: now[0], ticks=lambda: now[0])
 
 
 def cookie(token: str) -> list[tuple[bytes, bytes]]:
@@ -82,6 +82,18 @@ def test_guessing_is_slowed_and_a_neighbour_still_gets_in(tmp_path: Path) -> Non
     assert access.sign_in("anna", PASSWORD, "1.2.3.4")
     now[0] = 301.0
     assert access.sign_in("anna", PASSWORD, "6.6.6.6")
+
+
+def test_a_clock_set_back_keeps_nobody_out_for_longer(tmp_path: Path) -> None:
+    now = [1e9]
+    access = Access(SharingSettings(), tmp_path, now=lambda: now[0])
+    for _ in range(5):
+        with pytest.raises(SignInRefused):
+            access.sign_in("anna", "wrong password", "6.6.6.6")
+    now[0] -= 86_400.0
+    with pytest.raises(TooManyAttempts) as refused:
+        access.sign_in("anna", PASSWORD, "6.6.6.6")
+    assert refused.value.seconds <= WINDOW_SECONDS
 
 
 def test_right_passwords_are_no_failures() -> None:

@@ -178,6 +178,9 @@ def test_sessions_and_results_of_gradio_belong_to_who_began_them(site: Site, ann
     event = anna.post("/gradio_api/call/clips", json={"data": []}).json()["event_id"]
     assert ben.get(f"/gradio_api/call/clips/{event}").status_code == 403
     assert ben.get(f"/gradio_api/queue/data?session_hash={event}").status_code == 403
+    assert [ben.get(f"/gradio_api/call/v2/{rest}").status_code for rest in (f"clips/{event}", event)] == [403, 403]
+    assert ben.get(f"/gradio_api/queue/data?session_hash={event}{'&x=1' * 40}").status_code == 400
+    assert [each.post("/gradio_api/call/v2/clips", json={}).status_code for each in (ben, anna)] == [200, 200]
     assert "complete" in anna.get(f"/gradio_api/call/clips/{event}").text
 
 
