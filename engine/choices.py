@@ -206,9 +206,11 @@ def _placements(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware,
     transformers = [Home(precision, *place) for precision in kinds for place in places]
     # The decoder is small: it stays, or comes when it is its turn.
     vaes = [Home(compute, "resident"), Home(compute, "staged", sources[0])]
-    steps = ((1, "whole"), (1, "chunked"), (2, "chunked"))
+    steps = [(1, "whole"), (1, "chunked"), *([(2, "chunked")] if shape.guided else [])]
+    if shape.cache == "pab":  # keeps the attention of whole blocks
+        steps = steps[:1]
     for text, transformer, vae, (passes, forward), (decode, tile) in product(
-            texts, transformers, vaes, steps if shape.guided else steps[:2], _decodes(spec, shape)):
+            texts, transformers, vaes, steps, _decodes(spec, shape)):
         placement = Placement(text, transformer, vae, passes, forward, decode, tile, "lean")
         if not policy.executable or not unsupported(placement, compute, hardware.device):
             yield placement
@@ -274,6 +276,9 @@ def _refusal(spec: ModelSpec, shape: Shape, compute: str, hardware: Hardware, po
     if lossy := [way for way in lossier if fits_in(way, hardware)]:
         word = "near-lossless" if any(way.quality in ("tiles", "near-lossless") for way in lossy) else "fast"
         return text + f"With quality {word} it would fit."
+    if shape.cache != "off" and any(fits_in(way, hardware) and way.quality in _allowed(policy)[-1]
+                                    for way in _weighed(spec, replace(shape, cache="off"), compute, hardware, policy)):
+        return text + f"Without the cache {shape.cache} it would fit."
     return text + _what_fits(spec, shape, compute, hardware, policy)
 
 

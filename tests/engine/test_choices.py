@@ -91,6 +91,16 @@ def test_only_what_runs_unless_asked_otherwise() -> None:
         made("cogvideox-5b", 1, Policy())
 
 
+def test_pab_is_planned_with_whole_blocks_alone() -> None:
+    for gib, profile in ((80, "fast"), (80, "balanced"), (80, "tiny"), (24, "fast")):
+        job = made("cogvideox-5b", gib, Policy(profile=profile), cache="pab")
+        assert job.placement.feed_forward == "whole"
+        check_executable(replace(job, spec=replace(job.spec, installed=True)))
+    with pytest.raises(CannotFit, match=r"Without the cache pab it would fit\.$"):
+        made("cogvideox-5b", 12, Policy(), cache="pab")
+    assert made("cogvideox-5b", 12, Policy()).predicted_bytes <= 12 * GIB
+
+
 def test_a_smaller_precision_is_taken_where_it_is_allowed_and_runs() -> None:
     laptop = made("cogvideox-2b", 8, Policy(quality="near-lossless"), device="cpu", frames=9)
     homes = laptop.placement.homes
