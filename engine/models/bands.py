@@ -6,8 +6,8 @@ so it runs over the whole picture a few groups at a time. Results take the place
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.memory.bands import BAND_BYTES, band_rows, slice_groups
 from engine.models.convolution import conv3d
 
+T = TypeVar("T")
 Room = Callable[[Tensor], Tensor]
 
 
@@ -30,7 +31,16 @@ def give_host_memory_back(device: torch.device) -> None:
     """To the computer, what of `host_room` nobody uses any more: torch would keep it for this process."""
     empty = getattr(torch._C, "_host_emptyCache", None)  # not in builds without CUDA
     if device.type == "cuda" and empty is not None:
+        torch.cuda.current_stream(device).synchronize()  # what a copy still reads or writes would stay
         empty()
+
+
+def giving_back(chunks: Iterator[T], device: torch.device) -> Iterator[T]:
+    """`chunks`; after the last one, or where nobody asks for the rest, they are closed and what they had of `host_room` goes back."""
+    try:
+        yield from chunks
+    finally:
+        give_host_memory_back(device)
 
 
 class Bands:

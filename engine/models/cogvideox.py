@@ -35,7 +35,7 @@ from engine.models import (
     vae_decode,
     vae_encode,
 )
-from engine.models.bands import give_host_memory_back
+from engine.models.bands import giving_back
 from engine.models.component import DTYPES, Component
 from engine.models.family import Stepper
 from engine.models.lora import LoraStack
@@ -134,8 +134,9 @@ class CogVideoX:
         What is decoded tile by tile is encoded in bands: exactly, and in less memory than in tiles.
         """
         vae = self.at_work("vae")
-        yield from band_encode.encode_banded(vae, frames) if how in ("banded", "by-tile") else vae_encode.encode_chunks(vae, frames, tile)
-        give_host_memory_back(self.device)
+        banded = how in ("banded", "by-tile")
+        chunks = band_encode.encode_banded(vae, frames) if banded else vae_encode.encode_chunks(vae, frames, tile)
+        yield from giving_back(chunks, self.device)
 
     @torch.inference_mode()
     def image_beside(self, moments: list[Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -223,12 +224,11 @@ class CogVideoX:
         vae, kept = self.at_work("vae"), self.components["vae"].dtype
         if how in ("whole", "tiled"):
             self.make_lean(vae)
-        for chunk in decoded(vae, scaled.to(kept), tile, how):
+        for chunk in giving_back(decoded(vae, scaled.to(kept), tile, how), self.device):
             if not torch.isfinite(chunk).all():
                 raise OutputRejected("the decoder made numbers that are not finite (NaN). Likely cause: damaged weights "
                                      "of the VAE, or guidance far above this model's own.")
             yield pixels_of(chunk).cpu()
-        give_host_memory_back(self.device)
 
     def make_lean(self, vae: Any) -> None:
         """The decoder faster, where that gives the same picture; tried once, and only when it is about to decode, as it needs numbers."""

@@ -22,6 +22,7 @@ from engine.errors import OutputRejected
 from engine.memory.shapes import decode_flops_per_pixel
 from engine.models.attention import JointAttention
 from engine.models.band_decode import decode_banded
+from engine.models.bands import giving_back
 from engine.models.cogvideox import pixels_of
 from engine.models.vae_decode import decode_chunks
 from engine.parallel.attend import SequenceAttend
@@ -107,7 +108,7 @@ class SpreadModel:
         if sizes is None:
             yield from self.model.encode_frames(frames, tile, how)
         else:
-            yield from encode_rows(self.model.at_work("vae"), frames, self.mesh, sizes)
+            yield from giving_back(encode_rows(self.model.at_work("vae"), frames, self.mesh, sizes), self.model.device)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, tile: tuple[int, int], how: str = "whole") -> Iterator[Tensor]:
@@ -126,7 +127,7 @@ class SpreadModel:
         vae, kept = self.model.at_work("vae"), self.model.components["vae"].dtype
         scaled = (1 / spec.scaling_factor * latents.permute(0, 2, 1, 3, 4)).to(kept)
         scale = spec.spatial_scale
-        for chunk in decode_rows(vae, scaled, self.mesh, sizes):
+        for chunk in giving_back(decode_rows(vae, scaled, self.mesh, sizes), self.model.device):
             self._refuse_nan(chunk)
             pixels = pixels_of(chunk)
             found = self.mesh.to_first(pixels, [scale * rows for rows in sizes], 1)
@@ -141,7 +142,7 @@ class SpreadModel:
         def chunks(cut: Tensor) -> Iterator[Tensor]:
             return decode_chunks(vae, cut, tile) if how == "tiled" else decode_banded(vae, cut)
 
-        for count, chunk in decode_tiles(vae, scaled, tile, self.mesh, chunks):
+        for count, chunk in giving_back(decode_tiles(vae, scaled, tile, self.mesh, chunks), self.model.device):
             self._refuse_nan(chunk)
             yield torch.empty(count, 0, 0, 3, dtype=torch.uint8) if chunk is None else pixels_of(chunk).cpu()
 

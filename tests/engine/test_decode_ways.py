@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,21 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
 from engine.errors import Cancelled
+from engine.events import ClipWritten, Stage, StepDone
 from engine.hardware import detect
+from engine.models import bands as bands_module
 from engine.models.band_decode import decode_banded, decode_part
 from engine.models.band_encode import encode_banded
-from engine.models.bands import Bands, host_room
+from engine.models.bands import Bands, giving_back, host_room
 from engine.models.cache import ModelCache
 from engine.models.tile_decode import decode_by_tile
 from engine.models.vae_decode import decode_chunks, same_picture
 from engine.models.vae_encode import encode_chunks
+from engine.parallel import spread
 from engine.plan import Plan
 from engine.run import run
 from engine.video.recipe import build_recipe
+from tests.engine.test_hierarchy import picture
 
 SMALL: dict[str, Any] = {"block_out_channels": (8, 8, 8, 8), "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -178,6 +183,58 @@ def test_it_can_be_cancelled_between_chunks(how: str, moments: int, tmp_path: Pa
     with pytest.raises(Cancelled):
         attempt(tmp_path / "first")
     assert not list(tmp_path.glob("*t/*.part"))
+
+
+@pytest.fixture
+def given_back(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happened to memory of the computer, in order."""
+    said: list[str] = []
+    monkeypatch.setattr(bands_module, "give_host_memory_back", lambda device: said.append(f"back from {device}"))
+    return said
+
+
+def two(said: list[str], first: Any) -> Iterator[Any]:
+    """Two chunks of something that keeps memory while it is there."""
+    try:
+        yield first
+        yield first
+    finally:
+        said.append("let go")
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_host_memory_goes_back_however_many_chunks_are_asked_for(given_back: list[str], asked: int) -> None:
+    chunks = giving_back(two(given_back, 7), torch.device("cpu"))
+    assert [next(chunks, None) for _ in range(asked)] == [7, 7, None][:asked]
+    del chunks
+    assert given_back == ["let go", "back from cpu"]
+
+
+def test_a_clip_gives_back_what_encoding_and_decoding_took(tmp_path: Path, tiny_plan: Callable[..., Plan], given_back: list[str],
+                                                           cache_of: Callable[[Plan], ModelCache]) -> None:
+    job = tiny_plan("i2v-sincos", frames=17, image=picture(tmp_path / "inputs", (96, 64), (10, 90, 200)))
+    seen = [(event, len(given_back)) for event in run(
+        job, part=tmp_path / "a.part", workspace=tmp_path / "job", recipe=build_recipe(job), models=cache_of(job),
+        cancelled=lambda: False, inputs=tmp_path / "inputs")]
+    assert isinstance(seen[-1][0], ClipWritten) and given_back == ["back from cpu"] * 2
+    assert {back for event, back in seen if isinstance(event, StepDone) and event.stage is Stage.SAMPLE} == {1}
+
+
+def test_so_does_a_rank(given_back: list[str], monkeypatch: pytest.MonkeyPatch, tiny_plan: Callable[..., Plan]) -> None:
+    job, pixels = tiny_plan("rope"), torch.zeros(1, 3, 9, 8, 8)
+    for name, first in (("decode_rows", pixels), ("decode_tiles", (9, pixels)), ("encode_rows", (9, pixels))):
+        monkeypatch.setattr(spread, name, lambda *_, first=first: two(given_back, first))
+    mesh: Any = SimpleNamespace(degrees=SimpleNamespace(ranks=1, sequence=1), agree=bool, to_first=lambda pixels, *_: pixels)
+    model = SimpleNamespace(spec=job.spec, device="cpu", at_work=lambda part: None,
+                            components={"vae": SimpleNamespace(dtype=torch.float32)}, transformer=SimpleNamespace(attn_processors={}))
+    rank = spread.SpreadModel(model, mesh, least_work=0)
+    latents, video = torch.zeros(1, 5, 4, 8, 12), np.zeros((17, 64, 96, 3), np.uint8)
+    for chunks in (rank.decode(latents, (64, 96), "banded"), rank.decode(latents, (32, 48), "by-tile"),
+                   rank.encode_frames(video, (64, 96))):
+        next(iter(chunks))
+        chunks.close()  # type: ignore[attr-defined]
+        assert given_back == ["let go", "back from cpu"]
+        given_back.clear()
 
 
 def test_pictures_that_differ_by_more_than_rounding_are_not_the_same() -> None:
