@@ -434,10 +434,10 @@ class Studio:
     def _file(self, clip_id: str, owner: str, ending: str) -> Path:
         clip = self.clip(clip_id, owner=owner)
         path = (self.settings.media_dir / clip.file).with_suffix(ending)
+        if ending == ".mp4" and path.is_file() == clip.missing:
+            self.store.clips.set_missing([clip.id], not clip.missing)
         if path.is_file():
             return path
-        if ending == ".mp4" and not clip.missing:
-            self.store.clips.set_missing([clip.id], True)
         raise NotFound(f"The file {path.name} is no longer in {path.parent}.")
 
     def _saved(self, clip: Clip) -> Clip:

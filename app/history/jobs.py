@@ -157,7 +157,7 @@ class Jobs:
         """A failed or cancelled job waits again, at the end; what it saved of its sampling still counts."""
         return self._owner_act(job_id, owner, Action.RETRY, now, error_code=None, error=None, cancel_requested_at=None,
                                stage=None, step=0, finished_at=None, resumed_from=None, crashes=0, kills=0,
-                               death_mark=None, lapses="[]", to_end=True)
+                               death_mark=None, lapses="[]", started_at=None, to_end=True)
 
     def pause(self, job_id: str, *, owner: str, now: float) -> Job:
         return self._owner_act(job_id, owner, Action.PAUSE, now)

@@ -96,6 +96,8 @@ def _say(store: Store, clip: Clip) -> None:
         row = store.clips.get(clip.id, owner=clip.owner)
     except NotFound:
         return
+    if clip.file != row.file:  # a copy of its files, made by hand
+        return
     if clip.project_id != row.project_id:
         clip = replace(clip, project_id=_restored(store, clip))
     if any(getattr(row, name) != getattr(clip, name) for name in CHANGEABLE):

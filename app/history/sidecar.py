@@ -61,7 +61,7 @@ def source_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Raises KeyError, TypeError, InvalidRequest for a recipe that was tampered with.
     """
     request, source = InterpolateRequest.from_mapping(recipe["request"]), recipe["source"]
-    called = request.title or str(source.get("title") or "video")
+    called = " ".join((request.title or str(source.get("title") or "video")).split())
     rate = ("filled between" if request.then else f"{request.slow:g}x slower" if request.slow is not None else f"{request.fps:g} fps")
     return {"name": f"{called[:60]} ({rate})", "title": request.title, "prompt": str(source.get("prompt") or called),
             "model": str(source.get("model") or ""), "seed": int(source.get("seed") or 0)}
@@ -72,7 +72,7 @@ def _made_by(recipe: Mapping[str, Any]) -> tuple[str, str, str, int]:
     if recipe.get("kind") == INTERPOLATE:
         source = source_of(recipe)
         made_by = source["model"] if recipe["request"].get("method") == "generate" else LABEL
-        return title(source["name"]), source["prompt"], made_by, source["seed"]
+        return source["name"], source["prompt"], made_by, source["seed"]
     request = GenerationRequest.from_mapping(recipe["request"])
     if request.seed is None:
         raise InvalidRequest("seed", "is missing.")

@@ -17,7 +17,7 @@ from app.errors import LeaseLost
 from app.history.leases import Claim
 from app.history.records import Clip, Job
 from app.history.recovery import clip_at, to_trash
-from app.history.sidecar import clip_file, title, with_real_bytes, write_sidecar
+from app.history.sidecar import clip_file, with_real_bytes, write_sidecar
 from app.queue.workplace import Attempt, Workplace
 from engine.events import ClipWritten, Event
 from engine.memory.placement import Placement
@@ -88,8 +88,8 @@ class PlannedWork(ABC):
 
 
 def clip_of(job: Job, written: ClipWritten, recipe: dict[str, Any], *, name: str, prompt: str, model: str, seed: int) -> Clip:
-    """The row of what the engine wrote for `job`."""
-    return Clip(id=job.id, owner=job.owner, project_id=job.project_id, job_id=job.id, name=title(name), prompt=prompt, model=model,
+    """The row of what the engine wrote for `job`. `name`: as it is to be, of a prompt its `title`."""
+    return Clip(id=job.id, owner=job.owner, project_id=job.project_id, job_id=job.id, name=name, prompt=prompt, model=model,
                 seed=seed, file=clip_file(job), sha256=written.sha256, size_bytes=written.size_bytes, width=written.width,
                 height=written.height, frames=written.frames, fps=written.fps,
                 recipe=recipe | {"seconds": written.seconds, "peak_bytes": written.peak_bytes},

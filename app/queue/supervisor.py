@@ -15,7 +15,7 @@ from functools import partial
 from app import storage
 from app.errors import HistoryBusy
 from app.history.opening import back_up, open_store
-from app.history.recovery import recover, sweep_job_folders, sweep_parts, write_stale_sidecars
+from app.history.recovery import mark_missing, recover, sweep_job_folders, sweep_parts, write_stale_sidecars
 from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.lock import FileLock
@@ -138,6 +138,7 @@ class Supervisor:
         settings, store, now = self._settings, self._history, time.time()
         if time.monotonic() >= self._sweep_at:
             swept = [_done(partial(sweep, settings, store, now)) for sweep in (sweep_parts, sweep_job_folders, sweep_unused)]
+            swept.append(_done(partial(mark_missing, settings, store)))
             if all(swept):
                 self._sweep_at = time.monotonic() + SWEEP_SECONDS
         for chore in (partial(write_stale_sidecars, settings, store), partial(storage.keep_ballast, settings),

@@ -55,7 +55,7 @@ def test_one_clip_with_lineage_to_both(studio: Studio, work_once: Work, pair: tu
     joined = filled(studio, work_once, first, second)
     assert (joined.frames, joined.fps) == (first.frames + 7 + second.frames, first.fps)
     assert probe_video(studio.clip_path(joined.id)).frames == joined.frames
-    assert joined.name == "a red ball, then a blue star (filled..."
+    assert joined.name == "a red ball, then a blue star (filled between)"
     assert joined.parents == (first.id, second.id) and joined.recipe["also_from"] == second.id
     assert {c.id for c in studio.lineage(joined.id)[0]} == {first.id, second.id}
     for parent in pair:

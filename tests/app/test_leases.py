@@ -49,6 +49,25 @@ def test_eight_threads_claim_each_job_once(studio: Studio) -> None:
     assert sorted(got) == sorted(jobs)
 
 
+def test_a_retried_job_takes_its_owners_turn_and_its_time_anew(studio: Studio) -> None:
+    def worked_on(now: float) -> Claim:
+        claim = claimed(studio, now=now)
+        studio.store.leases.fail(claim, now=now + 1.0, code="test", message="no")
+        return claim
+
+    start = time.time()
+    first = [studio.submit({"prompt": "x"}, owner="anna") for _ in range(3)]
+    for number in range(3):
+        worked_on(start + number)
+    for job in first:
+        studio.retry(job.id, owner="anna")
+    for _ in range(2):
+        studio.submit({"prompt": "x"}, owner="ben")
+    claims = [worked_on(start + 100.0 + number) for number in range(5)]
+    assert sorted(claim.job.owner for claim in claims[:2]) == sorted(claim.job.owner for claim in claims[2:4]) == ["anna", "ben"]
+    assert [claim.job.started_at for claim in claims] == [start + 100.0 + number for number in range(5)]
+
+
 def test_eight_threads_submit_one_key_once(studio: Studio) -> None:
     got: list[str] = []
     threads = [threading.Thread(target=lambda: got.append(studio.submit({"prompt": "x"}, idempotency_key="k").id))

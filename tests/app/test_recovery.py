@@ -179,6 +179,8 @@ def test_a_repair_from_a_copy_takes_nothing_back(studio: Studio, work_once: Work
     studio.untrash(second.id)
     cancelled, failed, running = (studio.submit({"prompt": word}) for word in ("cancelled", "failed", "goes on"))
     assert back_up(studio.settings, studio.store, now=time.time()) is not None
+    sidecar = studio.clip_path(first.id).with_suffix(".json")
+    shutil.copy(sidecar, sidecar.with_name("29991231-000000_x_s1_00000001.json"))  # by hand, and older than what follows
     studio.store.published.unpublish(first.id)
     studio.rename(first.id, "Another name")
     studio.rename_project(first.project_id, "Winter")
@@ -350,6 +352,27 @@ def test_files_without_a_row_find_their_place_or_go_to_trash(studio: Studio, wor
     (month.parent / "away").rename(media / second.file)
     recover(studio.settings, studio.store)
     assert studio.clip(second.id) == second
+
+
+def test_a_file_that_is_back_is_no_longer_missing(studio: Studio, work_once: Work) -> None:
+    studio.submit({"prompt": "x"})
+    work_once()
+    clip, = studio.clips().clips
+    path, away = studio.clip_path(clip.id), studio.settings.media_dir / "away"
+    server = Supervisor(studio.settings, studio.store)
+
+    def hour() -> None:
+        server._sweep_at = 0.0
+        server._keep_house()
+
+    for look in (hour, lambda: studio.clip_path(clip.id)):
+        path.rename(away)
+        with pytest.raises(NotFound):
+            studio.clip_path(clip.id)
+        assert studio.clip(clip.id).missing
+        away.rename(path)
+        look()
+        assert studio.clip(clip.id) == clip
 
 
 def test_recovery_leaves_a_living_attempt_alone(studio: Studio) -> None:

@@ -55,14 +55,16 @@ def test_a_clip_whose_file_is_all_that_is_left_keeps_its_model(tmp_path: Path) -
     open_studio(settings).close()
     path = settings.media_dir / "2026-01" / "20260102-030405_a.mp4"
     path.parent.mkdir(parents=True)
+    long = "a red ball rolls to the right over wet grass"
+    recipe = RECIPE | {"request": REQUEST | {"title": long}}
     pixels = moving_square(9, 64, 96, 3)
-    with ClipWriter(path, width=96, height=64, fps=16, frames=9, recipe=json.loads(json.dumps(RECIPE))) as writer:
+    with ClipWriter(path, width=96, height=64, fps=16, frames=9, recipe=json.loads(json.dumps(recipe))) as writer:
         writer.write(pixels)
         writer.finish()
     assert rebuild(settings) == 1
     studio = open_studio(settings)
     try:
         (clip,) = studio.clips().clips
-        assert (clip.model, clip.prompt, clip.seed, clip.name) == ("pocket", "a red ball", 7, "a red ball (16 fps)")
+        assert (clip.model, clip.prompt, clip.seed, clip.name) == ("pocket", "a red ball", 7, f"{long} (16 fps)")
     finally:
         studio.close()

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from app.history.records import Job
+from app.history.sidecar import title
 from app.loras import Loras
 from app.planning import hardware_on, plan_here, recent_clips
 from app.queue.clips import ClipKind, PlannedWork, clip_of, publish_clip
@@ -56,7 +57,7 @@ class Generation(PlannedWork):
         if not isinstance(last, ClipWritten):
             raise RuntimeError("the engine ended without a clip")
         plan = self.plan
-        clip = clip_of(self.job, last, self.recipe, name=plan.prompt, prompt=plan.prompt, model=plan.model, seed=plan.seed)
+        clip = clip_of(self.job, last, self.recipe, name=title(plan.prompt), prompt=plan.prompt, model=plan.model, seed=plan.seed)
         publish_clip(attempt, clip, last)
 
 
