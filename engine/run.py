@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from engine.cache.magnitude import SHIPPED, changes_key, read_changes, with_changes
+from engine.cache.measured import work_share
 from engine.cache.shortcut import Shortcut
 from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.digest import file_sha256
@@ -250,7 +251,7 @@ class Job:
                     save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
                 raise
             durations.append(time.perf_counter() - begun)
-            yield StepDone(Stage.SAMPLE, state.step, total, self.eta_sampling(state.step, durations))
+            yield StepDone(Stage.SAMPLE, state.step, total, self.eta_sampling(state.step, durations, shortcut))
             now, last = time.monotonic(), state.step == total
             if self.leads and (last or now - checkpointed >= self.checkpoint_seconds):
                 path = save_checkpoint(self.workspace, state, generator, mark, self.seconds[Stage.SAMPLE.value])
@@ -322,12 +323,16 @@ class Job:
         yield ClipWritten(self.part, writer.poster, digest, self.part.stat().st_size, plan.frames, plan.width, plan.height,
                           plan.fps, dict(self.seconds), peak_bytes(plan.device))
 
-    def eta_sampling(self, step: int, durations: list[float]) -> float:
-        """Seconds to the end: the remaining steps at the recent pace, and decoding at the same arithmetic speed."""
-        work = self.plan.work
-        each = median(durations[-RECENT_STEPS:])
-        total = self.plan.sampled_steps
-        return each * (total - step) + each * total * work["decode"] / work["sample"]
+    def eta_sampling(self, step: int, durations: list[float], shortcut: Shortcut | None = None) -> float:
+        """Seconds to the end: the remaining steps at the recent pace of those that are run in full, each for the share of it that
+        `shortcut` runs, and decoding at the same arithmetic speed."""
+        plan, total = self.plan, self.plan.sampled_steps
+        costs, whole = ([1.0] * total,) * 2 if shortcut is None else shortcut.costs
+        ran = range(step - len(durations), step)
+        full = [took / whole[index] for index, took in zip(ran, durations, strict=True) if costs[index] == whole[index]]
+        each = median(full[-RECENT_STEPS:]) if full else sum(durations) / (sum(costs[index] for index in ran) or 1.0)
+        uncached = plan.work["sample"] / work_share(plan.cache, plan.cfg_gate, total, plan.guided)
+        return each * sum(costs[step:]) + each * total * plan.work["decode"] / uncached
 
 
 def _check_finite(state: SampleState, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from engine.cache.first_block import FirstBlock
 from engine.cache.gate import first_gated
 from engine.cache.taylor import Taylor
 
@@ -72,6 +73,17 @@ def work_share(cache: str, cfg_gate: float, steps: int, guided: bool) -> float:
         return sum(cost for cost, full in zip(half, Taylor().schedule(steps), strict=True) if full) / steps
     row = None if cache == "off" else row_of(cache, 1.0)
     return sum(half) / steps / (row.flops_ratio if row else 1.0)
+
+
+def skipped_share(cache: str) -> float:
+    """Work of a step that `cache` may skip, over that of a full one: the pocket model's mean; 0 where nothing of it is run."""
+    row = row_of(cache, 1.0)
+    if row is None:
+        return 0.0
+    if cache == "first-block":  # it decides step by step: of those that it may skip it runs some
+        retained = FirstBlock().retained
+        return (1 / row.flops_ratio - retained) / (1 - retained)
+    return row.skipped_cost
 
 
 def words(cache: str, cfg_gate: float) -> list[str]:

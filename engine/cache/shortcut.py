@@ -26,6 +26,7 @@ from engine.cache.clean import CleanLatents
 from engine.cache.first_block import FirstBlock
 from engine.cache.gate import first_gated
 from engine.cache.magnitude import Magnitude
+from engine.cache.measured import skipped_share
 from engine.cache.taylor import Taylor
 from engine.models.family import Stepper, VideoModel
 
@@ -52,7 +53,7 @@ class Shortcut:
         times = stepper.timesteps.tolist()
         self.steps = len(times)
         self.gate = first_gated(gate, self.steps) if len(text) == 2 else self.steps
-        policy = policy or POLICIES.get(cache)
+        self.cache, policy = cache, policy or POLICIES.get(cache)
         self.act = _act(cache, policy, times, changes, added)
         # Under fresh noise the clean latents walk at random, and differences foretell nothing.
         self.kept = CleanLatents(0 if stepper.fresh_noise else getattr(policy, "order", 0))
@@ -74,6 +75,17 @@ class Shortcut:
         if not self.calibrating or len(self._changes) < self.steps:
             return None
         return tuple(self._changes[step] for step in range(self.steps))
+
+    @property
+    def costs(self) -> tuple[list[float], list[float]]:
+        """For each step: (its expected cost, that of all of it), in steps with both halves of guidance."""
+        whole = [1.0 if index < self.gate else 0.5 for index in range(self.steps)]
+        if isinstance(self.act, FirstBlockAct):
+            full = [self.act.policy.decide(index, self.steps, 1, 0.0) for index in range(self.steps)]
+        else:
+            full = [True] * self.steps if self.act is None else list(self.act.schedule)
+        share = skipped_share(self.cache)
+        return [cost if runs else cost * share for cost, runs in zip(whole, full, strict=True)], whole
 
     def replay(self, anchors: Sequence[tuple[int, Tensor]]) -> None:
         """Come to the state after these full steps, in order."""

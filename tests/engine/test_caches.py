@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from engine.cache.broadcast import Broadcast
 from engine.cache.first_block import FirstBlock
 from engine.cache.gate import first_gated
 from engine.cache.magnitude import Magnitude, read_changes, with_changes
-from engine.cache.measured import measured, table, words, work_share
+from engine.cache.measured import measured, row_of, table, words, work_share
+from engine.cache.shortcut import Shortcut
 from engine.cache.taylor import Taylor, differences, predicted
 from engine.errors import Cancelled, CannotFit, InvalidRequest
 from engine.events import Event, Resumed, Stage, StepDone
 from engine.models.cache import ModelCache
 from engine.plan import Plan, check_executable
-from engine.run import run
+from engine.run import Job, run
 from engine.video.recipe import build_recipe
 
 STEPS = 12
@@ -255,6 +257,39 @@ def test_changes_of_another_checkpoint_schedule_or_shape_are_not_taken(tmp_path:
     for bad in ([1.0, 1.0], [1.0, float("inf"), 1.0], [1.0, -1.0, 1.0], [1.0, True, 1.0], "abc", None):
         path.write_text(json.dumps({"version": 1, "fingerprint": "f", "changes": {"dpm-3": bad}}))
         assert read_changes([path], "f", "dpm", 3, 3) is None
+
+
+@pytest.mark.parametrize(("cache", "gate"), [("off", 1.0), ("off", 0.5), ("pab", 1.0), ("magcache", 1.0), ("taylorseer", 1.0),
+                                             ("taylorseer", 0.5)])
+def test_the_time_left_is_that_of_what_is_still_run(cache: str, gate: float, tiny_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    import torch
+
+    plain, job = (tiny_plan("rope", steps=50, **more) for more in ({}, {"cache": cache, "cfg_gate": gate}))
+    stepper: Any = SimpleNamespace(timesteps=torch.arange(990, -1, -20), fresh_noise=False)
+    shortcut = Shortcut(SimpleNamespace(), stepper, torch.zeros(2, 1, 1), [6.0] * 50, cache=cache, gate=gate,  # type: ignore[arg-type]
+                        changes=CHANGES[:4] * 5 + CHANGES[4:5] * 30)
+    schedule = (True,) * 50 if cache == "off" else shortcut.act.schedule
+    skipped = row.skipped_cost if (row := row_of(cache, 1.0)) else 0.0
+    took = [4.0 * (1.0 if full else skipped) * (1.0 if index < 50 * gate else 0.5) for index, full in enumerate(schedule)]
+    decoding = 4.0 * 50 * plain.work["decode"] / plain.work["sample"]
+    assert cache == "off" or 15 < sum(schedule) < 50
+    state = Job(job, tmp_path, tmp_path, {}, ModelCache(), lambda: False, 30, 1, None, None, None)
+    used = None if (cache, gate) == ("off", 1.0) else shortcut
+    for start, step in ((0, 1), (0, 13), (0, 24), (0, 37), (0, 50), (22, 44)):
+        assert state.eta_sampling(step, took[start:step], used) == pytest.approx(sum(took[step:]) + decoding)
+    assert state.eta_sampling(27, [4.0], used) > decoding / 2  # gone on with, at a step of which nothing may be run
+
+
+def test_where_the_model_decides_the_measured_share_is_what_is_left(tiny_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    import torch
+
+    plain, job = (tiny_plan("rope", steps=50, **more) for more in ({}, {"cache": "first-block"}))
+    stepper: Any = SimpleNamespace(timesteps=torch.arange(990, -1, -20), fresh_noise=False)
+    shortcut = Shortcut(SimpleNamespace(), stepper, torch.zeros(2, 1, 1), [6.0] * 50, cache="first-block")  # type: ignore[arg-type]
+    state = Job(job, tmp_path, tmp_path, {}, ModelCache(), lambda: False, 30, 1, None, None, None)
+    decoding = 50 * plain.work["decode"] / plain.work["sample"]
+    expected = 50 * work_share("first-block", 1.0, 50, True) + decoding
+    assert 10 + state.eta_sampling(10, [1.0] * 10, shortcut) == pytest.approx(expected, rel=0.05)
 
 
 def test_schedules() -> None:
