@@ -103,6 +103,8 @@ def plan_hierarchy(request: GenerationRequest, spec: ModelSpec, plan_one: Callab
     interpolator = read_spec(found[0], found[0].name)
     inputs = ((0, request.image), *request.given) if request.image else request.given
     how, clip = _stage_one(levels, spec)
+    if how == "slots":
+        _check_slots(request, spec, interpolator)
     bare = replace(request, frames=None, key_frames=None, fps=None, given=(), edits=(), review=False, image=None, fit=None)
     wish = replace(bare, frames=clip or None)
     if how == "image":
@@ -190,6 +192,18 @@ def _stage_one(levels: Hierarchy, spec: ModelSpec) -> tuple[str, int]:
     if keyed == {0} and "i2v" in spec.modes:
         return "image", clip
     return "slots", 0
+
+
+def _check_slots(request: GenerationRequest, spec: ModelSpec, interpolator: ModelSpec) -> None:
+    """Raises `InvalidRequest` for what says how a clip of the model is made, where the key frames come out of none."""
+    usual = {"loras": ((),), "scheduler": (None, interpolator.scheduler, spec.scheduler), "eta": (None, 0.0), "cache": (None, "off"),
+             "cfg_gate": (None, 1.0)}
+    said = [name for name, values in usual.items() if getattr(request, name) not in values]
+    if said:
+        first, others = said[0], f", nor have {', '.join(said[1:])}" if said[1:] else ""
+        raise InvalidRequest(first, f"has no effect here{others}: key frames around given ones are made by the stage-two model, and not out of "
+                                    "a clip. Leave that out, or give no frames" + (" but the first." if "i2v" in spec.modes else "."),
+                             suggestion=None if first == "loras" else usual[first][-1])
 
 
 def block_request(bare: GenerationRequest, interpolator: ModelSpec) -> GenerationRequest:

@@ -411,6 +411,19 @@ def test_a_model_without_stage_two_says_what_to_do(tiny: Callable[..., Path]) ->
         planned(tiny("rope"))
 
 
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"loras": (("b" * 64 + ".safetensors", 1.0),)}, "loras: has no effect here"), ({"scheduler": "ddim"}, "scheduler: has no effect here"),
+    ({"cache": "taylorseer"}, "cache: has no effect here"), ({"cfg_gate": 0.5}, "cfg_gate: has no effect here"),
+    ({"scheduler": "ddim", "eta": 1.0, "cache": "pab"}, "scheduler: has no effect here, nor have eta, cache:")])
+def test_what_only_a_clip_of_the_model_knows_is_refused_where_none_is_made(model: Path, fields: dict[str, Any], said: str) -> None:
+    given = {"given": ((4, "a" * 64 + ".png"),), "guidance": 3.0}
+    with pytest.raises(InvalidRequest, match=said):
+        planned(model, **given, **fields)
+    assert {name: getattr(planned(model, guidance=3.0, **fields), name) for name in fields} == fields  # a clip is made
+    usual = {"loras": (), "scheduler": read_spec(model, "tiny").scheduler, "eta": 0.0, "cache": "off", "cfg_gate": 1.0}
+    assert planned(model, **given, **usual).request() == planned(model, **given).request()
+
+
 def test_edits_are_of_key_frames(model: Path) -> None:
     with pytest.raises(InvalidRequest, match="frame 3, which is no key frame"):
         planned(model, edits=((3, 1),))
