@@ -23,7 +23,7 @@ from engine.interpolate.planning import HierarchyPlan, block_request, blocks_at_
 from engine.interpolate.request import DEFAULT_BETWEEN, MAX_BETWEEN, InterpolateRequest
 from engine.interpolate.smoothing import Origin, stage_two_for
 from engine.media.probe import VideoFacts
-from engine.request import MAX_KEY_FRAMES, GenerationRequest
+from engine.request import MAX_FPS, MAX_KEY_FRAMES, MIN_FPS, GenerationRequest
 from engine.spec import ModelSpec, read_spec
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ def plan_filled(request: InterpolateRequest, first: VideoFacts, second: VideoFac
     """Of a request for generated frames across the gap. Arguments and errors as of `engine.interpolate.smoothing.plan_smoothed`."""
     folder, adapter = stage_two_for(spec)
     rate = check_pair(request, first, second)
+    if not MIN_FPS <= rate <= MAX_FPS:
+        raise InvalidRequest("then", f"has {rate:.5g} frames a second; a model makes clips of {MIN_FPS:g} to {MAX_FPS:g}. For other rates "
+                                     "use flow.")
     if first.frames + second.frames > MAX_KEY_FRAMES:
         raise InvalidRequest("then", f"has {second.frames} frames, and the first one {first.frames}; frames are generated between videos "
                                      f"of at most {MAX_KEY_FRAMES} together. For longer ones use flow.")

@@ -201,8 +201,9 @@ def _check_slots(request: GenerationRequest, spec: ModelSpec, interpolator: Mode
     said = [name for name, values in usual.items() if getattr(request, name) not in values]
     if said:
         first, others = said[0], f", nor have {', '.join(said[1:])}" if said[1:] else ""
-        raise InvalidRequest(first, f"has no effect here{others}: key frames around given ones are made by the stage-two model, and not out of "
-                                    "a clip. Leave that out, or give no frames" + (" but the first." if "i2v" in spec.modes else "."),
+        instead = "give no frames but the first" if "i2v" in spec.modes else "give no frames"
+        raise InvalidRequest(first, f"has no effect here{others}: key frames around given ones are made by the stage-two model, and not "
+                                    f"out of a clip. Leave that out, or {instead}.",
                              suggestion=None if first == "loras" else usual[first][-1])
 
 

@@ -180,11 +180,13 @@ def test_pairs_that_cannot_be_one_clip(other: dict[str, Any], said: str) -> None
         check_pair(InterpolateRequest(video=A, then=B), FACTS, replace(FACTS, **other))
 
 
-@pytest.mark.parametrize(("between", "frames", "said"), [(5, 9, r"between: is 5; .*1, 3, 7, 15"), (7, 250, r"then: has 250 frames.*257")])
-def test_what_rounds_cannot_do(model: Path, between: int, frames: int, said: str) -> None:  # noqa: F811
-    request = InterpolateRequest(video=A, then=B, between=between, method="generate")
+@pytest.mark.parametrize(("between", "frames", "fps", "said"), [
+    (5, 9, 8.0, r"between: is 5; .*1, 3, 7, 15"), (7, 250, 8.0, r"then: has 250 frames.*257"),
+    (7, 9, 96.0, r"then: has 96 frames a second; .* 1 to 60.* use flow"), (7, 9, 0.5, r"then: has 0\.5 frames a second; .* use flow")])
+def test_what_rounds_cannot_do(model: Path, between: int, frames: int, fps: float, said: str) -> None:  # noqa: F811
+    request, facts = InterpolateRequest(video=A, then=B, between=between, method="generate"), replace(FACTS, fps=fps)
     with pytest.raises(InvalidRequest, match=said):
-        plan_filled(request, FACTS, replace(FACTS, frames=frames), Origin("tiny", "a fox", 4), read_spec(model, "tiny"),
+        plan_filled(request, facts, replace(facts, frames=frames), Origin("tiny", "a fox", 4), read_spec(model, "tiny"),
                     lambda one, spec: plan(one, spec, CPU), "cpu")
 
 
