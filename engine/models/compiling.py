@@ -8,6 +8,7 @@ called uncompiled from then on, the failed call included, for blocks do not chan
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,8 @@ class _Guarded:
             return self.compiled(*args, **dense)
         except torch.OutOfMemoryError:
             raise
-        except (TorchDynamoException, RuntimeError, ImportError, OSError, AssertionError, NotImplementedError) as error:
+        except (TorchDynamoException, RuntimeError, ImportError, OSError, AssertionError, NotImplementedError,
+                subprocess.SubprocessError) as error:
             # A compiled call can fail as the plain one would (a wrong shape): then the plain one says so.
             made = self.plain(*args, **kwargs)
             self.owner.give_up(error)

@@ -16,6 +16,7 @@ processor, which proves the arithmetic and the addressing, not the speed. `accel
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ from engine.models.fused_qkv import plain
 
 Scale = tuple[Tensor, Tensor]
 """(1 + scale, shift), each (batch, width)."""
+FAILURES = (RuntimeError, OSError, ValueError, TypeError, AttributeError, AssertionError, ImportError, subprocess.SubprocessError)
+"""What building and launching a kernel can raise beside the compiler's own errors: the last two from a C compiler that fails on the
+launcher (no Python.h) and from a launcher that cannot be loaded (a cache on a file system without execution)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Ops:
     """(text, video, change (B, T + N, d), text's gate, video's gate (B, d)) -> new text, new video; views of one tensor."""
     widened: Callable[[Tensor, nn.Module], Tensor]
     """(tokens (B, n, d), diffusers' `GELU` module) -> (B, n, 4 d)."""
-    failures: tuple[type[Exception], ...] = (RuntimeError,)
-    """What a kernel's compiler and driver raise, beside errors in the operations themselves."""
+    failures: tuple[type[Exception], ...] = FAILURES
+    """What a kernel's compiler and driver raise."""
 
 
 def _modulated(text: Tensor, video: Tensor, norm: nn.LayerNorm, text_scale: Scale, video_scale: Scale) -> Tensor:
@@ -89,7 +93,7 @@ def load_triton() -> Ops | str:
         from engine.models import triton_kernels
     except (ImportError, OSError, RuntimeError) as error:  # no package, or one that finds no compiler or driver
         return f"Triton cannot be imported ({type(error).__name__}: {str(error)[:120]})"
-    return Ops("triton", triton_kernels.modulated, triton_kernels.turned, triton_kernels.gated, _widened_in_one, triton_kernels.FAILURES)
+    return Ops("triton", triton_kernels.modulated, triton_kernels.turned, triton_kernels.gated, _widened_in_one, (triton_kernels.TritonError, *FAILURES))
 
 
 def fits(norm: nn.LayerNorm, heads_width: int) -> str:

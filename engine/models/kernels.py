@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -54,7 +55,7 @@ def trial(attend: Attend, *, lossy: bool, heads: int, width: int, dtype: torch.d
     key[..., 0] += OUTLIER
     try:
         given = attend(query, key, value)
-    except (RuntimeError, ImportError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, ImportError, ValueError, TypeError, AssertionError, NotImplementedError, subprocess.SubprocessError) as error:
         return f"it stopped with {type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else 'no text'}"
     if given.shape != query.shape:
         return f"it gave shape {tuple(given.shape)} for {shape}"

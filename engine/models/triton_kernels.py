@@ -13,11 +13,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
-from triton.errors import TritonError
+from triton.errors import TritonError  # noqa: F401 - one of the failures that `fused_ops` expects
 
 TOKENS = 16
 """Tokens a program of `turned` works on."""
-FAILURES = (TritonError, RuntimeError, OSError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.models import accelerate, attention, fused_block
+from engine.models import accelerate, attention, fused_block, kernels
 from engine.models.chunked import use_chunks, use_whole
 from engine.models.compiling import CompiledBlocks
 from engine.models.fused_ops import TORCH, load_triton
@@ -113,12 +114,31 @@ def test_a_fused_pass_that_errs_is_not_used() -> None:
     def broken(*given: Any) -> Tensor:
         raise RuntimeError("no kernel image is available for execution on the device")
 
-    from dataclasses import replace
-
     assert "off by" in fused_block.try_fused(model, replace(TORCH, modulated=wrong), complex_tables("rope"), **where(model))
     assert "no kernel image" in fused_block.try_fused(model, replace(TORCH, modulated=broken), complex_tables("rope"), **where(model))
     assert torch.equal(step(model, "rope", tables("rope")), stock)
     assert not any("forward" in vars(block) for block in model.transformer_blocks)
+
+
+@pytest.mark.parametrize("error", [subprocess.CalledProcessError(1, ["gcc"]), ImportError("failed to map segment from shared object")],
+                         ids=["no Python.h", "cache without execution"])
+def test_a_launcher_that_cannot_be_built_costs_a_note(error: Exception) -> None:
+    def broken(*given: Any, **named: Any) -> Tensor:
+        raise error
+
+    model = transformer()
+    install(model, "native")
+    reason = fused_block.try_fused(model, replace(TORCH, modulated=broken), complex_tables("rope"), **where(model))
+    assert f"it stopped with {type(error).__name__}" in reason
+    assert not any("forward" in vars(block) for block in model.transformer_blocks)
+    at = {"heads": 2, "width": 16, "dtype": torch.float32, "device": torch.device("cpu")}
+    assert f"it stopped with {type(error).__name__}" in kernels.trial(broken, lossy=False, **at)
+    stock = step(model, "rope", tables("rope"))
+    blocks = CompiledBlocks(model, backend="eager")
+    for block in model.transformer_blocks:
+        block.forward.compiled = broken
+    assert torch.equal(step(model, "rope", tables("rope")), stock)
+    assert type(error).__name__ in blocks.problem
 
 
 def test_without_triton_there_is_a_reason() -> None:
