@@ -4,6 +4,7 @@
       InvalidRequest              a field of the request is wrong (says field, value, limit, way out)
       CannotFit                   legal, but this machine has not the memory or disk for it
         MemoryRanOut              the memory that was forecast to do did not; the job can go on with less
+      DeviceLost                  the GPU gave up at work; nothing works on it any more in this process
       ModelNotFound               no such checkpoint on this machine
       ModelInvalid                a checkpoint is there, but broken, foreign or unsafe
       OutputRejected              frames were made, but they are not a video (NaN, black, frozen)
@@ -61,6 +62,15 @@ class MemoryRanOut(CannotFit):
         super().__init__(message)
         self.phase = phase
         self.where = where
+
+
+class DeviceLost(SprocketError):
+    """The GPU gave up at work (an illegal access, memory that cannot be corrected, a card that is gone).
+
+    CUDA answers every later call of this process with an error too: go on in another one.
+    """
+
+    code = "device_lost"
 
 
 class ModelNotFound(SprocketError):

@@ -22,7 +22,7 @@ from engine.cache.measured import work_share
 from engine.cache.shortcut import Shortcut
 from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.digest import file_sha256
-from engine.errors import Cancelled, MemoryRanOut, ModelInvalid, OutputRejected
+from engine.errors import Cancelled, DeviceLost, MemoryRanOut, ModelInvalid, OutputRejected
 from engine.events import (
     GENERATION,
     CheckpointSaved,
@@ -74,7 +74,7 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
     or video that is not there, cannot be read or is too short; a LoRA that is not there, damaged or of another model),
-    `MemoryRanOut` (the forecast was wrong, or the memory went after planning), `CannotFit` (the plan asks for what this version
+    `MemoryRanOut` (the forecast was wrong, or the memory went after planning), `DeviceLost`, `CannotFit` (the plan asks for what this version
     cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
@@ -94,6 +94,10 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
     except (MemoryError, RuntimeError, ModelInvalid) as error:  # torch's own out-of-memory errors are RuntimeErrors
         if not (_out_of_memory(error) or _out_of_memory(error.__cause__)  # loading takes it for a damaged file
                 or (no_engine(error) and _crowded(plan))):
+            if mesh is None and (lost := _device_lost(error)):  # a rank ends by it, and its fleet begins again
+                raise DeviceLost(f"the GPU gave up {PHASES[job.phase]}: {str(lost).splitlines()[0][:200]}. Retry goes on from the saved "
+                                 "state in a new process. If it happens again, look at the driver's log (dmesg), or start the computer "
+                                 "again.") from error
             raise
         where = "ram" if plan.device != "cpu" and not _on_the_gpu(error) else "device"
         raise MemoryRanOut(f"the memory ran out {PHASES[job.phase]} ({plan.predicted_bytes / 1e9:.1f} GB were expected to do). "
@@ -355,6 +359,11 @@ def _out_of_memory(error: BaseException | None) -> bool:
 def no_engine(error: BaseException) -> bool:
     """True for words of CUDA's libraries that mean either."""
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_ENGINE)
+
+
+def _device_lost(error: BaseException) -> BaseException | None:
+    """torch's error of a device that gave up (memory that ran out aside), as it is or as loading took it for a damaged file."""
+    return next((one for one in (error, error.__cause__) if isinstance(one, torch.AcceleratorError)), None)
 
 
 def _crowded(plan: Plan) -> bool:

@@ -24,7 +24,7 @@ from app.queue.heartbeat import Heartbeat
 from app.queue.joblog import job_log
 from app.queue.kinds import Work, kind_of
 from app.queue.workplace import Attempt, Workplace
-from engine.errors import AwaitingReview, Cancelled, CannotFit, MemoryRanOut, SprocketError, StorageBlocked
+from engine.errors import AwaitingReview, Cancelled, CannotFit, DeviceLost, MemoryRanOut, SprocketError, StorageBlocked
 from engine.events import CutsFound, Event, Preview, RanksRestarted, Resumed, Stage, StageStarted, StepDone
 from engine.interpolate.plan import cuts_note
 from engine.ladder import PHASES, Lapse
@@ -74,6 +74,9 @@ def perform(place: Workplace, claim: Claim, on_event: Callable[[Event], None] | 
             _stored(place, lambda: place.store.leases.release(claim, now=time.time(), why=why))
         except SprocketError as error:
             _failed(place, claim, error.code, str(error))
+            if isinstance(error, DeviceLost):  # every later job would fail here in seconds
+                place.device_lost.set()
+                place.stopping.set()
         except KeyboardInterrupt:
             _interrupted(place, claim)
             raise

@@ -159,7 +159,8 @@ def work(settings: Settings, store: Store, engine: Engine, stopping: threading.E
     finally:
         stopping.set()
         reporter.join(timeout=1.0)
-        place.models.close()
+        if not place.device_lost.is_set():  # what is on a lost device cannot be let go in order
+            place.models.close()
         with contextlib.suppress(SprocketError):
             store.forget(key_of(WORKER, settings, device))
     return place.out_of_memory.is_set()

@@ -31,6 +31,8 @@ class Workplace:
     """The one GPU ('cuda:N') of this process, beside others with theirs; '': whatever there is."""
     out_of_memory: threading.Event = field(default_factory=threading.Event)
     """Set when memory ran out here: jobs go on in another process."""
+    device_lost: threading.Event = field(default_factory=threading.Event)
+    """Set when the GPU gave up here: nothing works on it any more in this process."""
     needs: dict[str, int] = field(default_factory=dict)
     """Blocked job -> bytes it will write."""
 

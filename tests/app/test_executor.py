@@ -17,9 +17,10 @@ from app.errors import NotAllowed
 from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.history.sidecar import clip_file, read_sidecar
+from app.queue import inline_batch
 from app.queue.executor import Workplace, perform, planned
 from app.queue.process import this_process
-from app.queue.worker import chores
+from app.queue.worker import chores, work
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from tests.fakes import FakeEngine, FakeModels
@@ -220,6 +221,24 @@ def test_an_unforeseen_error_fails_the_job_and_nothing_else(studio: Studio, work
     failed = work_once()
     assert failed is not None and (failed.state, failed.error_code) == (JobState.FAILED, "internal")
     assert "ZeroDivisionError" in str(failed.error) and "Traceback" in studio.log_text(failed.id)
+
+
+def test_a_worker_whose_gpu_gave_up_ends_after_its_job(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, after = studio.submit({"prompt": "x"}), studio.submit({"prompt": "y"})
+    monkeypatch.setenv("FAKE_FAIL", "DeviceLost")
+    full = work(studio.settings, studio.store, FakeEngine(), threading.Event())  # comes to an end by itself
+    failed = studio.job(job.id)
+    assert (full, failed.state, failed.error_code) == (False, JobState.FAILED, "device_lost")
+    assert studio.job(after.id).state is JobState.QUEUED  # for the next worker
+
+
+def test_of_several_jobs_here_those_after_it_go_on_elsewhere(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [studio.submit({"prompt": prompt}).id for prompt in "xyz"]
+    elsewhere: list[str] = []
+    monkeypatch.setenv("FAKE_FAIL", "DeviceLost")
+    monkeypatch.setattr(inline_batch, "go_on", lambda settings, store, job_id, on_event: elsewhere.append(job_id))
+    inline_batch.run_all(studio.settings, studio.store, FakeEngine(), jobs)
+    assert (studio.job(jobs[0]).error_code, elsewhere) == ("device_lost", jobs[1:])
 
 
 def test_a_full_disk_blocks_the_job_and_room_frees_it(studio: Studio, work_once: Work,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoint import PATTERN
-from engine.errors import MemoryRanOut, ModelInvalid
+from engine.errors import DeviceLost, MemoryRanOut, ModelInvalid
 from engine.events import ClipWritten, Event, Resumed
 from engine.ladder import Lapse
 from engine.models.cache import ModelCache
@@ -138,6 +138,22 @@ def test_however_it_is_said(kind: str, tmp_path: Path, tiny_plan: Callable[..., 
         events(job, tmp_path, Faulty(cache_of(job), "sample", an_error(kind)), tmp_path)
     with pytest.raises(RuntimeError, match="shape"):
         events(job, tmp_path, Faulty(cache_of(job), "sample", RuntimeError("shape mismatch")), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["itself", "as damage"])
+def test_a_gpu_that_gave_up_is_an_error_of_its_own(kind: str, tmp_path: Path, tiny_plan: Callable[..., Plan],
+                                                   cache_of: Callable[[Plan], ModelCache]) -> None:
+    import torch
+
+    error: Exception = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    if kind == "as damage":
+        error, cause = ModelInvalid("cannot be loaded"), error
+        error.__cause__ = cause
+    job = tiny_plan()
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        events(job, tmp_path, Faulty(cache_of(job), "sample", error), tmp_path)
+    with pytest.raises(MemoryRanOut):
+        events(job, tmp_path, Faulty(cache_of(job), "sample", torch.AcceleratorError("CUDA error: out of memory")), tmp_path)
 
 
 def test_weights_that_do_not_go_into_memory_are_not_called_damaged(tmp_path: Path, tiny_plan: Callable[..., Plan],
