@@ -46,3 +46,19 @@ def test_two_ranks_train_as_one_and_one_goes_on_with_their_checkpoint(tiny_base:
         assert by_two["loss"] == pytest.approx(by_one["loss"], rel=1e-4)
     held = [[event["held_out"] for event in run.events() if event["kind"] == "eval"][-1] for run in (one, two)]
     assert held[1] == pytest.approx(held[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("theirs", ["NO", "DEEPSPEED", "MULTI_GPU"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_accelerate_config_once_wrote_decides_nothing(theirs: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.commands import launch
+    from accelerate.commands.config import config_args
+
+    file = tmp_path / "default_config.yaml"
+    file.write_text(f"distributed_type: {theirs}\nnum_processes: 4\ngpu_ids: '2,3'\nmixed_precision: fp16\n")
+    for module in (launch, config_args):
+        monkeypatch.setattr(module, "default_config_file", str(file))
+    command = launch_command(tmp_path, tmp_path, tmp_path, "cuda:0", processes=processes)
+    read, _theirs, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args(command[3:]))
+    assert (read.multi_gpu, read.use_deepspeed, read.use_fsdp) == (processes > 1, False, False)
+    assert (read.num_processes, read.gpu_ids, read.mixed_precision, read.use_cpu) == (processes, "all", "no", False)

@@ -151,10 +151,11 @@ class TrainWork:
 
 
 ROOT = Path(__file__).resolve().parents[3]
+LAUNCH_CONFIG = ROOT / "training" / "launch.json"
 
 
 def launch_command(run: Path, models: Path, datasets: Path, device: str, *, parent: int | None = None, processes: int = 1) -> list[str]:
-    """`accelerate launch -m training RUN` with nothing left to a configuration file that may not be there.
+    """`accelerate launch -m training RUN` with nothing left to the configuration file that `accelerate config` made for other work.
 
     Several processes without a GPU are started by torch's own launcher: accelerate's starts one on a processor, whatever it is told.
     """
@@ -162,8 +163,9 @@ def launch_command(run: Path, models: Path, datasets: Path, device: str, *, pare
             *([] if parent is None else ["--parent", str(parent)])]
     if device == "cpu" and processes > 1:
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *work]
+    how = ["--cpu"] if device == "cpu" else ["--config_file", str(LAUNCH_CONFIG), *(["--multi_gpu"] if processes > 1 else [])]
     return [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no", *(["--cpu"] if device == "cpu" else []), *work]
+            "--mixed_precision", "no", "--dynamo_backend", "no", *how, *work]
 
 
 def environment() -> dict[str, str]:
