@@ -74,8 +74,8 @@ def run(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], m
 
     Raises `Cancelled`, `StorageBlocked`, `OutputRejected`, `ModelInvalid`, `InvalidRequest` (too many prompt tokens; an image
     or video that is not there, cannot be read or is too short; a LoRA that is not there, damaged or of another model),
-    `MemoryRanOut` (the forecast was wrong, or the memory went after planning), `DeviceLost`, `CannotFit` (the plan asks for what this version
-    cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
+    `MemoryRanOut` (the forecast was wrong, or the memory went after planning), `DeviceLost`, `CannotFit` (the plan asks for what this
+    version cannot do), `ModelNotFound` (a plan from facts alone). `part` does not exist then; the checkpoints do.
     """
     check_executable(plan)
     job = Job(plan, part, workspace, recipe, models, cancelled, checkpoint_seconds, preview_seconds, inputs, loras, calibrations, mesh)

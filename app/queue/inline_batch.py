@@ -42,7 +42,7 @@ def run_all(settings: Settings, store: Store, engine: Engine, job_ids: Sequence[
             for job_id in job_ids:
                 if store.jobs.get(job_id).state is not JobState.QUEUED:
                     continue
-                if place.out_of_memory.is_set() or place.device_lost.is_set():  # what this process holds of a GPU cannot be trusted any more
+                if place.out_of_memory.is_set() or place.device_lost.is_set():  # what this process has of a GPU cannot be trusted
                     go_on(settings, store, job_id, on_event)
                 else:
                     run_one(settings, store, engine, job_id, on_event)

@@ -93,7 +93,8 @@ def load_triton() -> Ops | str:
         from engine.models import triton_kernels
     except (ImportError, OSError, RuntimeError) as error:  # no package, or one that finds no compiler or driver
         return f"Triton cannot be imported ({type(error).__name__}: {str(error)[:120]})"
-    return Ops("triton", triton_kernels.modulated, triton_kernels.turned, triton_kernels.gated, _widened_in_one, (triton_kernels.TritonError, *FAILURES))
+    return Ops("triton", triton_kernels.modulated, triton_kernels.turned, triton_kernels.gated, _widened_in_one,
+               (triton_kernels.TritonError, *FAILURES))
 
 
 def fits(norm: nn.LayerNorm, heads_width: int) -> str:

@@ -50,7 +50,8 @@ def test_two_ranks_train_as_one_and_one_goes_on_with_their_checkpoint(tiny_base:
 
 @pytest.mark.parametrize("theirs", ["NO", "DEEPSPEED", "MULTI_GPU"])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_accelerate_config_once_wrote_decides_nothing(theirs: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_accelerate_config_once_wrote_decides_nothing(theirs: str, processes: int, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     from accelerate.commands import launch
     from accelerate.commands.config import config_args
 

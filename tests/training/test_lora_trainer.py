@@ -19,7 +19,7 @@ from engine.lora import read_lora
 from engine.spec import read_spec
 from tests.engine.tiny import CPU, save_tiny
 from tests.training.lora_tools import base_of, config, random_set, trainer
-from training.lora import checkpoint
+from training.lora import checkpoint, loop
 from training.lora.forecast import choose_memory
 from training.lora.loop import World
 from training.lora.objective import Noise, squared_error
@@ -103,6 +103,33 @@ def test_a_run_that_stopped_anywhere_ends_as_one_that_did_not(tiny_base: Path, t
     assert again == losses
     assert part.adapter.digest() == whole.adapter.digest()
     assert digest_of(part.adapter.final()) == digest_of(whole.adapter.final())
+
+
+def test_on_a_gpu_a_pass_allows_exact_kernels_alone(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()), []
+    ours, true = trainer(tiny_base, tmp_path), loop.exact_gradients
+    there, back = ours.velocity, loop.squared_error
+
+    def strict(result: Any) -> Any:
+        seen.append(not torch.is_deterministic_algorithms_warn_only_enabled() and torch.are_deterministic_algorithms_enabled())
+        return result
+
+    monkeypatch.setattr(loop, "exact_gradients", lambda _device: true(torch.device("cuda")))
+    monkeypatch.setattr(ours, "velocity", lambda *given: strict(there(*given)))
+    monkeypatch.setattr(loop, "squared_error", lambda *given: strict_gradient(back(*given)))
+
+    def strict_gradient(loss: Any) -> Any:
+        loss.register_hook(strict)
+        return loss
+
+    try:
+        ours.update()
+        assert len(seen) >= 2 and all(seen)  # there and back
+        assert torch.is_deterministic_algorithms_warn_only_enabled()  # for previews
+        with true(torch.device("cpu")):
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def test_recomputing_and_offloading_give_the_same_bits(tiny_base: Path, tmp_path: Path) -> None:

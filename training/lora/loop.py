@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +172,7 @@ class Trainer:
         weights = self.noise.snr_weight(batch.times, config.min_snr) if config.min_snr else None
         scale = FP16_SCALE if self.model.dtype == torch.float16 else 1.0
         self.adapter.about_to_see(batch)
-        with self._dropping(position), self._sharing(batch):
+        with exact_gradients(self.model.device), self._dropping(position), self._sharing(batch):
             velocity = self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
             loss = squared_error(velocity, batch, weights).sum() / total
             (loss * scale).backward()
@@ -257,5 +257,23 @@ def deterministic(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def exact_gradients(device: torch.device) -> Iterator[None]:
+    """A pass there and back by kernels that give the same bits again.
+
+    On a GPU torch's attention only does so where nothing less is allowed: with `warn_only` the gradients of its flash and efficient
+    kernels are summed in any order, and cuDNN's kernel, which is never exact, may be chosen. Elsewhere in a run (previews, pictures)
+    there may be operations without such a kernel. Never run on a GPU so far.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
