@@ -189,7 +189,21 @@ class Settings(BaseSettings):
     @property
     def server_lock(self) -> Path:
         """Held by the one server of this data folder; where hosts share the folder, by the one of this host."""
-        return self.data_dir / (f"server-{socket.gethostname()}.lock" if self.on_server else "server.lock")
+        return self.data_dir / f"server{self._host}.lock"
+
+    @property
+    def incoming_dir(self) -> Path:
+        """Files from browsers that wait to be looked at, emptied when the server starts; where hosts share the folder, each has its own."""
+        return self.data_dir / f"incoming{self._host}"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """The same of gradio, which serves what is in it."""
+        return self.data_dir / f"uploads{self._host}"
+
+    @property
+    def _host(self) -> str:
+        return f"-{socket.gethostname()}" if self.on_server else ""
 
     @property
     def db_path(self) -> Path:

@@ -62,7 +62,8 @@ class FakeStudio:
     def __init__(self, folder: Path, *, speed: float = STEPS_PER_SECOND) -> None:
         self.folder, self.speed = folder, speed
         folder.mkdir(parents=True, exist_ok=True)
-        self.settings = SimpleNamespace(data_dir=folder, allowed_hosts="", refiner_vision_model="")
+        self.settings = SimpleNamespace(data_dir=folder, incoming_dir=folder / "incoming", uploads_dir=folder / "uploads",
+                                        allowed_hosts="", refiner_vision_model="")
         self.kept_in = Settings(data_dir=folder)
         self.loras = Loras(self.kept_in)
         self.refining = Refining(self.kept_in, self.spec, self.loras)

@@ -34,12 +34,12 @@ SHUTDOWN_SECONDS = 5
 
 
 def build_app(studio: Any, access: Access | None = None) -> FastAPI:
-    """The whole site over one studio. Starts no worker; creates the folders for uploads below the data folder, emptied.
+    """The whole site over one studio. Starts no worker; creates this host's folders for uploads below the data folder, emptied.
 
     `access`: who may come in, for a studio that several people share; None: everybody who reaches it, as the one owner.
     """
     settings, whole = studio.settings, studio
-    os.environ["GRADIO_TEMP_DIR"] = str(_fresh(settings.data_dir / "uploads"))
+    os.environ["GRADIO_TEMP_DIR"] = str(_fresh(settings.uploads_dir))
     _fresh(folder_of(settings))
     import gradio as gr  # after GRADIO_TEMP_DIR is set: components read it when they are built
 

@@ -94,4 +94,4 @@ def _refused(status: int, message: str) -> Response:
 
 def folder_of(settings: Any) -> Path:
     """Where files wait to be looked at; `server.build_app` empties it at each start. Not gradio's own folder, which gradio serves."""
-    return Path(settings.data_dir) / "incoming"
+    return Path(settings.incoming_dir)

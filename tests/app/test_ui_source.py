@@ -19,14 +19,16 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.input_view import PICTURES, InputFacts, smaller
+from app.settings import Settings
 from app.ui.actions import act
 from app.ui.create import fill, generate, named
 from app.ui.form import FIELDS, START
 from app.ui.html.source import SourceView, extend_html, source_html
 from app.ui.media import media_routes
 from app.ui.parts import telling
+from app.ui.server import build_app
 from app.ui.source import EXTENDS, model_for, parent, settled, source_view, waits_for
-from app.ui.uploads import sweep, upload_routes, uploaded
+from app.ui.uploads import folder_of, sweep, upload_routes, uploaded
 from app.ui.watch import found_again
 from engine.errors import InvalidRequest
 from engine.media.clip import read_frames
@@ -435,6 +437,22 @@ def test_extending_goes_to_a_model_that_takes_an_image(studio: FakeStudio) -> No
         with pytest.raises(InvalidRequest):
             click(studio, "extend", clip=clip.id, at=at)
     assert f'max="{clip.frames - 1}"' in extend_html(clip)
+
+
+def test_the_start_of_one_host_leaves_what_is_sent_to_another(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where hosts share the data folder; without a database server nobody shares it."""
+    shared = Settings(data_dir=studio.folder, database="postgresql://db/studio")
+    assert Settings(data_dir=studio.folder).incoming_dir == studio.folder / "incoming"
+    left = [shared.incoming_dir / ("0" * 32), shared.uploads_dir / "sent.mp4"]
+    for file in left:
+        file.parent.mkdir()
+        file.touch()
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which is put back at the end
+    studio.settings.incoming_dir, studio.settings.uploads_dir = shared.incoming_dir, shared.uploads_dir
+    build_app(studio)
+    assert folder_of(studio.settings) == studio.folder / "incoming-another" and folder_of(studio.settings).is_dir()
+    assert all(file.exists() for file in left)
 
 
 def test_the_real_server_takes_a_file_by_http(studio: FakeStudio, photo: Path) -> None:
