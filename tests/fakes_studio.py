@@ -63,7 +63,7 @@ class FakeStudio:
         self.folder, self.speed = folder, speed
         folder.mkdir(parents=True, exist_ok=True)
         self.settings = SimpleNamespace(data_dir=folder, incoming_dir=folder / "incoming", uploads_dir=folder / "uploads",
-                                        allowed_hosts="", refiner_vision_model="")
+                                        parts_dir=folder / "parts", min_free_bytes=0, allowed_hosts="", refiner_vision_model="")
         self.kept_in = Settings(data_dir=folder)
         self.loras = Loras(self.kept_in)
         self.refining = Refining(self.kept_in, self.spec, self.loras)

@@ -55,7 +55,7 @@ class OwnedStudio:
     def __init__(self, studio: Studio, who: Callable[[], Visitor | None], limits: SharingSettings) -> None:
         self._studio, self._who, self._limits = studio, who, limits
         self._belongings = Belongings(studio.settings)
-        self._pace, self._refining_pace = Pace(limits.submits_a_minute), Pace(limits.submits_a_minute)
+        self._pace, self._refining_pace, self._sending_pace = (Pace(limits.submits_a_minute) for _ in range(3))
         self._adding = threading.Lock()
         self.settings = studio.settings
         self.inline: Any = None
@@ -87,6 +87,17 @@ class OwnedStudio:
         if not callable(found):
             raise AttributeError(name)
         return functools.partial(self._call, name, found)
+
+    def may_send(self, size: int, waiting: Callable[[str], int]) -> str:
+        """May the visitor send a file of `size` bytes, beside what of theirs is `waiting` to be looked at? Their owner. Raises NotAllowed.
+
+        Admins send the files of a dataset, one after the other as fast as they come; only the disk bounds them.
+        """
+        visitor = allowed(self._who(), MAKER, "sending files")
+        if visitor.role < ADMIN:
+            self._sending_pace.step(visitor.owner)
+            check_bytes(self._limits, self._held(visitor.owner) + waiting(visitor.owner), size)
+        return visitor.owner
 
     def _call(self, name: str, use_case: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         visitor = self._who()

@@ -49,7 +49,7 @@ def build_app(studio: Any, access: Access | None = None) -> FastAPI:
 
     studio = owned(studio, access)
     app = FastAPI(title="Sprocket", docs_url=None, redoc_url=None, openapi_url=None)
-    for router in (pulse_routes(whole), training_routes(studio), media_routes(studio), upload_routes(folder_of(settings))):
+    for router in (pulse_routes(whole), training_routes(studio), media_routes(studio), upload_routes(studio)):
         app.include_router(router)
 
     @app.get("/studio/{name}")  # gradio has /assets itself

@@ -3,32 +3,40 @@
     POST /media/uploads   the file itself as the body   ->  {"upload": token}
     act `take`            {"upload": token}             ->  `source_actions.take`: an input, restored settings, or why not
 
-So the looking happens in the page's own line of events, one at a time, and nothing but this folder can be named.
+So the looking happens in the page's own line of events, one at a time, and nothing but this folder can be named. In a shared studio what
+waits here counts for whoever sent it, by the end of its token.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
+from app import storage
+from app.errors import NotAllowed
 from engine.errors import StorageBlocked
 from engine.video.publish import storage_errors
 
 MAX_UPLOAD_BYTES = 512 << 20
-TOKEN = re.compile(r"[0-9a-f]{32}")
+TOKEN = re.compile(r"[0-9a-f]{32}(-[0-9a-f]{16})?")
+"""Drawn; then, in a shared studio, who sent the file."""
 KEPT_SECONDS = 24 * 3600.0
 """A file nobody has asked for so long is deleted. Those of a set come one after the other, and are asked for once the last is here."""
 
 
-def upload_routes(folder: Path, limit: int = MAX_UPLOAD_BYTES) -> APIRouter:
-    """The route, with files below `folder`, each of at most `limit` bytes."""
-    router = APIRouter(prefix="/media")
+def upload_routes(studio: Any, limit: int = MAX_UPLOAD_BYTES) -> APIRouter:
+    """The route, with files of at most `limit` bytes each."""
+    router, folder, coming = APIRouter(prefix="/media"), folder_of(studio.settings), Coming()
 
     @router.post("/uploads")
     async def upload(request: Request) -> Response:
@@ -36,24 +44,78 @@ def upload_routes(folder: Path, limit: int = MAX_UPLOAD_BYTES) -> APIRouter:
         if said.isdigit() and int(said) > limit:  # before the first byte
             return _refused(413, too_large(int(said), limit))
         sweep(folder)
-        token = secrets.token_hex(16)
-        part = folder / f"{token}.part"
+        expected = int(said) if said.isdigit() else limit
         try:
-            with storage_errors(folder):
-                size = await _save(request, part, limit)
+            end = await run_in_threadpool(coming.begin, studio, expected)
+        except NotAllowed as error:
+            return _refused(429, str(error))
         except StorageBlocked as error:
-            part.unlink(missing_ok=True)
             return _refused(507, str(error))
-        except BaseException:  # the browser has gone
-            part.unlink(missing_ok=True)
-            raise
-        if size > limit:
-            part.unlink(missing_ok=True)
-            return _refused(413, too_large(size, limit))
-        part.replace(folder / token)
-        return JSONResponse({"upload": token}, headers={"Cache-Control": "no-store"})
+        try:
+            return await _received(request, folder / f"{secrets.token_hex(16)}{end}", limit)
+        finally:
+            coming.over(end, expected)
 
     return router
+
+
+class Coming:
+    """Bytes that browsers are sending now. Threads may share one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes: Counter[str] = Counter()
+
+    def begin(self, studio: Any, size: int) -> str:
+        """May `size` more bytes come in? If so they count, until `over`. Returns the end of the token, which says whose they are; '' in a
+        studio of one. Raises NotAllowed, StorageBlocked."""
+        folder = folder_of(studio.settings)
+
+        def waiting(owner: str) -> int:
+            return self._bytes[_end_of(owner)] + sum(map(_size, folder.glob(f"*{_end_of(owner)}")))
+
+        may_send = getattr(studio, "may_send", None)
+        with self._lock:
+            end = "" if may_send is None else _end_of(may_send(size, waiting))
+            trouble = storage.problem(studio.settings, size + self._bytes.total())
+            if trouble is not None:
+                raise StorageBlocked(trouble)
+            self._bytes[end] += size
+        return end
+
+    def over(self, end: str, size: int) -> None:
+        with self._lock:
+            self._bytes[end] -= size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it has just been looked at
+        return 0
+
+
+def _end_of(owner: str) -> str:
+    return f"-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
+
+
+async def _received(request: Request, path: Path, limit: int) -> Response:
+    """The body at `path`, whole, or why not."""
+    part = path.with_suffix(".part")
+    try:
+        with storage_errors(path.parent):
+            size = await _save(request, part, limit)
+    except StorageBlocked as error:
+        part.unlink(missing_ok=True)
+        return _refused(507, str(error))
+    except BaseException:  # the browser has gone
+        part.unlink(missing_ok=True)
+        raise
+    if size > limit:
+        part.unlink(missing_ok=True)
+        return _refused(413, too_large(size, limit))
+    part.replace(path)
+    return JSONResponse({"upload": path.name}, headers={"Cache-Control": "no-store"})
 
 
 async def _save(request: Request, part: Path, limit: int) -> int:

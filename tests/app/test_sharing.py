@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from app.errors import NotAllowed, NotFound
 from app.settings import Settings
@@ -23,7 +25,8 @@ from app.sharing.settings import SharingSettings
 from app.sharing.users import Users
 from app.sharing.visitor import Role, Visitor
 from app.studio import Studio, open_studio
-from engine.errors import InvalidRequest
+from app.ui.uploads import Coming, folder_of, upload_routes, uploaded
+from engine.errors import InvalidRequest, StorageBlocked
 from tests.site import Site, serving
 
 PASSWORD = "three words together"
@@ -195,6 +198,39 @@ def test_an_image_is_whose_who_brought_it(site: Site, anna: httpx.Client, ben: h
         anna_studio.forecast({"prompt": "a ball", "image": name})
     with pytest.raises(InvalidRequest, match="not among your"):
         ben_studio.submit({"prompt": "x", "given": [[0, {"file": name}]]})  # wherever it is named
+
+
+def test_files_on_their_way_in_count_for_whoever_sends_them(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(site.studio.settings)
+
+    def mine(owner: str, role: Role = Role.MAKER, **limits: int) -> OwnedStudio:
+        return OwnedStudio(site.studio, lambda: Visitor(owner, "", role), SharingSettings(**limits))
+
+    def sent(studio: OwnedStudio, *sizes: int) -> list[int]:
+        app = FastAPI()
+        app.include_router(upload_routes(studio, limit=5000))
+        with TestClient(app) as browser:
+            return [browser.post("/media/uploads", content=b"x" * size).status_code for size in sizes]
+    before = set(folder.iterdir())
+    assert sent(mine("user:sender", disk_each=3000), 1000, 1000, 1000) == [200, 200, 429]
+    assert sent(mine("user:other", disk_each=3000), 1000) == [200]
+    tokens = {path.name for path in folder.iterdir()} - {path.name for path in before}
+    assert len(tokens) == 3 and all(uploaded(folder, token) for token in tokens)
+    for token in tokens:
+        (folder / token).unlink()  # looked at
+    assert sent(mine("user:sender", disk_each=3000), 1000) == [200]
+    assert sent(mine("user:quick", submits_a_minute=2), 1, 1, 1) == [200, 200, 429]
+    assert sent(mine("user:root", Role.ADMIN, submits_a_minute=2, disk_each=1), 1, 1, 1) == [200, 200, 200]  # a dataset's files
+    coming, studio = Coming(), mine("user:two", disk_each=3000)
+    end = coming.begin(studio, 2000)
+    with pytest.raises(NotAllowed, match="limit of one person"):
+        coming.begin(studio, 2000)  # while the first is on its way
+    coming.over(end, 2000)
+    assert coming.begin(studio, 2000) == end
+    monkeypatch.setattr("app.storage.free_bytes", lambda _settings: 1500)
+    assert sent(mine("user:three"), 1000, 2000) == [200, 507]
+    with pytest.raises(StorageBlocked):
+        coming.begin(mine("user:three"), 1000)  # 2000 bytes of somebody else's are to come
 
 
 # ---- roles

@@ -272,9 +272,9 @@ def test_a_preview_is_served_as_a_picture_only(studio: FakeStudio, photo: Path) 
 
 # ---- files coming in
 
-def test_an_upload_is_bounded_and_gets_a_token(tmp_path: Path) -> None:
-    app = FastAPI()
-    app.include_router(upload_routes(tmp_path, limit=1000))
+def test_an_upload_is_bounded_and_gets_a_token(studio: FakeStudio) -> None:
+    app, tmp_path = FastAPI(), folder_of(studio.settings)
+    app.include_router(upload_routes(studio, limit=1000))
     browser = TestClient(app)
     token = browser.post("/media/uploads", content=b"x" * 1000).json()["upload"]
     assert uploaded(tmp_path, token) is not None and (tmp_path / token).read_bytes() == b"x" * 1000
