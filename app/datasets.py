@@ -27,6 +27,7 @@ from app.lock import FileLock
 from app.paths import is_file, is_there
 from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError, StorageBlocked
+from engine.lines import one_line
 from engine.spec import ModelSpec
 from engine.video.publish import storage_errors, write_atomic
 from training.data import archive, edits, hub
@@ -42,7 +43,6 @@ from training.data.records import (
     DatasetDamaged,
     Rejection,
     checked_name,
-    one_line,
     read_json,
     unique,
     write_json,

@@ -21,6 +21,7 @@ from engine.interpolate.filling import plan_flowed
 from engine.interpolate.plan import LABEL, FlowTiming, InterpolatePlan, forecast_seconds, plan_interpolation
 from engine.interpolate.request import MAX_TITLE_CHARS, InterpolateRequest
 from engine.interpolate.smoothing import origin_of
+from engine.lines import one_line
 from engine.plan import RECENT, Plan
 
 if TYPE_CHECKING:
@@ -135,5 +136,5 @@ def _timing(clip: Clip) -> FlowTiming | None:
 
 
 def _line(text: str) -> str:
-    """`text` as one printable line."""
-    return "".join(each if each.isprintable() else " " for each in " ".join(text.split()))[:MAX_TITLE_CHARS]
+    """`text` as a title."""
+    return one_line(one_line(text)[:MAX_TITLE_CHARS])  # it may have been cut at a joiner

@@ -20,6 +20,7 @@ from app.history.transactions import Transactions
 from engine.errors import InvalidRequest
 from engine.interpolate.filling import SAME_RATE
 from engine.interpolate.recipe import ALSO_FROM
+from engine.lines import one_line
 
 DEFAULT_PROJECT = "My videos"
 MAX_NAME_CHARS = 120
@@ -229,7 +230,7 @@ def checked_name(name: object) -> str:
         raise InvalidRequest("name", f"must be text, not {type(name).__name__}.")
     if any(0xD800 <= ord(char) <= 0xDFFF for char in name):
         raise InvalidRequest("name", "holds half of a character (a lone surrogate). Type it again.")
-    clean = " ".join("".join(char if char.isprintable() else " " for char in name).split())
+    clean = one_line(name)
     if not clean:
         raise InvalidRequest("name", "is empty. Type a few letters.")
     if len(clean) > MAX_NAME_CHARS:

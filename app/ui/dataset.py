@@ -22,10 +22,11 @@ from app.ui.parts import OWNER, Changes
 from app.ui.tunnel import is_shared
 from app.ui.uploads import folder_of, uploaded
 from engine.errors import InvalidRequest, SprocketError
+from engine.lines import one_line
 from training.data import edits
 from training.data.buckets import SHAPES
 from training.data.files import MAX_NAME_BYTES
-from training.data.records import MAX_NAME_CHARS, Dataset, one_line
+from training.data.records import MAX_NAME_CHARS, Dataset
 from training.data.sources import Wish
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.lines import is_shown
 from engine.request import INPUT_NAME, check_names, real, shown
 
 SCHEMA_VERSION = 1
@@ -61,7 +62,7 @@ class InterpolateRequest:
                                         "or how much slower (2).", suggestion=24)
         if self.method not in METHODS:
             raise InvalidRequest("method", f"{shown(self.method)} is not known. Use one of {', '.join(METHODS)}.", suggestion="flow")
-        if not isinstance(self.title, str) or len(self.title) > MAX_TITLE_CHARS or not self.title.isprintable():
+        if not isinstance(self.title, str) or len(self.title) > MAX_TITLE_CHARS or not is_shown(self.title):
             raise InvalidRequest("title", f"must be a line of at most {MAX_TITLE_CHARS} characters, not {shown(self.title)}.")
         if self.schema_version != SCHEMA_VERSION:
             raise InvalidRequest("schema_version", f"{shown(self.schema_version)} was written by another version of Sprocket; "

@@ -13,7 +13,8 @@ import pytest
 from app.errors import NotAllowed, NotFound
 from app.history.records import ClipQuery, Job, JobState
 from app.history.recovery import write_stale_sidecars
-from app.history.sidecar import write_sidecar
+from app.history.sidecar import read_projects, write_projects, write_sidecar
+from app.interpolation import _line
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.request import GenerationRequest
@@ -236,6 +237,27 @@ def test_projects(studio: Studio, work_once: Work) -> None:
     assert [(p.name, p.clips) for p in studio.projects()] == [("My videos", 0), ("Sea", 1)]
     studio.move_clip(clip.id, default.id)
     assert [(p.name, p.clips) for p in studio.projects()] == [("My videos", 1), ("Sea", 0)]
+
+
+PERSIAN = "می\u200cخواهم"
+FAMILY = "👩\u200d👩\u200d👧"
+
+
+def test_names_keep_what_joins_letters_and_emoji(studio: Studio, work_once: Work) -> None:
+    name = f"{PERSIAN} {FAMILY}"
+    project = studio.create_project(name)
+    clip = made(studio, work_once)
+    assert (project.name, studio.rename(clip.id, name).name) == (name, name)
+    for said, kept in (("\u200da\u200c", "a"), ("a \u200cb", "a b"), ("a\u200c\u200db", "a b"), ("a\u200b\u202eb", "a b")):
+        assert studio.rename(clip.id, said).name == kept  # nothing that cannot be seen
+    with pytest.raises(InvalidRequest, match="empty"):
+        studio.rename(clip.id, "\u200c\u200d")
+    write_projects(studio.settings.media_dir, studio.store.projects)
+    assert project.name in {each.name for _owner, each in read_projects(studio.settings.media_dir)}
+    studio.rename(clip.id, PERSIAN * 10)
+    job = studio.interpolations.submit(clip.id, fps=24)
+    assert job.request["title"] == PERSIAN * 10
+    assert _line("x" + FAMILY * 60) == ("x" + FAMILY * 60)[:200].rstrip("\u200d")  # cut at a joiner
 
 
 def test_changes_reach_the_sidecar(studio: Studio, work_once: Work) -> None:

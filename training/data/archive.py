@@ -9,9 +9,10 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from engine.errors import InvalidRequest
+from engine.lines import one_line
 from engine.video.publish import storage_errors
 from training.data.files import MAX_NAME_BYTES, PICTURES
-from training.data.records import Rejection, one_line
+from training.data.records import Rejection
 from training.data.sources import VIDEOS
 
 MAX_ENTRIES = 5000

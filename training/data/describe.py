@@ -15,9 +15,10 @@ from typing import Protocol
 import numpy as np
 
 from engine.errors import InvalidRequest
+from engine.lines import one_line
 from training.data.checks import LEADS
 from training.data.looks import sampled, webp
-from training.data.records import MAX_CAPTION_CHARS, Clip, one_line
+from training.data.records import MAX_CAPTION_CHARS, Clip
 
 PROMPT_FILE = Path(__file__).with_name("caption_prompt.txt")
 PICTURES = 16

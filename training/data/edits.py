@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from engine.errors import InvalidRequest
-from training.data.records import MAX_PREFIX_CHARS, Clip, Dataset, Rejection, checked_caption, checked_name, one_line
+from engine.lines import one_line
+from training.data.records import MAX_PREFIX_CHARS, Clip, Dataset, Rejection, checked_caption, checked_name
 
 MAX_SKIP = 1000
 LONG = ("pieces", "first")

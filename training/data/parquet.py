@@ -10,9 +10,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.lines import one_line
 from engine.media.kinds import HEAD_BYTES, kind_of
 from engine.video.publish import storage_errors
-from training.data.records import Rejection, one_line
+from training.data.records import Rejection
 from training.data.sources import Found, Listing, Wish, chosen_columns
 from training.data.texts import MAX_ROWS, caption_of
 

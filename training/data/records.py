@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidRequest, SprocketError
+from engine.lines import one_line
 
 if TYPE_CHECKING:
     from engine.media.clip import Span
@@ -185,11 +186,6 @@ class Dataset:
 def clip_id(sha256: str, begin: float, end: float | None) -> str:
     """16 hex digits for a part of a source."""
     return hashlib.sha256(f"{sha256}|{begin:.6f}|{'' if end is None else f'{end:.6f}'}".encode()).hexdigest()[:16]
-
-
-def one_line(text: str) -> str:
-    """A caption as it may stand in a manifest: one line, no control characters."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def checked_caption(text: str) -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.lines import one_line
 from training.data.files import pictures_in
-from training.data.records import Rejection, one_line
+from training.data.records import Rejection
 from training.data.texts import CAPTION_KEYS, MAX_ROWS, Unreadable, caption_in, caption_of, json_rows, lines_of, table_rows
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from engine.digest import file_sha256
 from engine.errors import InvalidRequest, SprocketError
+from engine.lines import one_line
 from engine.media.probe import probe_image, probe_video
 from training.data.files import folder_sha256, pictures_in, source_path
 from training.data.looks import Seen, look
-from training.data.records import MAX_CAPTION_CHARS, Clip, Rejection, clip_id, one_line
+from training.data.records import MAX_CAPTION_CHARS, Clip, Rejection, clip_id
 from training.data.sources import Found
 
 MOST_AT_ONCE = 4
