@@ -10,6 +10,7 @@ import importlib.metadata
 import platform
 import shutil
 import sqlite3
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "gradio", "sqlal
 GIB = 2**30
 LOW_DISK = 2 * GIB
 BUSY_SECONDS = 5.0
+ASK_TORCH = "import sys, torch; torch.cuda.get_device_properties(sys.argv[1]); torch.zeros(1, device=sys.argv[1]).item()"
+"""Run in a process of its own: whether torch can use a GPU that the driver tells of."""
+ASK_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,23 @@ def _software() -> list[Finding]:
 
 def _hardware() -> Finding:
     machine = detect()
-    return Finding("device", True, f"{machine.name} ({machine.device}), {machine.total_bytes / GIB:.1f} GiB memory, "
-                                   f"{machine.free_bytes / GIB:.1f} GiB free, {machine.cores} cores, "
-                                   f"{'bfloat16' if machine.bf16 else 'float32'}")
+    words = (f"{machine.name} ({machine.device}), {machine.total_bytes / GIB:.1f} GiB memory, {machine.free_bytes / GIB:.1f} GiB free, "
+             f"{machine.cores} cores, {'bfloat16' if machine.bf16 else 'float32'}")
+    if machine.device == "cpu" or not (trouble := _refused(machine.device)):
+        return Finding("device", True, words)
+    return Finding("device", False, f"{words}: torch cannot use it ({trouble}). Update the NVIDIA driver, or install a torch that fits it; "
+                                    "jobs with --device cpu run without it.")
+
+
+def _refused(device: str) -> str:
+    """Why torch cannot use this GPU, in its own last words; '' where it can."""
+    try:
+        asked = subprocess.run([sys.executable, "-c", ASK_TORCH, device], capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"it gave no answer for {ASK_SECONDS:.0f} s"
+    if not asked.returncode:
+        return ""
+    return (asked.stderr.strip().splitlines() or [f"it ended with code {asked.returncode}"])[-1][:240]
 
 
 def _attention(settings: Settings) -> Finding:

@@ -22,7 +22,7 @@ from engine.cache.measured import work_share
 from engine.cache.shortcut import Shortcut
 from engine.checkpoint import Checkpoint, fingerprint, newest_checkpoint, save_checkpoint
 from engine.digest import file_sha256
-from engine.errors import Cancelled, DeviceLost, MemoryRanOut, ModelInvalid, OutputRejected
+from engine.errors import Cancelled, CannotFit, DeviceLost, MemoryRanOut, ModelInvalid, OutputRejected
 from engine.events import (
     GENERATION,
     CheckpointSaved,
@@ -385,13 +385,26 @@ def _begin_memory(plan: Plan) -> None:
     allocator on a GPU stays within the budget: what goes beyond it is memory that ran out."""
     if plan.device.startswith("cuda"):
         device = torch.device(plan.device)
-        torch.cuda.init()
+        _begin_cuda(device)
         torch.cuda.reset_peak_memory_stats(device)
         total = torch.cuda.get_device_properties(device).total_memory
         share = min(1.0, max(plan.budget - CONTEXT_BYTES, 0) / total) if plan.budget else 1.0
         torch.cuda.set_per_process_memory_fraction(share, device)
     else:
         begin_peak()
+
+
+def _begin_cuda(device: torch.device) -> None:
+    """Raises `CannotFit` where torch cannot use the GPU that the driver tells of."""
+    try:
+        torch.cuda.init()
+        torch.cuda.get_device_properties(device)
+    except (RuntimeError, AssertionError) as error:
+        if _out_of_memory(error):
+            raise
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CannotFit(f"torch {torch.__version__} cannot use the GPU ({device}) that the driver tells of: {words[:240]}. Update the "
+                        "NVIDIA driver, or install a torch that fits it, or make this on the processor (device cpu).") from error
 
 
 def peak_bytes(device: str) -> int:

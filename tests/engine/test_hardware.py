@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app import doctor
 from app.queue import door
 from engine import hardware
 from engine.hardware import MIB, detect
@@ -41,6 +42,17 @@ def test_the_emptiest_is_taken_and_cuda_counts_as_nvidia_smi_does(cards: Cards) 
     assert (found.device, found.free_bytes, found.capability) == ("cuda:1", 70000 * MIB, (9, 0))
     assert [(gpu.device, gpu.free_bytes, gpu.load) for gpu in found.gpus] == [("cuda:0", 30000 * MIB, 3), ("cuda:1", 70000 * MIB, 3)]
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+@pytest.mark.parametrize(("program", "words"), [
+    ("import sys; assert sys.argv[1] == 'cuda:0'", ""),
+    ("raise RuntimeError('The NVIDIA driver on your system is too old')", "too old). Update the NVIDIA driver"),
+    ("raise SystemExit(3)", "it ended with code 3")], ids=["usable", "driver", "dead"])
+def test_doctor_asks_torch_whether_it_can_use_the_gpu(program: str, words: str, cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(30000)
+    monkeypatch.setattr(doctor, "ASK_TORCH", program)
+    found = doctor._hardware()
+    assert found.ok == (not words) and words in found.detail and "A card (cuda:0)" in found.detail
 
 
 def test_a_model_stays_on_the_gpu_that_holds_it(cards: Cards) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoint import PATTERN
-from engine.errors import DeviceLost, MemoryRanOut, ModelInvalid
+from engine.errors import CannotFit, DeviceLost, MemoryRanOut, ModelInvalid
 from engine.events import ClipWritten, Event, Resumed
 from engine.ladder import Lapse
 from engine.models.cache import ModelCache
@@ -154,6 +154,24 @@ def test_a_gpu_that_gave_up_is_an_error_of_its_own(kind: str, tmp_path: Path, ti
         events(job, tmp_path, Faulty(cache_of(job), "sample", error), tmp_path)
     with pytest.raises(MemoryRanOut):
         events(job, tmp_path, Faulty(cache_of(job), "sample", torch.AcceleratorError("CUDA error: out of memory")), tmp_path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+                                   AssertionError("Torch not compiled with CUDA enabled")], ids=["driver", "torch"])
+def test_a_gpu_that_torch_cannot_use_is_said_so(error: Exception, tmp_path: Path, tiny_plan: Callable[..., Plan],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise error
+
+    job = replace(tiny_plan(), device="cuda:0")
+    monkeypatch.setattr("torch.cuda.init", fails)
+    with pytest.raises(CannotFit, match=str(error).split("(")[0]) as caught:
+        events(job, tmp_path, ModelCache(), tmp_path)
+    assert "device cpu" in str(caught.value) and not isinstance(caught.value, MemoryRanOut)
+    error.args = ("CUDA error: out of memory",)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(MemoryRanOut):
+            events(job, tmp_path, ModelCache(), tmp_path)
 
 
 def test_weights_that_do_not_go_into_memory_are_not_called_damaged(tmp_path: Path, tiny_plan: Callable[..., Plan],
