@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from bench.gpu.ends import lean_words
 from bench.gpu.report import Findings, add_totals, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,3 +70,35 @@ def test_a_failing_part_leaves_the_others_their_numbers(capsys: pytest.CaptureFi
     assert "FAILED: RuntimeError: no kernel image" in capsys.readouterr().out
     assert one("third", "is too late", 0.9, breaks, device, found, begun - 90, 100.0) is True
     assert "left out" in found.lines[-1]
+
+
+def test_ours_is_prepared_with_the_tables_that_the_engine_prepares_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.gpu import variants
+    from bench.gpu.device import open_device
+    from bench.gpu.models import Stepping, build, case
+
+    device, toy, seen = open_device(self_test=True), case("CogVideoX-5b", toy=True), []
+    true = variants.accelerate.prepare
+    monkeypatch.setattr(variants.accelerate, "prepare",
+                        lambda transformer, ways, tables, **how: seen.append(len(tables[0])) or true(transformer, ways, tables, **how))
+    stepping = Stepping(toy, device, build(toy, "transformer", device))
+    way = variants.ours(stepping, device)
+    way.install()
+    assert seen == [24]  # one frame's
+    assert len(way.rotary if isinstance(way.rotary, torch.Tensor) else way.rotary[0]) == 3 * 24
+
+
+def test_a_gpu_is_counted_as_nvidia_smi_does_before_cuda_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.gpu import device
+
+    order, true = [], device.detect
+    monkeypatch.setattr(device, "detect", lambda: order.append("detect") or true())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(order.append("CUDA")))
+    device.open_device(self_test=False)
+    assert order[:2] == ["detect", "CUDA"]
+
+
+def test_the_lean_decoder_s_bits_are_said_to_be_stock_s_on_a_processor_only() -> None:
+    assert lean_words(True, real=False) == "the lean decoder gives stock's bits here: yes, it is used"
+    assert "bits" not in lean_words(True, real=True) and "but for rounding" in lean_words(True, real=True)
+    assert lean_words(False, real=True).endswith("no, stock modules are used")

@@ -93,8 +93,8 @@ class Device:
 
 def open_device(*, self_test: bool) -> Device:
     """The GPU, or the processor where there is none or a self-test is asked for."""
+    found = detect()  # says how GPUs are counted, and CUDA listens only before it begins
     if not self_test and torch.cuda.is_available():
-        found = detect()
         if not found.device.startswith("cuda"):  # no nvidia-smi: torch knows the same
             found = _gpu()
         torch.cuda.set_device(torch.device(found.device))

@@ -69,6 +69,12 @@ def _one(name: str, work: Callable[[], Any], device: Device, found: Findings) ->
     return seconds, frames
 
 
+def lean_words(lean: bool, *, real: bool) -> str:
+    """What was found where the lean decoder was tried: on a GPU it may differ from stock in roundings (`vae_decode.same_picture`)."""
+    what = "picture but for rounding" if real else "bits"
+    return f"the lean decoder gives stock's {what} here: {'yes, it is used' if lean else 'no, stock modules are used'}"
+
+
 def _ours(vae: Any, latents: torch.Tensor, case: Case, found: Findings) -> list[tuple[str, Callable[[], torch.Tensor]]]:
     """Every exact decoder this version has."""
     from engine.models import vae_decode
@@ -76,7 +82,7 @@ def _ours(vae: Any, latents: torch.Tensor, case: Case, found: Findings) -> list[
     def streamed() -> torch.Tensor:
         return torch.cat(list(vae_decode.decode_chunks(vae, latents, (case.shape.height, case.shape.width))), dim=2)
     lean = vae_decode.speed_up(vae, latents.shape[1])
-    found.say(f"  the lean decoder gives stock's bits here: {'yes, it is used' if lean else 'no, stock modules are used'}")
+    found.say(f"  {lean_words(lean, real=latents.is_cuda)}")
     ways: list[tuple[str, Callable[[], torch.Tensor]]] = [("ours, streamed, exact", streamed)]
     try:
         banded = importlib.import_module("engine.models.band_decode").decode_banded

@@ -124,9 +124,14 @@ class Stepping:
         self.text = self.device.normal(2, spec.max_text_tokens, spec.text_width, seed=1)
         self.start = self.device.normal(*self.case.latents, seed=2)
         self.tables: Any = None
+        self.picture: Any = None
+        """Tables of one frame, which the engine prepares a transformer with."""
         if spec.position == "rope":
             owner: Any = SimpleNamespace(transformer=self.transformer, spec=spec, device=self.device.torch)
             self.tables = CogVideoX._new_rotary_table(owner, self.case.latents)
+            config = self.transformer.config
+            frame = (1, spec.patch_size_t or 1, spec.latent_channels, config.sample_height, config.sample_width)
+            self.picture = CogVideoX._new_rotary_table(owner, frame)
         self.complex = None if self.tables is None else as_complex(self.tables)
         scheduler = CogVideoXDDIMScheduler.from_config(self.case.configs["scheduler"])
         self.stepper = DdimSteps(scheduler, 50, 50, self.device.torch)

@@ -9,8 +9,8 @@ STEPS = 50
 TARGETS = {
     "2B total": (25.0, "s", "2B, 50 steps + text + decode"),
     "5B total": (62.0, "s", "5B in bf16, 50 steps + text + decode"),
-    "2B warm-up": (10.0, "s", "2B, first step over a later one"),
-    "5B warm-up": (10.0, "s", "5B, first step over a later one"),
+    "2B warm-up": (10.0, "s", "2B, preparing + first step, over a later step"),
+    "5B warm-up": (10.0, "s", "5B, preparing + first step, over a later step"),
     "5B 8-bit total": (46.0, "s", "5B in 8 bits, 50 steps + text + decode"),
     "5B 8-bit error": (0.03, "", "its prediction error"),
     "whole peak": (2.0, "GiB", "whole 5B pipeline streamed, highest allocated"),

@@ -17,7 +17,7 @@ NEEDED = 1.45
 
 
 def run(case: Case, device: Device, short: str, found: Findings, left: float) -> None:
-    """Puts '<short> step' and '<short> warm-up' of ours, in seconds. `left`: seconds this part may take."""
+    """Puts '<short> step' and '<short> warm-up' (preparing included) of ours, in seconds. `left`: seconds this part may take."""
     weights = 2 * case.spec.component_parameters["transformer"]
     if device.real and device.room() < NEEDED * weights:
         found.say(f"  {short}: left out, {device.room() / GIB:.1f} GiB are free and {NEEDED * weights / GIB:.1f} needed")
@@ -48,8 +48,8 @@ def run(case: Case, device: Device, short: str, found: Findings, left: float) ->
         error = (made[0] - results["stock eager"]).square().mean().sqrt() / results["stock eager"].square().mean().sqrt()
         if variant.problem():
             remark.append(f"NOT COMPILED: {variant.problem()}")
-        found.say(f"  {short} {variant.name:15} first call {first[variant.name]:7.2f} s, peak {peak / GIB:6.2f} GiB, off stock by "
-                  f"{error:.2e}{f' ({chr(59).join(filter(None, remark))})' if any(remark) else ''}")
+        found.say(f"  {short} {variant.name:15} prepared and first call {first[variant.name]:7.2f} s, peak {peak / GIB:6.2f} GiB, off "
+                  f"stock by {error:.2e}{f' ({chr(59).join(filter(None, remark))})' if any(remark) else ''}")
         ready.append(variant)
     times: dict[str, list[float]] = {variant.name: [] for variant in ready}
     for _ in range(ROUNDS):

@@ -76,7 +76,7 @@ def ours(stepping: Stepping, device: Device, *, compiled: bool = False, kernel: 
     def install() -> str:
         name = choose_kernel(kernel, device.hardware, head=spec.width // spec.heads, compute=device.compute)
         wants = accelerate.prepare(stepping.transformer, accelerate.Ways(name, kernel != "auto", compiled and device.real),
-                                   stepping.tables, device=device.torch, dtype=device.dtype, staged=False)
+                                   stepping.picture, device=device.torch, dtype=device.dtype, staged=False)
         variant.rotary = stepping.complex if wants else stepping.tables
         block = stepping.transformer.transformer_blocks[0]
         processor = block.attn1.processor

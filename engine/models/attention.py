@@ -112,13 +112,15 @@ def pack_if_equal(transformer: Any, tokens: int) -> int:
     Wants `JointAttention` in `transformer`. A product's kernel, and so its last bits, may depend on its size and on where its
     weights lie, so give the tokens of a real clip; every block is tried.
     """
-    count = 0
+    count, joint = 0, None
     for block in transformer.transformer_blocks:
         attn = block.attn1
         if not isinstance(attn.processor, JointAttention) or not plain(attn.to_q):
             continue
         weight = attn.to_q.weight
-        joint = torch.randn(1, tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).to(weight.device, weight.dtype)
+        if joint is None:  # one for all: a large clip's takes long to draw
+            joint = torch.randn(1, tokens, weight.shape[1], generator=torch.Generator(weight.device).manual_seed(1), device=weight.device)
+            joint = joint.to(weight.dtype)
         expected = project(attn, joint)
         if (kept := pack(attn)) is None:
             continue

@@ -200,11 +200,15 @@ def test_chunked_blocks_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("kind", list(TRANSFORMERS))
-def test_one_product_for_queries_keys_and_values(kind: str) -> None:
+def test_one_product_for_queries_keys_and_values(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, rotary = transformer(kind), tables(kind)
     stock, before = step(model, kind, rotary), model.state_dict()
     install(model, "native", asked=True)
-    assert attention.pack_if_equal(model, 40) == 3
+    drawn, draw = [], torch.randn
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "randn", lambda *size, **how: drawn.append(size) or draw(*size, **how))
+        assert attention.pack_if_equal(model, 40) == 3
+    assert drawn == [(1, 40, model.transformer_blocks[0].attn1.to_q.weight.shape[1])]  # once for all blocks
     assert all(fused_qkv.packed(block.attn1) for block in model.transformer_blocks)
     after = model.state_dict()
     assert list(before) == list(after) and all(torch.equal(before[k], after[k]) for k in before)
