@@ -41,25 +41,27 @@ TRAINED = Ways("native", False, False, untouched=True)
 
 
 def prepare(transformer: Any, ways: Ways, rotary: attention.Rotary | None, *, device: torch.device, dtype: torch.dtype,
-            staged: bool) -> bool:
+            staged: bool, stored: bool = False) -> bool:
     """Make `transformer` compute as `ways` says; True if it then wants `as_complex` tables instead of diffusers'.
 
     `rotary`: diffusers' tables of a real clip on `device`, or None for a model without. `dtype`: of the arithmetic.
-    `staged`: its weights are elsewhere until it works, or stored in 8 bits, so nothing can be tried with them.
+    `staged`: its weights are elsewhere until it works. `stored`: they are here, but in another precision (8 bits). With neither
+    can anything be tried; the latter can be compiled.
     Raises `InvalidRequest` (attention) for a kernel that was asked for and fails.
     """
     if ways.untouched:
         return False
+    compiled = ways.compile and not staged
     if ways.kernel != "native" or device.type == "cuda":
         attention.install(transformer, ways.kernel, asked=ways.asked, device=device, dtype=dtype)
-        turned = rotary is not None and not ways.compile  # compilers do not see through complex numbers
-    elif staged:
+        turned = rotary is not None and not compiled  # compilers do not see through complex numbers
+    elif staged or stored:
         return False
     else:
         turned = attention.speed_up(transformer, rotary) and rotary is not None
-    if not staged:
+    if not (staged or stored):
         attention.pack_if_equal(transformer, 3 + (attention.TRIAL_TOKENS if rotary is None else len(rotary[0])))
-    if ways.compile and not staged:
+    if compiled:
         CompiledBlocks(transformer)
     elif device.type == "cuda":
         _fuse(transformer, None if rotary is None else attention.as_complex(rotary), device, dtype)

@@ -74,8 +74,9 @@ class CogVideoX:
         picture = (1, spec.patch_size_t or 1, spec.latent_channels, self.transformer.config.sample_height,
                    self.transformer.config.sample_width)
         rotary = None if spec.position == "sincos" else self._new_rotary_table(picture)
-        away = placement.transformer.residency != "resident" or placement.transformer.precision != dtype
-        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, dtype=self.dtype, staged=away)
+        home = placement.transformer
+        self._complex_rotary = accelerate.prepare(self.transformer, ways, rotary, device=self.device, dtype=self.dtype,
+                                                  staged=home.residency != "resident", stored=home.precision != dtype)
         self._no_text: Tensor | None = None
         self.loras = LoraStack(self.transformer, spec, self.dtype, self.device)
         self.arrange(placement)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.memory import Home, Placement, everywhere
 from engine.memory.weights import layout, moved_bytes, stored_bytes
+from engine.models.accelerate import Ways
 from engine.models.cogvideox import CogVideoX
 from engine.models.eight_bit import CODES, EightBitLinear, in_eight_bits
 from engine.spec import ModelSpec, read_spec
@@ -41,6 +42,16 @@ def made(spec: ModelSpec, placement: Placement, dtype: str = "fp32") -> tuple[Te
     moved = 0 if stream is None else stream.moved
     model.close()
     return text, velocity, moved
+
+
+@pytest.mark.parametrize(("home", "compiled"), [(Home("int8", "resident"), True), (Home("int8-dynamic", "resident"), True),
+                                                (Home("fp32", "resident"), True), (Home("int8", "staged", "ram"), False)], ids=str)
+def test_what_stays_on_the_device_is_compiled_in_any_precision(home: Home, compiled: bool, spec: ModelSpec) -> None:
+    model = CogVideoX(spec, dtype="fp32", device="cpu", placement=replace(HERE, transformer=home), ways=Ways("sdpa-math", True, True))
+    blocks = [vars(block).get("forward") for block in model.transformer.transformer_blocks]
+    assert [type(block).__name__ == "_Guarded" for block in blocks] == [compiled] * 5
+    assert model._complex_rotary != compiled  # where nothing is compiled, turning in one pass is not given up for it
+    model.close()
 
 
 def off(given: Tensor, wanted: Tensor) -> float:
