@@ -1,8 +1,9 @@
 """Regional compiling: each transformer block by itself, since all of them share one code and so one compilation.
 
 diffusers' `compile_repeated_blocks` refuses CogVideoX (its list of repeated blocks is empty). Compiling happens at the first
-call of a new shape. A compiler that fails (no C++ compiler, no Triton, a bug) costs a note and not the clip: the blocks are
-called uncompiled from then on, the failed call included, for blocks do not change their inputs.
+call of a new shape; where one comes beyond those that dynamo holds (8), all are forgotten and it begins anew. A compiler that
+fails (no C++ compiler, no Triton, a bug) costs a note and not the clip: the blocks are called uncompiled from then on, the
+failed call included, for blocks do not change their inputs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo import config as dynamo
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,17 @@ class CompiledBlocks:
         self.undo()
 
 
+def compiled_for_any_size(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A call of what `torch.compile(..., dynamic=False)` gave. Dynamo left to itself runs what goes beyond its limit of sizes uncompiled,
+    and says so in its own log alone."""
+    with dynamo.patch(fail_on_recompile_limit_hit=True):
+        try:
+            return compiled(*args, **kwargs)
+        except FailOnRecompileLimitHit:
+            torch.compiler.reset()
+            return compiled(*args, **kwargs)
+
+
 class _Guarded:
     """A block's forward that falls back to the plain one where compiling fails."""
 
@@ -60,10 +73,10 @@ class _Guarded:
         # The first block gets parts of one tensor, the others whole ones: with one layout, one compilation serves all.
         dense = {name: value.contiguous() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
         try:
-            return self.compiled(*args, **dense)
+            return compiled_for_any_size(self.compiled, *args, **dense)
         except torch.OutOfMemoryError:
             raise
-        except (TorchDynamoException, RuntimeError, ImportError, OSError, AssertionError, NotImplementedError,
+        except (TorchDynamoException, FailOnRecompileLimitHit, RuntimeError, ImportError, OSError, AssertionError, NotImplementedError,
                 subprocess.SubprocessError) as error:
             # A compiled call can fail as the plain one would (a wrong shape): then the plain one says so.
             made = self.plain(*args, **kwargs)

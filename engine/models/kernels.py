@@ -82,6 +82,8 @@ def _held(backend: SDPBackend) -> Attend:
 def _flex() -> Attend:
     from torch.nn.attention.flex_attention import flex_attention
 
+    from engine.models.compiling import compiled_for_any_size
+
     compiled: list[Any] = []
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ def _flex() -> Attend:
             return flex_attention(query, key, value)
         if not compiled:
             compiled.append(torch.compile(flex_attention, dynamic=False))
-        return compiled[0](query, key, value)
+        return compiled_for_any_size(compiled[0], query, key, value)
     return attend
 
 

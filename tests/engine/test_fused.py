@@ -264,6 +264,22 @@ def test_blocks_share_one_compilation(kind: str) -> None:
     assert not any("forward" in vars(block) for block in model.transformer_blocks)
 
 
+def test_more_sizes_than_dynamo_holds_are_compiled_too() -> None:
+    torch._dynamo.reset()
+    model, counting = transformer("sincos"), Counting()
+    blocks, block = CompiledBlocks(model, backend=counting), model.transformer_blocks[0]
+    width = block.norm1.norm.normalized_shape[0]
+    for tokens in range(2, 13):
+        video, text, time = (torch.randn(*size) for size in ((1, tokens, width), (1, 3, width), (1, block.norm1.linear.in_features)))
+        given = {"hidden_states": video, "encoder_hidden_states": text, "temb": time}
+        with torch.inference_mode():
+            for made, expected in zip(block(**given), type(block).forward(block, **given), strict=True):
+                assert torch.equal(made, expected)
+    assert (counting.graphs, blocks.problem) == (11, "")
+    blocks.undo()
+    torch._dynamo.reset()
+
+
 def test_compiled_blocks_are_equal() -> None:
     model = transformer()
     stock = step(model, "rope", tables("rope"))
