@@ -5,7 +5,8 @@
 `BlockStream` writes the next block over the last but one, which a gradient may still need: it keeps the very weights its block worked
 with. So here every block comes into fresh memory, which goes when nobody holds it any more: after the block where nothing is kept
 for a gradient (recomputing), or when its gradient is taken. The block that comes next, in whichever direction, arrives meanwhile.
-The bits are those of resident weights.
+The bits are those of resident weights. On a GPU, which works behind this program, a block comes once the GPU is done with the one before
+the last: memory for more of them would be taken ahead of the work. (Tested with events written down, not on a GPU.)
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class FreshBlocks:
             packing.unbind()
 
     def _before(self, index: int, block: nn.Module, inputs: Any) -> None:
-        self._send_for(index)
+        before = self._so_far()
+        self._send_for(index, before)
         run, arrived = self._coming.pop(index).result()
         if arrived is not None:
             here = torch.cuda.current_stream(self.device)
@@ -65,7 +67,7 @@ class FreshBlocks:
         self._last = index
         self._coming = {number: coming for number, coming in self._coming.items() if number == following}
         if 0 <= following < len(self.packings):
-            self._send_for(following)
+            self._send_for(following, before)
 
     def _after(self, index: int, block: nn.Module, inputs: Any, result: Any) -> None:
         self._leave(index)
@@ -77,14 +79,24 @@ class FreshBlocks:
                 for one in weight.all:
                     one.bind(torch.zeros((), dtype=one.dtype, device=self.device).expand(one.shape))
 
-    def _send_for(self, index: int) -> None:
+    def _so_far(self) -> Any:
+        """An event after all that the GPU has been given so far: the block before this one, and its gradient; None on a processor."""
+        if self._lane is None:
+            return None
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _send_for(self, index: int, before: Any) -> None:
         coming = self._coming.get(index)
         if coming is None or (coming.done() and coming.exception()):
-            self._coming[index] = self._porter.submit(self._bring, index)
+            self._coming[index] = self._porter.submit(self._bring, index, before)
             self.moved += self.packings[index].nbytes
 
-    def _bring(self, index: int) -> tuple[Tensor, Any]:
-        """In the porter's thread: (the block's bytes, the event that says they are whole)."""
+    def _bring(self, index: int, before: Any) -> tuple[Tensor, Any]:
+        """In the porter's thread, once `before` has happened: (the block's bytes, the event that says they are whole)."""
+        if before is not None:
+            before.synchronize()
         with torch.inference_mode(False), nullcontext() if self._lane is None else torch.cuda.stream(self._lane):
             run = torch.empty(self._room, dtype=torch.uint8, device=self.device)
             self.source.copy(index, run)

@@ -25,6 +25,7 @@ from engine.memory.weights import layout, moved_bytes, stored_bytes, working_byt
 from engine.models import streaming
 from engine.models.cache import ModelCache
 from engine.models.cogvideox import CogVideoX
+from engine.models.fresh_blocks import FreshBlocks
 from engine.models.streaming import ALIGNED
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
@@ -280,3 +281,41 @@ def test_with_less_and_less_memory_there_are_other_ways_to_the_same_picture(deep
     # Here the decoder takes most, so no plan gets to streaming by itself.
     assert np.array_equal(pictures(replace(plan(request, spec, CPU), placement=away("streamed", "disk")), "streamed"), wanted)
     cache.close()
+
+
+def test_no_third_block_comes_before_the_gpu_is_done_with_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With events that are written down in place of a GPU's."""
+    said: list[tuple[str, int]] = []
+    marks = iter(range(100))
+
+    class Mark:
+        def __init__(self) -> None:
+            self.number = next(marks)
+
+        def synchronize(self) -> None:
+            said.append(("waited for", self.number))
+
+    class Noted:
+        def copy(self, index: int, slot: Tensor) -> None:
+            said.append(("brought", index))
+
+        def rest(self) -> None:
+            pass
+
+    class Nothing:
+        size = nbytes = 8
+        weights: tuple[Any, ...] = ()
+
+        def bind(self, run: Tensor) -> None:
+            pass
+
+        unbind = bind
+
+    monkeypatch.setattr(FreshBlocks, "_so_far", lambda self: Mark())
+    blocks = [torch.nn.Identity() for _ in range(4)]
+    stream = FreshBlocks(blocks, [Nothing() for _ in blocks], Noted(), torch.device("cpu"))  # type: ignore[misc]
+    for block in blocks:
+        block(torch.zeros(1))
+    stream._porter.shutdown()
+    # Mark k is what was asked of the GPU before block k: all of block k - 1. Block k + 1 comes after it.
+    assert said == [("waited for", 0), ("brought", 0), *(one for k in range(3) for one in (("waited for", k), ("brought", k + 1)))]
