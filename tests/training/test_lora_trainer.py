@@ -107,14 +107,14 @@ def test_a_run_that_stopped_anywhere_ends_as_one_that_did_not(tiny_base: Path, t
 
 def test_on_a_gpu_a_pass_allows_exact_kernels_alone(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()), []
-    ours, true = trainer(tiny_base, tmp_path), loop.exact_gradients
+    ours = trainer(tiny_base, tmp_path)
+    ours.exact = True
     there, back = ours.velocity, loop.squared_error
 
     def strict(result: Any) -> Any:
         seen.append(not torch.is_deterministic_algorithms_warn_only_enabled() and torch.are_deterministic_algorithms_enabled())
         return result
 
-    monkeypatch.setattr(loop, "exact_gradients", lambda _device: true(torch.device("cuda")))
     monkeypatch.setattr(ours, "velocity", lambda *given: strict(there(*given)))
     monkeypatch.setattr(loop, "squared_error", lambda *given: strict_gradient(back(*given)))
 
@@ -126,10 +126,35 @@ def test_on_a_gpu_a_pass_allows_exact_kernels_alone(tiny_base: Path, tmp_path: P
         ours.update()
         assert len(seen) >= 2 and all(seen)  # there and back
         assert torch.is_deterministic_algorithms_warn_only_enabled()  # for previews
-        with true(torch.device("cpu")):
+        with loop.exact_gradients(False):
             assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def test_where_an_operation_has_no_exact_kernel_the_step_is_made_without(tiny_base: Path, tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, ours = trainer(tiny_base, tmp_path / "a", accumulate=2), trainer(tiny_base, tmp_path / "b", accumulate=2)
+    losses = run_all(wanted, 2)
+    ours.run.folder.mkdir(parents=True, exist_ok=True)
+    before, there, ours.exact = torch.is_deterministic_algorithms_warn_only_enabled(), ours.backward, True
+
+    def second_fails(samples: Any, position: int, total: int) -> Any:
+        result = there(samples, position, total)
+        if ours.exact and position == 1:
+            raise RuntimeError("some_op_cuda does not have a deterministic implementation, but you set ...")
+        return result
+
+    monkeypatch.setattr(ours, "backward", second_fails)
+    try:
+        assert run_all(ours, 2) == losses and ours.adapter.digest() == wanted.adapter.digest()
+    finally:
+        torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled(), warn_only=before)
+    (told,) = [event["text"] for event in ours.run.events() if event["kind"] == "warning"]
+    assert "some_op_cuda" in told and not ours.exact
+    monkeypatch.setattr(ours, "backward", lambda *_given: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        ours.update()
 
 
 def test_recomputing_and_offloading_give_the_same_bits(tiny_base: Path, tmp_path: Path) -> None:

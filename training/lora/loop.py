@@ -113,6 +113,8 @@ class Trainer:
         self.order = Order(tuple(sample.bucket for sample in samples.train), config.batch, config.seed)
         self.dropouts = [module for name, module in model.transformer.named_modules()
                          if "lora_dropout" in name and isinstance(module, torch.nn.Dropout)]
+        self.exact = model.device.type == "cuda"
+        """Passes allow exact kernels alone; until an operation has none."""
         self.step = self.bad_steps = 0
         self.seconds = 0.0
 
@@ -148,11 +150,19 @@ class Trainer:
         rate = config.learning_rate * factor(config.schedule, self.step, warmup=config.warmup, steps=config.steps, cycles=config.cycles,
                                              power=config.power, rate=config.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, times = torch.zeros((), dtype=torch.float64), []
-        for at in share(passes, self.world.team, self.world.teams):
-            value, seen = self.backward(chosen[at], at, total)
-            loss += value
-            times += seen
+        mine = {at: chosen[at] for at in share(passes, self.world.team, self.world.teams)}
+        try:
+            loss, times = self._passes(mine, total)
+        except RuntimeError as error:
+            if not self.exact or "deterministic" not in str(error).lower():
+                raise
+            self.exact = False
+            self.optimizer.zero_grad(set_to_none=True)
+            if not self.world.rank:
+                text = (f"step {self.step}: this GPU has no exact kernel for a part of the model. A run that is stopped and goes on "
+                        f"may differ in last bits from one that never was ({str(error)[:120]}).")
+                self.run.tell("warning", step=self.step, text=text)
+            loss, times = self._passes(mine, total)
         norm = self._gather(loss)
         skipped = not math.isfinite(float(loss)) or not math.isfinite(norm)
         if not skipped:
@@ -165,6 +175,15 @@ class Trainer:
         self.seconds += time.monotonic() - begun
         return Stepped(float(loss), norm, rate, skipped, tuple(times), tuple(sample.key[:12] for one in chosen.values() for sample in one))
 
+    def _passes(self, chosen: dict[int, list[Sample]], total: int) -> tuple[torch.Tensor, list[int]]:
+        """All passes of an update that this process makes: (its part of the loss, fp64; the times it saw)."""
+        loss, times = torch.zeros((), dtype=torch.float64), []
+        for at, samples in chosen.items():
+            value, seen = self.backward(samples, at, total)
+            loss += value
+            times += seen
+        return loss, times
+
     def backward(self, samples: list[Sample], position: int, total: int) -> tuple[float, list[int]]:
         """One pass: (its part of the loss, the times it saw); its gradients are added to the LoRA's."""
         config = self.config
@@ -172,7 +191,7 @@ class Trainer:
         weights = self.noise.snr_weight(batch.times, config.min_snr) if config.min_snr else None
         scale = FP16_SCALE if self.model.dtype == torch.float16 else 1.0
         self.adapter.about_to_see(batch)
-        with exact_gradients(self.model.device), self._dropping(position), self._sharing(batch):
+        with exact_gradients(self.exact), self._dropping(position), self._sharing(batch):
             velocity = self.velocity(batch.noisy, batch.times, batch.text, batch.beside)
             loss = squared_error(velocity, batch, weights).sum() / total
             (loss * scale).backward()
@@ -260,14 +279,14 @@ def deterministic(threads: int) -> None:
 
 
 @contextmanager
-def exact_gradients(device: torch.device) -> Iterator[None]:
-    """A pass there and back by kernels that give the same bits again.
+def exact_gradients(wanted: bool) -> Iterator[None]:
+    """A pass there and back by kernels that give the same bits again. Raises RuntimeError where an operation has none.
 
     On a GPU torch's attention only does so where nothing less is allowed: with `warn_only` the gradients of its flash and efficient
     kernels are summed in any order, and cuDNN's kernel, which is never exact, may be chosen. Elsewhere in a run (previews, pictures)
     there may be operations without such a kernel. Never run on a GPU so far.
     """
-    if device.type != "cuda":
+    if not wanted:
         yield
         return
     torch.use_deterministic_algorithms(True)
