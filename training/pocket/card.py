@@ -111,7 +111,8 @@ running averages released in bf16.
   (shapes 89 %, before 86), and the first frame of a picture 25.6 dB. 1,200 steps more (3,200 clips it had not seen, twice the
   learning rate, bf16) brought 98 and 84 %, which is 93 % of the 80 (shapes 93 %), and the first frame 26.7 dB. What is wrong now is
   stars and triangles that spin or bounce. Before these last steps twenty steps of sampling instead of ten gave 75 % of the 32. For the
-  last 3,260 steps bounces were lower and spins slower, as the autoencoder blurs what goes further in a latent frame. A fresh run uses the final constants and has not been done end to end.
+  last 3,260 steps bounces were lower and spins slower, as the autoencoder blurs what goes further in a latent frame.
+  A fresh run uses the final constants and has not been done end to end.
 - Until then a subject was six latent cells wide, and of held-out clips that only went through the autoencoder 90 % kept their
   shape; now 24 of 24 do. What follows was measured on the weights before.
 - The guidance scale was picked from two trials (2.5 and 5) on 24 captions: 9 and 8 of them came out right in everything.
