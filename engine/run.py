@@ -363,7 +363,7 @@ def no_engine(error: BaseException) -> bool:
 
 def _device_lost(error: BaseException) -> BaseException | None:
     """torch's error of a device that gave up (memory that ran out aside), as it is or as loading took it for a damaged file."""
-    return next((one for one in (error, error.__cause__) if isinstance(one, torch.AcceleratorError)), None)
+    return next((one for one in (error, error.__cause__) if isinstance(one, getattr(torch, "AcceleratorError", ()))), None)
 
 
 def _crowded(plan: Plan) -> bool:
