@@ -72,7 +72,11 @@ def test_loras_8_bits_and_streaming_are_those_of_one_rank(way: str, spec: ModelS
     assert len({made.tobytes() for made in alone.values()}) == 4  # each does something of its own, but for where weights wait
     for rank in together(parse_degrees(way).ranks, velocities, spec, lora, way):
         for name, expected in alone.items():
-            assert np.abs(rank[name] - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max()), (way, name)
+            off, size = np.abs(rank[name] - expected), max(1.0, np.abs(expected).max())
+            if name == "int8-dynamic":  # a last bit decides which way an activation is rounded to 8: then some are off by part of a step
+                assert np.median(off) <= 1e-6 * size and off.max() <= size / 127 / 4, (way, name)
+            else:
+                assert off.max() <= 1e-5 * size, (way, name)
 
 
 def tiles_on_rank(model: CogVideoX, latents: np.ndarray, tile: tuple[int, int], how: str, way: str) -> tuple[list[Any], int]:
