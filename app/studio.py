@@ -433,10 +433,10 @@ class Studio:
 
     def _file(self, clip_id: str, owner: str, ending: str) -> Path:
         clip = self.clip(clip_id, owner=owner)
-        path = (self.settings.media_dir / clip.file).with_suffix(ending)
-        if ending == ".mp4" and path.is_file() == clip.missing:
-            self.store.clips.set_missing([clip.id], not clip.missing)
-        if path.is_file():
+        there = (path := (self.settings.media_dir / clip.file).with_suffix(ending)).is_file()
+        if ending == ".mp4" and there == clip.missing:
+            self.store.clips.set_missing([clip.id], not there)
+        if there:
             return path
         raise NotFound(f"The file {path.name} is no longer in {path.parent}.")
 

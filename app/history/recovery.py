@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from app import storage
 from app.errors import NotFound
 from app.history.clips import Projects
 from app.history.leases import Limits
@@ -36,7 +37,7 @@ from app.history.unused import sweep_unused
 from app.hub.records import DOWNLOADS
 from app.queue.devices import KEY as DEVICES
 from app.settings import Settings
-from engine.errors import InvalidRequest, StorageBlocked
+from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.video.publish import publish
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,15 @@ def recover(settings: Settings, store: Store) -> None:
     sweep_unused(settings, store, now)
     sweep_published(settings, store)
     write_stale_sidecars(settings, store)
+
+
+def recover_at_start(settings: Settings, store: Store) -> None:
+    """The same, and the ballast; what cannot be done now is no reason not to start."""
+    try:
+        recover(settings, store)
+        storage.keep_ballast(settings)
+    except (SprocketError, OSError) as error:
+        log.error("recovery is not complete: %s", error)
 
 
 def restore_files(settings: Settings, store: Store) -> int:

@@ -15,7 +15,7 @@ from functools import partial
 from app import storage
 from app.errors import HistoryBusy
 from app.history.opening import back_up, open_store
-from app.history.recovery import mark_missing, recover, sweep_job_folders, sweep_parts, write_stale_sidecars
+from app.history.recovery import mark_missing, recover_at_start, sweep_job_folders, sweep_parts, write_stale_sidecars
 from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.lock import FileLock
@@ -61,11 +61,7 @@ class Supervisor:
             self._store = open_store(self._settings)  # before the lock, which a repair takes for itself
         try:
             self._lock.acquire()
-            try:
-                recover(self._settings, self._store)
-                storage.keep_ballast(self._settings)
-            except (SprocketError, OSError) as error:
-                log.error("recovery is not complete: %s", error)
+            recover_at_start(self._settings, self._store)
             self._thread.start()
         except BaseException:
             self.close()

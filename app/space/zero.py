@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from app import storage
 from app.history.leases import Limits
 from app.history.opening import open_store
 from app.history.records import Job, JobState
-from app.history.recovery import recover
+from app.history.recovery import recover_at_start
 from app.queue.door import Engine, open_engine
 from app.queue.executor import perform
 from app.queue.kinds import GENERATE
@@ -96,12 +95,8 @@ class Zero:
         self._reporter = threading.Thread(target=self._report, name="inline-executor", daemon=True)
 
     def start(self) -> None:
-        """Recovers what an earlier end left behind, as a server with a worker does; what cannot be done now is no reason not to start."""
-        try:
-            recover(self._studio.settings, self._studio.store)
-            storage.keep_ballast(self._studio.settings)
-        except (SprocketError, OSError) as error:
-            log.error("recovery is not complete: %s", error)
+        """Recovers what an earlier end left behind, as a server with a worker does."""
+        recover_at_start(self._studio.settings, self._studio.store)
         self._reporter.start()
 
     def close(self) -> None:
