@@ -25,6 +25,7 @@ from app.ui.parts import OWNER, Changes
 from app.ui.train_use import comparisons, first_prompt, last_said, train_use
 from engine.errors import InvalidRequest, SprocketError
 from training.data.buckets import SHAPES
+from training.data.shelf import DATASET_FACT
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig, from_mapping
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def _new(studio: Any, at: Address, said: str, chosen: dict[str, Any] | None) -> 
     values = dict(chosen or {})
     if not values and at.origin:
         try:
-            values = chosen_of(studio.training.card(at.origin, owner=OWNER).config)
+            card = studio.training.card(at.origin, owner=OWNER)
+            values = chosen_of(card.config, str(card.facts.get(DATASET_FACT) or ""))
         except (NotFound, InvalidRequest):
             values = {}
     models = [spec.name for spec in studio.models()]
@@ -166,10 +168,9 @@ def _form_again(click: Click, words: str, said: dict[str, str]) -> Changes:
 def _config(said: dict[str, str]) -> TrainConfig:
     preset = PRESETS.get(said.get("preset") or "standard", PRESETS["standard"])[2]
     values: dict[str, Any] = {name: value for name, value in said.items() if value and name in FIELDS}
-    for name in ("preview_prompts", "trackers"):
+    for name, parts in (("preview_prompts", str.splitlines), ("trackers", lambda text: text.replace(",", ";").split(";"))):
         if name in values:
-            text = str(values[name]).replace(",", ";") if name == "trackers" else str(values[name])
-            values[name] = [part.strip() for part in text.split(";") if part.strip()]
+            values[name] = [part.strip() for part in parts(str(values[name])) if part.strip()]
     return from_mapping(preset | values)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from app.datasets import Import
 from app.settings import Settings
-from app.studio import Studio, open_studio
+from app.studio import LOCAL, Studio, open_studio
 from app.ui.actions import Click
 from app.ui.address import Address
 from app.ui.html.train import chosen_of, new_html
 from app.ui.train import _config, panel, train_start
+from training.data import example
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig
 
 PARTS: Any = SimpleNamespace(train="train", at="at", seen="seen", timer="timer", notice="notice")
@@ -38,6 +40,7 @@ def sent(studio: Studio, **said: str) -> str:
 def filled(markup: str) -> dict[str, str]:
     """What a browser would send of the form."""
     said = {name: html.unescape(value) for name, value in re.findall(r'<input name="(\w+)" value="([^"]*)"', markup)}
+    said |= {name: html.unescape(text) for name, text in re.findall(r'<textarea name="(\w+)"[^>]*>([^<]*)</textarea>', markup)}
     said |= dict(re.findall(r'<input type="radio" name="(preset)" value="(\w+)" checked', markup))
     for name, options in re.findall(r'<select name="(\w+)">(.*?)</select>', markup):
         chosen = [tag for tag in re.findall(r"<option[^>]*>", options) if " selected" in tag] or re.findall(r"<option[^>]*>", options)
@@ -60,9 +63,31 @@ def test_sizes_chosen_on_the_set_go_along(studio: Studio) -> None:
         assert filled(panel(studio, Address(view="train", run="new", set="a" * 12, shapes=shapes)))["shapes"] == said
 
 
+def test_a_clone_trains_on_the_set_of_its_run_or_on_none(studio: Studio, tmp_path: Path) -> None:
+    example.write(tmp_path / "clips", clips=2)
+    made = studio.datasets.add(Import(str(tmp_path / "clips"), "crescents"), owner=LOCAL)
+    studio.datasets.add(Import(str(tmp_path / "clips"), "another"), owner=LOCAL)
+    run = studio.training.start({"model": "pocket", "dataset": "crescents", "name": "fox"}, owner=LOCAL)
+    at = Address(view="train", run="new", origin=run.id)
+    assert filled(panel(studio, at))["clips"] == made.id
+    studio.training.ask(run.id, "stop", owner=LOCAL)
+    studio.datasets.delete(made.id, owner=LOCAL)
+    said = filled(panel(studio, at))
+    assert said["clips"] == made.id
+    again = str(train_start(Click(studio, PARTS, said, at, "", None))["train"])
+    assert "is no set of clips here" in again and filled(again)["clips"] == made.id
+    assert len(studio.training.cards(owner=LOCAL)) == 1
+
+
+def test_a_clone_keeps_a_model_that_is_not_in_the_list() -> None:
+    config = TrainConfig(model="/models/own", dataset="d", name="fox")
+    said = filled(new_html(["pocket"], {POCKET_WORLD: "world"}, chosen_of(config), {}))
+    assert (said["model"], said["clips"]) == ("/models/own", "d")
+
+
 def test_a_clone_has_all_settings_of_its_run() -> None:
     config = TrainConfig(model="pocket", dataset=POCKET_WORLD, name="fox", targets="attn1.to_q,ff.net.2", learning_rate=0.00012345678,
-                         rslora=True, image_noise=False, shapes="aspect", budget=5 * 2**30, preview_prompts=("a fox", "a cat"),
+                         rslora=True, image_noise=False, shapes="aspect", budget=5 * 2**30, preview_prompts=("a fox; it runs, fast", "a <b>cat"),
                          trackers=("tensorboard",),
                          steps=1234567 // 10, alpha=7.1234567, beta3=None, schedule="linear", warmup=0, preview_steps=0)
     page = new_html(["pocket"], {POCKET_WORLD: "world"}, chosen_of(config), {})

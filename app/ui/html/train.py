@@ -43,7 +43,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
                             "eval_clips",
                             "save_steps", "save_seconds", "keep", "max_bad_steps", "trackers"),
 }
-HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "several, separated by ;"}
+HINTS = {"trackers": "some of " + ", ".join(TRACKERS), "preview_prompts": "one a line"}
 CHOICES: Mapping[str, tuple[str, ...]] = {"shapes": SHAPES, "method": METHODS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
                                           "precision": PRECISIONS,
                                           "base": BASES,
@@ -242,6 +242,9 @@ def _preset(key: str, forecast: Forecast | str, on: bool) -> str:
 
 
 def _select(name: str, label: str, options: Mapping[str, str], value: str) -> str:
+    """With a value that is none of the options, which a browser would take the first for: Start uses it, or says why it cannot."""
+    if value and value not in options:
+        options = {value: f"{value}, which is not in this list"} | options
     made = "".join(f'<option value="{esc(option)}"{" selected" if option == value else ""}>{esc(words)}</option>'
                    for option, words in options.items())
     return f'<label><span>{esc(label)}</span><select name="{name}">{made}</select></label>'
@@ -270,19 +273,22 @@ def _field(name: str, value: Any) -> str:
         none = f'<option value="">{"yes" if default else "no"} (default)</option>'
         return f'<label><span>{esc(label)}</span><select name="{name}">{none}{options}</select></label>'
     hint = HINTS.get(name) or (f"{default:g}" if isinstance(default, (int, float)) else str(default or ""))
-    box = f'<input name="{name}" value="{esc(_shown(value))}" placeholder="{esc(hint)}" autocomplete="off">'
+    if name == "preview_prompts":  # which may hold any sign, but no end of a line
+        box = f'<textarea name="{name}" rows="3" placeholder="{esc(hint)}">{esc(_shown(value, lines=True))}</textarea>'
+    else:
+        box = f'<input name="{name}" value="{esc(_shown(value))}" placeholder="{esc(hint)}" autocomplete="off">'
     return f'<label><span>{esc(label)}</span>{box}</label>'
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, *, lines: bool = False) -> str:
     if isinstance(value, (list, tuple)):
-        return "; ".join(value)
+        return "\n".join(value) if lines else "; ".join(value)
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return "" if value is None else str(value)
 
 
-def chosen_of(config: TrainConfig) -> dict[str, Any]:
-    """What the form shows for a run that is cloned."""
+def chosen_of(config: TrainConfig, dataset: str = "") -> dict[str, Any]:
+    """What the form shows for a run that is cloned. `dataset`: the id of its set, which `config` may call by a name that changes."""
     return {name: getattr(config, name) for name in FIELDS if name != "config_version"} | {
-        "cloned": True, "name": f"{config.name[:52]} again", "preset": "standard"}
+        "cloned": True, "name": f"{config.name[:52]} again", "preset": "standard"} | ({"dataset": dataset} if dataset else {})
