@@ -21,14 +21,14 @@ def with_caption(dataset: Dataset, clip_id: str, caption: str, said_by: str = "h
 
 
 def replaced(dataset: Dataset, find: str, by: str) -> tuple[Dataset, int]:
-    """(the dataset with `find` replaced by `by` in every caption, how many captions changed). Upper and lower case count.
+    """(the dataset with `find` replaced by `by` in every caption, how many captions changed). Upper and lower case count, and so do spaces
+    at either end of the two; what comes out is one line again.
 
     Raises InvalidRequest (field 'find') for nothing to find, or for what would make a caption too long.
     """
     if not find:
         raise InvalidRequest("find", "is empty. Say which words are to be replaced.")
-    words = {clip.id: checked_caption(clip.caption.replace(find, one_line(by) if by.strip() else by)) for clip in dataset.clips
-             if find in clip.caption}
+    words = {clip.id: checked_caption(clip.caption.replace(find, by)) for clip in dataset.clips if find in clip.caption}
     return _changed(dataset, {clip_id: {"caption": each, "said_by": "hand"} for clip_id, each in words.items()}), len(words)
 
 
