@@ -41,6 +41,7 @@ class Repo:
 
     files: dict[str, bytes]
     gated: bool = False
+    private: bool = False
     licence: str = "apache-2.0"
     revision: str = ""
     promised: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Repo:
             if path.endswith(LARGE):
                 entry["lfs"] = {"sha256": lie.get("sha256", sha256(data)), "size": entry["size"], "pointerSize": 134}
             siblings.append(entry)
-        return {"_id": "1", "id": name, "modelId": name, "sha": self.revision, "private": False, "gated": self.gated, "tags": [],
+        return {"_id": "1", "id": name, "modelId": name, "sha": self.revision, "private": self.private, "gated": self.gated, "tags": [],
                 "downloads": 0, "likes": 0, "cardData": {"license": self.licence}, "siblings": siblings}
 
 
@@ -117,9 +118,9 @@ class LocalHub:
         """For a process that shall use this hub."""
         return {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": "", "no_proxy": "*"}
 
-    def empty(self, files: dict[str, bytes] | None = None) -> Repo:
+    def empty(self, files: dict[str, bytes] | None = None, *, private: bool = False) -> Repo:
         """A repository of what was sent."""
-        return Repo(files or {})
+        return Repo(files or {}, private=private)
 
     def of(self, path: str) -> list[Asked]:
         """The requests for the content of one file, redirects not counted."""

@@ -37,7 +37,7 @@ def post(handler: Any) -> None:
         said = json.loads(body)
         name = f"{said.get('organization') or 'me'}/{said['name']}"
         hub.made[name] = said
-        hub.repos.setdefault(name, hub.empty())
+        hub.repos.setdefault(name, hub.empty(private=said.get("visibility") == "private"))
         return _json(handler, 200, {"url": f"{hub.url}/{name}", "name": name, "id": "1"})
     for pattern, answer in ((r"/api/models/([^/]+/[^/]+)/preupload/[^/]+", _preupload),
                             (r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", _batch),

@@ -51,8 +51,8 @@ def _method(folder: Path) -> str:
 def push(folder: Path, repo: str, *, private: bool = True) -> str:
     """Sends the run in `folder` to `repo` ('owner/name'), which is made where it is not there; the commit's address.
 
-    Raises `InvalidRequest` for an id that is none and a run without a LoRA, HubGated without a token or without the right to write,
-    HubMissing, HubOffline, HubUnreachable.
+    Raises `InvalidRequest` for an id that is none, a run without a LoRA and a repository that is public where `private` is wished,
+    HubGated without a token or without the right to write, HubMissing, HubOffline, HubUnreachable.
     """
     if not REPO.fullmatch(repo):
         raise InvalidRequest("repo", f"is {repo[:60]!r}, which is no id of a repository. Write it as owner/name.")
@@ -61,7 +61,10 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
         raise HubGated("Sending needs a token of yours that may write: put it into HF_TOKEN, or run `hf auth login`.")
     api = HfApi(library_name="sprocket")
     with told(repo, None):
-        made = api.create_repo(repo, private=private, exist_ok=True)
+        made = api.create_repo(repo, private=private, exist_ok=True)  # one that is there stays as public as it is
+        if private and not api.repo_info(made.repo_id).private:
+            raise InvalidRequest("repo", f"{made.repo_id} is public already, and nothing was sent. Say --public to publish the LoRA in it, or "
+                                         "choose another repository.")
         sent = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=part if isinstance(part, bytes) else str(part))
                 for name, part in parts.items()]
         return str(api.create_commit(made.repo_id, sent, commit_message="A LoRA, trained with Sprocket").commit_url)

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
-from app.hub.push import parts_of
+from app.hub.push import parts_of, push
 from engine.errors import InvalidRequest
 from tests.hub_server import GOOD_TOKEN, LocalHub, local_hub
 from training.lora.card import card
@@ -63,6 +65,33 @@ def test_without_a_token_or_the_right_to_write_it_says_so(run: RunDir) -> None:
             said = send(hub, run, "fox/moons", token=token)
             assert said.returncode != 0 and "HF_TOKEN" in said.stderr and "Traceback" not in said.stderr
         assert hub.repos == {}
+
+
+class PublicHub:
+    """A hub on which every repository is there already, and public. `sent`: what arrived."""
+
+    sent: ClassVar[list[str]] = []
+
+    def __init__(self, **_said: str) -> None: ...
+
+    def create_repo(self, repo: str, **_said: bool) -> SimpleNamespace:
+        return SimpleNamespace(repo_id=repo)
+
+    def repo_info(self, repo: str) -> SimpleNamespace:
+        return SimpleNamespace(id=repo, private=False)
+
+    def create_commit(self, repo: str, operations: list[Any], **_said: str) -> SimpleNamespace:
+        self.sent.extend(each.path_in_repo for each in operations)
+        return SimpleNamespace(commit_url=f"https://hub/{repo}")
+
+
+def test_nothing_is_published_without_being_asked_for(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.hub.push.HfApi", PublicHub)
+    monkeypatch.setattr("app.hub.push.get_token", lambda: GOOD_TOKEN)
+    with pytest.raises(InvalidRequest, match=r"fox/moons is public already, and nothing was sent\. Say --public") as refused:
+        push(run.folder, "fox/moons")
+    assert refused.value.field == "repo" and PublicHub.sent == []
+    assert push(run.folder, "fox/moons", private=False) == "https://hub/fox/moons" and "moons.safetensors" in PublicHub.sent
 
 
 def test_a_run_without_a_lora_is_refused(run: RunDir) -> None:
