@@ -200,7 +200,12 @@ class Trainings:
         run.write(after, dict(card.facts))
         run.forget_ends()
         run.set_state(RunState("waiting", card.state.step, after.steps))
-        self._queue(run_id, after, owner, None, reserve)
+        try:
+            self._queue(run_id, after, owner, None, reserve)
+        except SprocketError:
+            run.write(card.config, dict(card.facts))
+            run.set_state(card.state)
+            raise
         return self.card(run_id, owner=owner)
 
     def use(self, run_id: str, *, owner: str) -> LoraCard:

@@ -115,6 +115,22 @@ def test_wishes_before_a_run_begins_take_it_out_of_the_queue(studio: Studio, bas
         studio.training.card(card.id, owner=LOCAL)
 
 
+def test_a_run_that_finds_no_place_in_the_queue_stays_as_it_was(tmp_path: Path) -> None:
+    studio = open_studio(Settings(data_dir=tmp_path / "data", max_waiting=1))
+    first = studio.training.start(ASKED | {"model": "pocket"}, owner=LOCAL)
+    studio.training.ask(first.id, "pause", owner=LOCAL)
+    before = studio.training.card(first.id, owner=LOCAL)
+    other = studio.training.start(ASKED | {"model": "pocket"}, owner=LOCAL)
+    for run in (lambda: studio.training.resume(first.id, owner=LOCAL, changes={"name": "else"}),
+                lambda: studio.training.start(ASKED | {"model": "pocket"}, owner=LOCAL)):
+        with pytest.raises(NotAllowed, match="wait already"):
+            run()
+    after = studio.training.card(first.id, owner=LOCAL)
+    assert (after.config, after.state.state, after.state.message) == (before.config, "paused", before.state.message)
+    assert [card.id for card in studio.training.cards(owner=LOCAL)] == [other.id, first.id]
+    studio.close()
+
+
 def test_a_run_is_its_owner_s_alone(studio: Studio, base: Path) -> None:
     card = studio.training.start(ASKED | {"model": str(base)}, owner="user:anna")
     for act in (lambda: studio.training.card(card.id, owner="user:bert"), lambda: studio.training.ask(card.id, "stop", owner="user:bert"),
