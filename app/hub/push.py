@@ -63,8 +63,8 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     with told(repo, None):
         made = api.create_repo(repo, private=private, exist_ok=True)  # one that is there stays as public as it is
         if private and not api.repo_info(made.repo_id).private:
-            raise InvalidRequest("repo", f"{made.repo_id} is public already, and nothing was sent. Say --public to publish the LoRA in it, or "
-                                         "choose another repository.")
+            raise InvalidRequest("repo", f"{made.repo_id} is public already, and nothing was sent. Say --public to publish the LoRA in it, "
+                                         "or choose another repository.")
         sent = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=part if isinstance(part, bytes) else str(part))
                 for name, part in parts.items()]
         return str(api.create_commit(made.repo_id, sent, commit_message="A LoRA, trained with Sprocket").commit_url)

@@ -87,8 +87,8 @@ def test_a_clone_keeps_a_model_that_is_not_in_the_list() -> None:
 
 def test_a_clone_has_all_settings_of_its_run() -> None:
     config = TrainConfig(model="pocket", dataset=POCKET_WORLD, name="fox", targets="attn1.to_q,ff.net.2", learning_rate=0.00012345678,
-                         rslora=True, image_noise=False, shapes="aspect", budget=5 * 2**30, preview_prompts=("a fox; it runs, fast", "a <b>cat"),
-                         trackers=("tensorboard",),
+                         rslora=True, image_noise=False, shapes="aspect", budget=5 * 2**30,
+                         preview_prompts=("a fox; it runs, fast", "a <b>cat"), trackers=("tensorboard",),
                          steps=1234567 // 10, alpha=7.1234567, beta3=None, schedule="linear", warmup=0, preview_steps=0)
     page = new_html(["pocket"], {POCKET_WORLD: "world"}, chosen_of(config), {})
     assert "those of the cloned run" in page

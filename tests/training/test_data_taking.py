@@ -166,8 +166,8 @@ def test_edits_are_pure_and_a_manifest_is_what_was_written(tmp_path: Path) -> No
     before = dataset(fake(1), fake(2, looks=None), rejections=(Rejection("x", "why"),), notes=("n",))
     after, many = edits.replaced(before, "clip", "film")
     assert many == 2 and [clip.caption for clip in after.clips] == ["film 1", "film 2"] and before.clips[0].caption == "clip 1"
-    for find, by, said in (("clip ", "blue ", "blue 1"), ("clip ", " blue\n ", "blue 1"), ("lip", "", "c 1"), (" ", "\u200d \ud800", "clip 1"),
-                           (" 1", " 2 ", "clip 2")):
+    for find, by, said in (("clip ", "blue ", "blue 1"), ("clip ", " blue\n ", "blue 1"), ("lip", "", "c 1"),
+                           (" ", "\u200d \ud800", "clip 1"), (" 1", " 2 ", "clip 2")):
         assert edits.replaced(before, find, by)[0].clips[0].caption == said
     after = edits.with_prefix(edits.with_caption(after, fake(1).id, " by\nhand "), "zq")
     assert after.text(after.clips[0]) == "zq by hand" and after.clips[0].said_by == "hand"
