@@ -244,7 +244,7 @@ def _preset(key: str, forecast: Forecast | str, on: bool) -> str:
 def _select(name: str, label: str, options: Mapping[str, str], value: str) -> str:
     """With a value that is none of the options, which a browser would take the first for: Start uses it, or says why it cannot."""
     if value and value not in options:
-        options = {value: f"{value}, which is not in this list"} | options
+        options = {value: f"{value}, which is not in this list", **options}
     made = "".join(f'<option value="{esc(option)}"{" selected" if option == value else ""}>{esc(words)}</option>'
                    for option, words in options.items())
     return f'<label><span>{esc(label)}</span><select name="{name}">{made}</select></label>'
