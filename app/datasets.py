@@ -10,12 +10,13 @@ Files of the user are named by path and checksum; nothing ever writes there.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ from training.data.records import (
     unique,
     write_json,
 )
+from training.data.sent import inner, list_sent
 from training.data.shelf import MANIFEST
 from training.data.sources import Listing, Wish, list_source
 
@@ -72,7 +74,7 @@ class Import:
     revision: str | None = None
     """Of a dataset on the hub."""
     files: Path | None = None
-    """A folder of files that came from a browser; it is moved into the dataset. One zip in it is unpacked."""
+    """A folder of files that came from a browser; it is moved into the dataset. Zips in it are unpacked."""
 
 
 class Datasets:
@@ -190,8 +192,9 @@ class Datasets:
         with storage_errors(self.root):
             try:
                 part.mkdir(mode=0o700)
-                listing, source, confined, kept = self._listing(wanted, part)
-                taken, refused = take_all(listing.found, part, inside=confined, progress=told, stopped=stopped)
+                with _source_errors(wanted):
+                    listing, source, confined, kept = self._listing(wanted, part)
+                    taken, refused = take_all(listing.found, part, inside=confined, progress=told, stopped=stopped)
                 dataset = _made(taken, (*kept, *listing.rejections, *refused), owner=owner, name=name, source=source, listing=listing)
                 for each in taken:
                     write_atomic(part / "posters" / f"{each.clip.id}.webp", each.poster)
@@ -206,23 +209,19 @@ class Datasets:
         files = part / "files"
         wish = replace(wanted.wish, into=files / "tables")
         if wanted.files is not None:
-            packed = [each for each in wanted.files.iterdir() if each.suffix.lower() == ".zip"]
-            if len(packed) == 1 and len(list(wanted.files.iterdir())) == 1:
-                files.mkdir()
-                refused = archive.unpack(packed[0], files)
-                return list_source(_inner(files), wish), wanted.source, files, refused
-            wanted.files.rename(files)
-            return list_source(files, wish), wanted.source, files, ()
+            listing, refused = list_sent(wanted.files, files, wish)
+            return listing, wanted.source, files, refused
         path = Path(wanted.source)
         with suppress(RuntimeError):  # `~name` of somebody who is not on this machine
             path = path.expanduser()
         if not is_there(path) and hub.is_dataset_id(wanted.source):
             commit = hub.fetch(wanted.source, files, wanted.revision)
-            return list_source(_inner(files), wish), f"{wanted.source} at {commit[:12]}", files, ()
+            return list_source(inner(files), wish), f"{wanted.source} at {commit[:12]}", files, ()
         if path.suffix.lower() == ".zip" and is_file(path):
-            files.mkdir()
+            with storage_errors(self.root):
+                files.mkdir()
             refused = archive.unpack(path, files)
-            return list_source(_inner(files), wish), str(path.absolute()), files, refused
+            return list_source(inner(files), wish), str(path.absolute()), files, refused
         return list_source(path.absolute(), wish), str(path.absolute()), None, ()  # a list of the user's own may point anywhere
 
     def token(self, *, owner: str) -> str:
@@ -380,6 +379,19 @@ def _made(taken: list[Taken], rejections: tuple[Rejection, ...], *, owner: str, 
                    clips=clips, rejections=(*rejections, *again), notes=listing.notes)
 
 
+@contextmanager
+def _source_errors(wanted: Import) -> Iterator[None]:
+    """What cannot be read is the source's matter. Raises InvalidRequest (source); our own writing says StorageBlocked by itself, and
+    what only writing meets, a full disk, goes through."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        at = error.filename or wanted.source
+        raise InvalidRequest("source", f"cannot be read: {str(at)[:200]!r} ({error.strerror or error}).") from error
+
+
 def _sweep(root: Path) -> None:
     """Deletes what an import or a deletion left behind that was cut short."""
     for path in root.glob(".*"):
@@ -391,12 +403,6 @@ def _name_of(wanted: Import) -> str:
     """Cut to what a name may have: whoever gave none shall not be refused for the source's."""
     name = Path(wanted.source).stem if "/" in wanted.source or "\\" in wanted.source else wanted.source
     return one_line(name)[:MAX_NAME_CHARS] or "dataset"
-
-
-def _inner(folder: Path) -> Path:
-    """The one folder in `folder` where there is nothing else: archives often have one around all."""
-    found = [each for each in folder.iterdir() if not each.name.startswith(".")]
-    return found[0] if len(found) == 1 and found[0].is_dir() else folder
 
 
 def _missing(dataset_id: object) -> NotFound:

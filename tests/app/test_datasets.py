@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 import time
@@ -21,7 +22,7 @@ from app.errors import DataDirBusy, NotAllowed, NotFound
 from app.settings import Settings
 from app.studio import open_studio
 from engine.digest import file_sha256
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, StorageBlocked
 from engine.models.catalogue import find
 from engine.spec import read_spec
 from tests.app.test_cli import Run
@@ -32,6 +33,7 @@ from training.data import edits, example, hub
 from training.data.describe import ByFiles, default_prompt, trimmed
 from training.data.records import DatasetDamaged
 from training.data.shelf import find_dataset
+from training.data.sources import Listing, Wish
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,24 @@ def test_empty_sets_damaged_manifests_and_wrong_sources(shelf: Datasets, tmp_pat
     with pytest.raises(DatasetDamaged, match="Import the set again"):
         shelf.get(empty.id, owner="local")
     assert shelf.list(owner="local") == ()
+
+
+def test_what_cannot_be_read_is_no_matter_of_our_disk(shelf: Datasets, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, _wish: Wish) -> Listing:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path / "videos"))
+
+    def full(path: Path, *_more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("app.datasets.list_source", closed)
+    with pytest.raises(InvalidRequest, match=r"cannot be read: '.*videos' \(Permission denied\)") as refused:
+        shelf.add(Import(str(clips)), owner="local")
+    assert refused.value.field == "source"
+    monkeypatch.undo()
+    monkeypatch.setattr("app.datasets.write_atomic", full)
+    with pytest.raises(StorageBlocked, match="the disk is full"):
+        shelf.add(Import(str(clips)), owner="local")
+    assert list(shelf.root.iterdir()) == []
 
 
 def test_the_hub_is_asked_for_useful_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

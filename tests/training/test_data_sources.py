@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from engine.errors import InvalidRequest
 from training.data.archive import unpack
 from training.data.files import pictures_in
+from training.data.sent import list_sent
 from training.data.sources import Found, Listing, Wish, list_source
 
 
@@ -108,6 +110,61 @@ def test_videos_beside_texts_labels_and_folders_of_pictures(tmp_path: Path) -> N
     assert Found(tmp_path / "shots", "frames", "shots", "frames", 12) in listing.found
     assert [path.name for path in pictures_in(tmp_path / "shots")] == ["f9.png", "f10.png"]
     assert "4.txt is not UTF-8" in refused(listing) and "a/left.txt: is a caption without a video" in refused(listing)
+
+
+def test_every_file_that_became_no_clip_is_told(tmp_path: Path) -> None:
+    write(tmp_path, {"1.mp4": "", "1.txt": "one", "1.json": "{}", "2.gif": "", "3.WMV": "", "4.zip": "", "5.json": '{"caption": "five"}',
+                     "README.md": "", "licence.txt": "", "Thumbs.db": "", ".hidden.gif": "", "below/list.csv": "video,text\n",
+                     "below/6.png": "", "below/x": "", "more/7.png": "", "more/8.png": ""})
+    listing = list_source(tmp_path, Wish())
+    assert pairs(listing, tmp_path) == [("1.mp4", "one"), ("more", "")]
+    assert {each.origin: each.reason.partition(".")[0] for each in listing.rejections} == {
+        "2.gif": "is of a kind that is not used here", "3.WMV": "is of a kind that is not used here",
+        "below/x": "is of a kind that is not used here", "4.zip": "is an archive in a folder, which is not unpacked",
+        "5.json": "is the caption of no video beside it", "below/list.csv": "is a table further down"}
+    assert [note.partition(":")[0] for note in listing.notes] == ["1 picture lying beside the clips is not used",
+                                                                  "1 file beside clips is not used"]
+
+
+def test_tables_that_nobody_chose_are_not_passed_over(tmp_path: Path) -> None:
+    tables = {name: "video,text\n1.mp4,one\n" for name in ("train.csv", "val.csv")}
+    write(tmp_path, tables | {"1.mp4": "", "2.mp4": "", "below/3.mp4": "", "below/.4.mp4": ""})
+    with pytest.raises(InvalidRequest, match=r"has 2 tables \(train\.csv, val\.csv\), and which one is meant"):
+        list_source(tmp_path, Wish())
+    (tmp_path / "val.csv").rename(tmp_path / "metadata.csv")
+    listing = list_source(tmp_path, Wish())
+    assert pairs(listing, tmp_path) == [("1.mp4", "one")]
+    says = "is in the folder, and no line that can be read names it."
+    assert refused(listing) == f"2.mp4: {says}\nbelow/3.mp4: {says}"
+    (tmp_path / "link").symlink_to(tmp_path)
+    write(tmp_path, {"metadata.csv": "video,text\nlink/1.mp4,one\nbelow/../2.mp4,two\nbelow/3.mp4,three\n"})
+    assert list_source(tmp_path, Wish()).rejections == ()
+
+
+def test_a_folder_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(folder: Path) -> list[Path]:
+        if folder.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return pictures_in(folder)
+
+    write(tmp_path, {"1.mp4": "", "closed/2.mp4": ""})
+    monkeypatch.setattr("training.data.sources.pictures_in", closed)
+    assert refused(list_source(tmp_path, Wish())) == "closed: is a folder that cannot be opened (Permission denied)."
+
+
+def test_archives_from_a_browser_are_unpacked_whatever_comes_with_them(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", {"metadata.csv": "video,text\nvideos/1.mp4,one\n"})
+    zipped(one / "a.ZIP", {"videos/1.mp4": b"", "videos/2.mp4": b""})
+    listing, told = list_sent(one, tmp_path / "files", Wish())
+    assert pairs(listing, tmp_path / "files") == [("videos/1.mp4", "one")] and told == ()
+    assert refused(listing).startswith("videos/2.mp4: is in the folder, and no line")
+    some = write(tmp_path / "some", {"3.mp4": "", "4.txt": "lone", "c.zip": "no archive"})
+    zipped(some / "a.zip", {"in/1.mp4": b"", "in/1.txt": b"a", "in/x.exe": b""})
+    zipped(some / "b.zip", {"1.mp4": b"", "1.txt": b"b"})
+    listing, told = list_sent(some, tmp_path / "more", Wish())
+    assert [(each.origin, each.caption) for each in listing.found] == [("3.mp4", ""), ("a.zip: 1.mp4", "a"), ("b.zip: 1.mp4", "b")]
+    assert all(each.path.is_relative_to(tmp_path / "more") and each.path.is_file() for each in listing.found)
+    assert [each.origin for each in (*listing.rejections, *told)] == ["4.txt", "a.zip: in/x.exe", "c.zip"]
 
 
 def test_a_name_no_file_can_have_is_one_row_s_matter(tmp_path: Path) -> None:

@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
 from engine.lines import one_line
-from training.data.files import pictures_in
+from training.data.files import PICTURES, pictures_in
 from training.data.records import Rejection
 from training.data.texts import CAPTION_KEYS, MAX_ROWS, Unreadable, caption_in, caption_of, json_rows, lines_of, table_rows
 
@@ -26,6 +28,12 @@ VIDEO_LISTS = ("videos.txt", "video.txt")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 VIDEO_KEYS = ("video", "file_name", "video_path", "file_path", "path", "file", "filename", "media", "media_path", "clip")
 CAPTION_FILES = (".txt", ".caption", ".json")
+TABLE_FILES = (".csv", ".tsv", ".jsonl")
+"""Tables by their ending; a .json may be a caption."""
+ABOUT = ("readme", "license", "licence", "copying", "notice")
+"""Files that are about a set, and no part of it."""
+ABOUT_ENDINGS = ("", ".txt", ".md", ".rst", ".html", ".pdf")
+LITTER = ("thumbs.db", "desktop.ini")
 MOST_FILES = 200_000
 
 
@@ -102,9 +110,18 @@ def _list_file(path: Path, wish: Wish) -> Listing:
 
 
 def _list_folder(folder: Path, wish: Wish) -> Listing:
+    listing = _listed(folder, wish)
+    if listing is None:
+        return _walk(folder, wish)
+    return replace(listing, rejections=(*listing.rejections, *_unnamed(folder, listing.found)))
+
+
+def _listed(folder: Path, wish: Wish) -> Listing | None:
+    """What the lists or tables of the folder name; None where it has none."""
     if _named(folder, PROMPT_LISTS, wish.caption_column) and _named(folder, VIDEO_LISTS, wish.video_column):
         return _two_lists(folder, wish)
-    tables = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in (".csv", ".tsv", ".jsonl") and each.is_file()]
+    tables = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in TABLE_FILES and each.is_file()
+              and not _hidden(each, folder)]
     table = next((each for each in tables if each.stem.lower() == "metadata"), tables[0] if len(tables) == 1 else None)
     if table is not None:
         return _table(table, wish)
@@ -113,12 +130,31 @@ def _list_folder(folder: Path, wish: Wish) -> Listing:
         from training.data.parquet import list_parquet
 
         return list_parquet(parquets, wish)
-    nested = sorted(each for each in folder.rglob("metadata.*") if each.suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    nested = sorted(each for each in folder.rglob("metadata.*") if each.suffix.lower() in TABLE_FILES)
     if nested:  # a Hugging Face videofolder with one table a split
-        parts = [_table(each, wish) for each in nested]
-        return Listing("tables of " + folder.name, tuple(one for part in parts for one in part.found),
-                       tuple(one for part in parts for one in part.rejections))
-    return _walk(folder, wish)
+        return joined("tables of " + folder.name, [_table(each, wish) for each in nested])
+    if tables:
+        names = ", ".join(each.name[:60] for each in tables[:6])
+        raise InvalidRequest("source", f"{folder.name!r} has {len(tables)} tables ({names}), and which one is meant cannot be told. Give "
+                                       f"the one that counts, or call it metadata{tables[0].suffix}.")
+    return None
+
+
+def _unnamed(folder: Path, found: Iterable[Found]) -> list[Rejection]:
+    """The videos in the folder that its lists or tables say nothing of."""
+    names = {os.path.normpath(each.path) for each in found}
+    rest = [path for path in islice(folder.rglob("*"), MOST_FILES)
+            if path.suffix.lower() in VIDEOS and str(path) not in names and not _hidden(path, folder) and path.is_file()]
+    real = {_real(each.path) for each in found} if rest else set()  # by way of a link
+    return _told(folder, [path for path in rest if _real(path) not in real],
+                 lambda path: "is in the folder, and no line that can be read names it.")
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # a name that no file can have
+        return ""
 
 
 def _named(folder: Path, names: Iterable[str], wished: str) -> Path | None:
@@ -203,40 +239,78 @@ def chosen_columns(columns: list[str], wish: Wish, called: str) -> tuple[str, st
 # ---- videos beside texts, folders of pictures
 
 def _walk(folder: Path, wish: Wish) -> Listing:
-    found, rejections, notes = [], [], []
-    texts: set[Path] = set()
+    found: list[Found] = []
+    rest: list[Path] = []
+    rejections: list[Rejection] = []
     for index, path in enumerate(sorted(folder.rglob("*"))):
         if index > MOST_FILES:
             raise InvalidRequest("source", f"{folder.name!r} has more than {MOST_FILES:,} files. Give the folder of the clips themselves.")
         if _hidden(path, folder):
             continue
         if path.is_dir():
-            pictures = pictures_in(path)
-            if len(pictures) > 1 and not any(each.suffix.lower() in VIDEOS for each in path.iterdir()):
-                found.append(_with_caption(path, folder, "frames", wish.picture_fps))
+            try:
+                if len(pictures_in(path)) > 1 and not any(each.suffix.lower() in VIDEOS for each in path.iterdir()):
+                    found.append(_with_caption(path, folder, "frames", wish.picture_fps))
+            except OSError as error:  # whose files `rglob` passes over
+                origin = one_line(str(path.relative_to(folder)))
+                rejections.append(Rejection(origin, f"is a folder that cannot be opened ({error.strerror})."))
         elif path.suffix.lower() in VIDEOS:
             found.append(_with_caption(path, folder))
-        elif path.suffix.lower() in (".txt", ".caption"):
-            texts.add(path)
-    loose = pictures_in(folder)
-    if not found and len(loose) > 1:
-        found.append(_with_caption(folder, folder.parent, "frames", wish.picture_fps))
-    good: list[Found] = []
-    for each in found:
-        used = caption_file(each.path)
-        texts.discard(used) if used else None
-        if isinstance(each.caption, Unreadable):
-            rejections.append(Rejection(each.origin, str(each.caption)))
         else:
-            good.append(each)
-    rejections += [Rejection(str(path.relative_to(folder)), "is a caption without a video of the same name beside it.")
-                   for path in sorted(texts) if path.name.lower() not in ("readme.txt", "license.txt")]
-    if loose and good and good[0].path != folder:
-        notes.append(f"{len(loose)} picture{'s' if len(loose) > 1 else ''} lying beside the clips {'are' if len(loose) > 1 else 'is'} not "
-                     "used: only videos and folders of pictures are clips.")
+            rest.append(path)
+    if not found and len(pictures_in(folder)) > 1:
+        found.append(_with_caption(folder, folder.parent, "frames", wish.picture_fps))
+    good = [each for each in found if not isinstance(each.caption, Unreadable)]
+    rejections += [Rejection(each.origin, str(each.caption)) for each in found if isinstance(each.caption, Unreadable)]
+    unused, notes = _unused(folder, found, rest)
     pictured = sum(each.kind == "frames" for each in good)
     layout = "folders of pictures" if pictured and pictured == len(good) else "a folder of videos"
-    return _listing(layout, good, rejections, notes)
+    return _listing(layout, good, [*rejections, *unused], notes)
+
+
+def _unused(folder: Path, found: list[Found], rest: list[Path]) -> tuple[list[Rejection], list[str]]:
+    """(what of the `rest` of the files became no part of a clip, what is said of those that lie beside clips)."""
+    captions = {caption_file(each.path) for each in found}
+    shown = {each.path for each in found if each.kind == "frames"}
+    stems = {each.path.with_suffix("") for each in found if each.kind == "video"}
+    rest = [path for path in rest if path not in captions and not (path.suffix.lower() in PICTURES and path.parent in shown)]
+    loose = sum(path.suffix.lower() in PICTURES for path in rest)
+    second = {path for path in rest if path.suffix.lower() in CAPTION_FILES and path.with_suffix("") in stems}
+    notes = []
+    if loose:
+        notes.append(f"{loose} picture{'s' if loose > 1 else ''} lying beside the clips {'are' if loose > 1 else 'is'} not "
+                     "used: only videos and folders of pictures are clips.")
+    if second:
+        notes.append(f"{len(second)} file{'s' if len(second) > 1 else ''} beside clips {'are' if len(second) > 1 else 'is'} not used: each "
+                     f"of these clips has a caption already. Of {', '.join(CAPTION_FILES)} the first one counts.")
+    return _told(folder, [path for path in rest if path not in second and path.suffix.lower() not in PICTURES], _why_unused), notes
+
+
+def _told(folder: Path, paths: list[Path], why: Callable[[Path], str]) -> list[Rejection]:
+    """Each with its reason, save for what is about the set; no more of them than a set may have clips."""
+    paths = [path for path in paths if not _is_about(path)]
+    told = [Rejection(one_line(str(path.relative_to(folder))), why(path)) for path in paths[:MAX_ROWS]]
+    if len(paths) > MAX_ROWS:
+        told.append(Rejection(folder.name, f"has {len(paths) - MAX_ROWS:,} more files that are not used."))
+    return told
+
+
+def _is_about(path: Path) -> bool:
+    ending = path.suffix.lower()
+    return path.name.lower() in LITTER or (path.stem.lower() in ABOUT and ending in ABOUT_ENDINGS)
+
+
+def _why_unused(path: Path) -> str:
+    ending = path.suffix.lower()
+    if ending in (".txt", ".caption"):
+        return "is a caption without a video of the same name beside it."
+    if ending == ".json":
+        return "is the caption of no video beside it. If it is a table, give it by itself."
+    if ending in TABLE_FILES:
+        return "is a table further down. Give it by itself, or call it metadata."
+    if ending == ".zip":
+        return "is an archive in a folder, which is not unpacked. Give it by itself, or unpack it."
+    return "is of a kind that is not used here. Videos are mp4, mov, mkv, webm or avi."
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -290,3 +364,8 @@ def _listing(layout: str, found: list[Found], rejections: list[Rejection], notes
     return Listing(layout, tuple(found), tuple(rejections), tuple(notes))
 
 
+def joined(layout: str, parts: Iterable[Listing]) -> Listing:
+    """Several as one. Raises InvalidRequest for too many clips."""
+    parts = list(parts)
+    return _listing(layout, [one for part in parts for one in part.found], [one for part in parts for one in part.rejections],
+                    [one for part in parts for one in part.notes])
