@@ -24,7 +24,7 @@ from app.hub.shelf import Card, Hub
 from app.hub.words import amount
 from app.settings import Settings
 from engine.errors import CannotFit, ModelInvalid, SprocketError, StorageBlocked
-from engine.models.catalogue import find
+from engine.models.catalogue import find, places
 
 models_app = typer.Typer(no_args_is_help=True, help="Models: list, download, add, verify, delete.")
 LOOK_SECONDS = 0.25
@@ -102,13 +102,17 @@ def models_verify(names: Annotated[list[str] | None, typer.Argument(help="All th
 
 @models_app.command("delete")
 def models_delete(name: str, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Remove a model, or a download that is not complete. Of an added folder only the entry goes."""
+    """Remove a model and what has come of a download that is not complete. Of an added folder only the entry goes."""
     with opened(data_dir) as studio:
-        if studio.hub.download(name) is not None:
+        unfinished = studio.hub.download(name) is not None
+        if unfinished:
             studio.hub.discard(name)
-        else:
+            say(f"What had come of the download of {name} was deleted.")
+        if not unfinished or name in places(studio.hub.folder):
             studio.hub.delete(name)
-    print(json.dumps({"deleted": name})) if as_json else say(f"{name} was deleted.")
+            say(f"{name} was deleted.")
+    if as_json:
+        print(json.dumps({"deleted": name}))
 
 
 def _line(card: Card) -> str:

@@ -61,21 +61,25 @@ def ask(models_dir: Path, model: str, revision: str | None = None, *, again: boo
 
     Without a `revision` the newest is meant, unless some of another has come: it is gone on with. `again`: the earlier wish as it was.
 
-    Raises InvalidRequest (no hub id), HubOffline, NotAllowed (it is here already; it is just being stopped), StorageBlocked.
+    Raises InvalidRequest (no hub id), HubOffline, NotAllowed (it is here already; it is just being stopped; another revision is being
+    fetched), StorageBlocked.
     """
     repo, revision = checked_id(model), checked_revision(revision)
     if offline():
         raise HubOffline("HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it and start Sprocket again, or copy the model's folder "
                          "here and add it by its path.")
     place = Place.of(models_dir, repo)
-    _refuse_present(models_dir, repo, revision)
-    place.root.mkdir(parents=True, exist_ok=True)
     known = load(Wish, place.wish)
     if known is not None and busy(place):
         if place.stop.exists():
             raise NotAllowed(f"{repo} is just being stopped. Ask again in a moment.")
-        return seen(place, known)
+        now = seen(place, known)
+        if revision not in (None, known.revision, now.revision):
+            raise NotAllowed(f"Another revision of {repo} is being fetched ({known.revision or 'the newest'}). Cancel it first.")
+        return now
     before = known.revision if known is not None and (again or _found(place, known)) else None
+    _refuse_present(models_dir, repo, revision or before)
+    place.root.mkdir(parents=True, exist_ok=True)
     wish = Wish(repo=repo, revision=revision or before, asked_at=time.time())
     was = load(Progress, place.progress) or Progress(phase=Phase.WAITING)
     place.stop.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from app.settings import Settings
@@ -66,6 +66,27 @@ def inputs_in(values: object, field: str = "image", depth: int = 0) -> list[tupl
     if isinstance(values, Sequence) and not isinstance(values, bytes):
         return [pair for value in values for pair in inputs_in(value, field, depth + 1)]
     return []
+
+
+def check_models(values: object) -> None:
+    """No model that a request names, wherever in it, is a folder of this machine, only what is listed here. Raises InvalidRequest.
+
+    Call it after `Belongings.check`, which refuses what is nested too deep."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key == "model" and isinstance(value, str) and _is_path(value):
+                raise InvalidRequest("model", f"{value[:80]!r} is a path. Choose one of the models that are listed; whoever runs this studio "
+                                              "can add a folder to them.")
+            check_models(value)
+    elif isinstance(values, Sequence) and not isinstance(values, (str, bytes)):
+        for value in values:
+            check_models(value)
+
+
+def _is_path(model: str) -> bool:
+    """Names of models are `name` and `owner/name`."""
+    said = model.strip()
+    return PurePosixPath(said).is_absolute() or PureWindowsPath(said).anchor != "" or said.startswith("~") or ".." in re.split(r"[/\\]", said)
 
 
 def as_mapping(request: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.checked import checked_key
 from app.history.usage import unfinished, usage_of
-from app.sharing.belongings import Belongings, as_mapping
+from app.sharing.belongings import Belongings, as_mapping, check_models
 from app.sharing.gallery import OwnedGallery
 from app.sharing.parts import PARTS, OwnedPart
 from app.sharing.quotas import Pace, Standing, check_bytes, check_jobs, check_prompt
@@ -101,6 +101,8 @@ class OwnedStudio:
 
     def _call(self, name: str, use_case: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         visitor = self._who()
+        if name == "spec" and (visitor is None or not _may_name_folders(visitor)):
+            check_models({"model": args[0] if args else kwargs.get("model")})
         if visitor is None and name in WITHOUT_ANYBODY:
             return use_case(*args, **kwargs)
         visitor = allowed(visitor, ROLES.get(name, ADMIN), f"{name.replace('_', ' ')}")
@@ -119,7 +121,8 @@ class OwnedStudio:
         return done
 
     def _check_words(self, visitor: Visitor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Inputs named anywhere are the visitor's own; prompts are not too long. The command line's own owner has everything here."""
+        """Inputs named anywhere are the visitor's own, models are listed ones; prompts are not too long. The command line's own owner has
+        everything here."""
         for value in (*args, *(value for key, value in kwargs.items() if key != "owner")):
             each = [as_mapping(request) for request in value] if isinstance(value, (list, tuple)) else as_mapping(value)
             for request in each if isinstance(each, list) else [each]:
@@ -128,6 +131,10 @@ class OwnedStudio:
                         check_prompt(self._limits, field, request.get(field))
             if visitor.owner != "local":
                 self._belongings.check(visitor.owner, each)
+            if not _may_name_folders(visitor):
+                check_models(each)
+        if not _may_name_folders(visitor):
+            check_models(kwargs)
 
     def _add(self, visitor: Visitor, name: str, args: tuple[Any, ...], key: object, act: Callable[[], Any]) -> Any:
         """`act` within the quotas: one look at the queue and one job, not two looks and two jobs. A key seen before adds nothing."""
@@ -151,6 +158,11 @@ class OwnedStudio:
 
     def _held(self, owner: str) -> int:
         return usage_of(self._studio.store, owner).clip_bytes + self._belongings.size(owner)
+
+
+def _may_name_folders(visitor: Visitor) -> bool:
+    """Of this machine, where models lie."""
+    return visitor.owner == "local" or visitor.role >= ADMIN
 
 
 class Gated:

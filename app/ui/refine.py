@@ -127,6 +127,9 @@ def begin(studio: Any, parts: Any, values: Mapping[str, Any], kept: Mapping[str,
     try:
         if not wish.strip():
             raise InvalidRequest("prompt", "is empty. Type a few words first, for example: ball goes up fast, beach.")
+        if values.get("per_line") is True and (lines := sum(bool(line.strip()) for line in wish.splitlines())) > 1:
+            raise InvalidRequest("prompt", f"has {lines} lines for a video each, and refining makes one text of them. Refine and generate "
+                                           "them one by one, or turn off “One video for each line”.")
         progress = studio.refining.start(wish, owner=OWNER, count=count, version=version, model=model, backend=by or None,
                                          purpose="image-to-video" if start_of(kept) == "i2v" else "text-to-video",
                                          loras=[name for name, _ in asked.get("loras", ())], images=_start_image(studio, kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from app.hub import downloads as going
+from app.settings import Settings
 from engine.models.catalogue import pocket_dir
 from tests.app.test_cli import Run
 from tests.hub_server import LocalHub, Repo, local_hub, repo_of
@@ -60,6 +63,19 @@ def test_download_stopped_by_ctrl_c_goes_on_then_verify_and_delete(run: Run, hub
     code, out, _err = run("models", "verify", REPO)
     assert code == 1 and "vae/config.json has changed" in out
     assert run("models", "delete", REPO)[0] == 0 and not Path(made["folder"]).exists()
+
+
+def test_delete_takes_a_model_and_its_unfinished_download(run: Run, own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    folder = Settings(data_dir=own_data_dir).models_dir
+    shutil.copytree(pocket_dir(), folder / "me--pocket")
+    going.ask(folder, REPO, "v2")
+    code, _out, err = run("models", "delete", REPO)
+    assert (code, going.download(folder, REPO), (folder / "me--pocket").exists()) == (0, None, False)
+    assert f"download of {REPO} was deleted" in err and f"\n{REPO} was deleted." in err
+    going.ask(folder, REPO, "v2")
+    code, _out, err = run("models", "delete", REPO)
+    assert code == 0 and f"\n{REPO} was deleted." not in err  # there was no model
 
 
 @pytest.mark.parametrize(("model", "code", "error", "says"), [

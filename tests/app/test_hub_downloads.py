@@ -23,6 +23,7 @@ from app.hub import downloads as going
 from app.hub.keeper import Keeper
 from app.hub.records import DOWNLOADS, Download, Phase, Pinned, Place, load
 from app.hub.shelf import Hub
+from app.lock import FileLock
 from app.settings import Settings
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid, ModelNotFound
 from engine.models.catalogue import find, installed, places, pocket_dir
@@ -385,6 +386,27 @@ def copied(settings: Settings) -> Callable[[str], Path]:
         shutil.copytree(pocket_dir(), settings.models_dir / name)
         return settings.models_dir / name
     return copy
+
+
+def test_another_revision_of_a_model_that_is_here_can_be_gone_on_with(models: Hub, hub: LocalHub, copied: Callable[[str], Path]) -> None:
+    copied("me--pocket")
+    models.ask(REPO, "v2")
+    models.cancel(REPO)
+    asked = models.ask(REPO, again=True)  # "Go on"
+    assert (asked.revision, asked.phase) == ("v2", Phase.WAITING)
+    models.discard(REPO)
+    with pytest.raises(NotAllowed, match="already here"):
+        models.ask(REPO, again=True)
+
+
+def test_another_revision_is_not_asked_for_while_one_is_fetched(settings: Settings, models: Hub, hub: LocalHub) -> None:
+    models.ask(REPO, "v1")
+    with FileLock(Place.of(settings.models_dir, REPO).lock):
+        for same in (None, "v1"):
+            assert models.ask(REPO, same).revision == "v1"
+        with pytest.raises(NotAllowed, match="Cancel it first"):
+            models.ask(REPO, "v2")
+    assert models.ask(REPO, "v2").revision == "v2"
 
 
 def test_delete_is_refused_while_a_job_needs_it(settings: Settings, copied: Callable[[str], Path]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from app.history.records import JobState
 from app.refining import MOST_KEPT
 from app.settings import Settings
 from app.studio import Studio, open_studio
+from app.ui import refine as panel
 from engine.errors import InvalidRequest
 from engine.refine import RefinerFailed
 from engine.request import GenerationRequest
@@ -183,6 +185,15 @@ def test_stopping_ends_the_connection(named: Studio, chat: ChatServer) -> None:
 def test_three_versions(named: Studio) -> None:
     done = named.refining.start("a star", owner="local", count=3).done
     assert len({each.text for each in done}) == 3 and all(each.backend == "pocket" for each in done)
+
+
+def test_lines_for_a_video_each_are_not_made_one_text(studio: Studio) -> None:
+    parts = SimpleNamespace(kept="kept", refine="panel", timer="timer", form={"prompt": "prompt"})
+    values = {"prompt": "a red ball\n\na star", "model": "pocket", "per_line": True, "always_refine": True}
+    said = panel.before_generate(studio, parts, values, {})
+    assert said is not None and "prompt" not in said and "2 lines" in said["kept"][panel.REFINE]["problem"]
+    assert panel.begin(studio, parts, values | {"per_line": False}, {})["prompt"]
+    assert panel.begin(studio, parts, values | {"prompt": "a red ball\n"}, {})["prompt"]
 
 
 def test_the_api(studio: Studio) -> None:

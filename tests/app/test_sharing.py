@@ -26,7 +26,8 @@ from app.sharing.users import Users
 from app.sharing.visitor import Role, Visitor
 from app.studio import Studio, open_studio
 from app.ui.uploads import Coming, folder_of, upload_routes, uploaded
-from engine.errors import InvalidRequest, StorageBlocked
+from engine.errors import InvalidRequest, ModelNotFound, StorageBlocked
+from engine.request import GenerationRequest
 from tests.site import Site, serving
 
 PASSWORD = "three words together"
@@ -279,6 +280,26 @@ def test_what_belongs_to_all_is_for_admins(site: Site) -> None:
         studio(Role.MAKER).interpolations.submit("/etc/passwd")
     with pytest.raises(AttributeError):
         studio(Role.ADMIN).store  # noqa: B018
+
+
+@pytest.mark.parametrize("path", ["/srv/models/secret", "../secret", "~/secret", "a/../../b", "\\\\host\\share", "C:\\models"])
+def test_only_admins_name_models_by_folders_of_the_server(site: Site, path: str) -> None:
+    def studio(role: Role, owner: str = "user:x") -> OwnedStudio:
+        return OwnedStudio(site.studio, lambda: Visitor(owner, "x", role), SharingSettings())
+    maker, request = studio(Role.MAKER), {"prompt": "a ball", "model": path}
+    for act in (lambda: maker.spec(path), lambda: maker.spec(model=path), lambda: maker.submit(request), lambda: maker.forecast(request),
+                lambda: maker.submit(GenerationRequest(prompt="a ball", model=path)), lambda: maker.submit_batch([request]),
+                lambda: maker.in_words(request), lambda: maker.refining.refine("a ball", model=path),
+                lambda: maker.refining.start("a ball", model=path),
+                lambda: OwnedStudio(site.studio, lambda: None, SharingSettings()).spec(path)):
+        with pytest.raises(InvalidRequest, match="is a path"):
+            act()
+    for others in (studio(Role.ADMIN), studio(Role.MAKER, "local")):
+        with pytest.raises(ModelNotFound):  # it was looked for
+            others.spec(path)
+    for listed in ("a-folder", "owner/name"):
+        with pytest.raises(ModelNotFound):
+            maker.spec(listed)
 
 
 def test_gradio_s_own_ways_to_files_are_shut(site: Site, anna: httpx.Client) -> None:
