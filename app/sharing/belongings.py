@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from app.settings import Settings
 from engine.errors import InvalidRequest
+from engine.models.catalogue import is_path
 from engine.video.publish import storage_errors
 
 INPUT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
@@ -74,19 +75,13 @@ def check_models(values: object) -> None:
     Call it after `Belongings.check`, which refuses what is nested too deep."""
     if isinstance(values, Mapping):
         for key, value in values.items():
-            if key == "model" and isinstance(value, str) and _is_path(value):
-                raise InvalidRequest("model", f"{value[:80]!r} is a path. Choose one of the models that are listed; whoever runs this studio "
-                                              "can add a folder to them.")
+            if key == "model" and isinstance(value, str) and is_path(value):
+                raise InvalidRequest("model", f"{value[:80]!r} is a path. Choose one of the models that are listed; whoever runs "
+                                              "this studio can add a folder to them.")
             check_models(value)
     elif isinstance(values, Sequence) and not isinstance(values, (str, bytes)):
         for value in values:
             check_models(value)
-
-
-def _is_path(model: str) -> bool:
-    """Names of models are `name` and `owner/name`."""
-    said = model.strip()
-    return PurePosixPath(said).is_absolute() or PureWindowsPath(said).anchor != "" or said.startswith("~") or ".." in re.split(r"[/\\]", said)
 
 
 def as_mapping(request: Any) -> Any:

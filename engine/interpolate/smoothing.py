@@ -18,6 +18,7 @@ from engine.interpolate.levels import MAX_ROUNDS, hierarchy
 from engine.interpolate.planning import HierarchyPlan, block_request, blocks_at_once, rounds_work, stage_two_of
 from engine.interpolate.request import InterpolateRequest
 from engine.media.probe import VideoFacts
+from engine.models.catalogue import is_path
 from engine.request import MAX_FPS, MAX_KEY_FRAMES, MAX_LONG_FRAMES, GenerationRequest
 from engine.spec import ModelSpec, read_spec
 
@@ -44,6 +45,8 @@ def origin_of(facts: VideoFacts) -> Origin:
         recipe = json.loads(facts.recipe or "")
         source: Mapping[str, Any] = recipe["source"] if recipe.get("kind") == "interpolate" else recipe["request"]
         found = GenerationRequest(prompt=source["prompt"], model=source["model"], seed=source["seed"])
+        if is_path(found.model):  # a clip of a model in a folder says its name alone: somebody wrote this
+            raise InvalidRequest("model", "is a path.")
         return Origin(found.model, found.prompt, found.seed or 0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidRequest) as error:
         raise InvalidRequest("method", "generate needs a clip that a model of Sprocket made, for its words and its weights; this video "

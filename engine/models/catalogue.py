@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from engine.errors import ModelInvalid, ModelNotFound
 from engine.spec import ModelSpec, read_spec
@@ -41,6 +41,12 @@ def embedded() -> dict[str, Path]:
 def is_hub_id(text: str) -> bool:
     """True for `owner/name` as the hub allows it."""
     return HUB_ID.fullmatch(text) is not None and "--" not in text and ".." not in text
+
+
+def is_path(model: str) -> bool:
+    """Does it say where a folder lies? What is listed here is called `name` or `owner/name`."""
+    said = model.strip()
+    return said.startswith(("/", "~")) or bool(PureWindowsPath(said).anchor) or ".." in PureWindowsPath(said).parts
 
 
 def folder_name(model: str) -> str:

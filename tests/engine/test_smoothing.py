@@ -157,6 +157,7 @@ def test_a_model_without_stage_two_and_a_video_without_a_model(tmp_path: Path) -
     with pytest.raises(InvalidRequest, match=r"method: generate needs stage-two weights, and bare has none"):
         plan_smoothed(request, FACTS, Origin("bare", "a fox", 4), read_spec(bare, "bare"), lambda one, spec: plan(one, spec, CPU), "cpu")
     for recipe in (None, "{", "[]", "7", '{"request": 3}', '{"request": {"prompt": "", "model": "x", "seed": 1}}',
+                   '{"request": {"prompt": "a fox", "model": "/srv/models/private", "seed": 1}}',
                    '{"kind": "interpolate", "source": {"prompt": "a"}}'):
         with pytest.raises(InvalidRequest, match="method: generate needs a clip that a model of Sprocket made"):
             origin_of(replace(FACTS, recipe=recipe))
