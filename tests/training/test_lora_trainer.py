@@ -376,8 +376,7 @@ def test_events_after_a_kill_stand_once(tmp_path: Path) -> None:
         run.tell("step", step=step, loss=float(step))
     with run.events_file.open("a") as file:
         file.write('{"kind": "step", "step": 4, "lo')  # cut off
-    with run.events_file.open("a") as file:
-        file.write("\n" + json.dumps({"kind": "resumed", "step": 1}) + "\n")
+    run.tell("resumed", step=1)
     run.tell("step", step=2, loss=2.0)
     assert [event.get("step") for event in run.events()] == [1, 1, 2]
 

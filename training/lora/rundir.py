@@ -160,10 +160,13 @@ class RunDir:
     # ---- events
 
     def tell(self, kind: str, **values: Any) -> None:
-        """One line more. A line that a full disk eats is no reason to stop training."""
+        """One line more. A line that a full disk eats, or half of it, is no reason to stop training, nor to lose the next one."""
         line = json.dumps({"kind": kind, "at": round(time.time(), 3), **values}) + "\n"
-        with contextlib.suppress(StorageBlocked), storage_errors(self.folder), self.events_file.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with contextlib.suppress(StorageBlocked), storage_errors(self.folder), self.events_file.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line
+            file.write(line.encode())
 
     def events(self) -> list[dict[str, Any]]:
         """All that counts: what was done again after going on from an older step stands once. Lines that were cut off are passed over."""
