@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.ui.html.train import chosen_of
 from engine.errors import InvalidRequest
 from training.lora.config import FIELDS, HARMLESS, TrainConfig, explained, from_mapping, may_change
 from training.lora.order import Order, share, time_at
@@ -20,11 +21,21 @@ CONFIG = TrainConfig(model="pocket", dataset="d", name="n")
 @pytest.mark.parametrize(("field", "value"), [
     ("learning_rate", 0), ("learning_rate", float("nan")), ("learning_rate", 5), ("rank", 0), ("rank", 5000), ("steps", 0), ("batch", 0),
     ("optimizer", "sgd"), ("schedule", "step"), ("targets", "attn9.to_q"), ("targets", ""), ("name", "../x"), ("name", "  "), ("alpha", 0),
-    ("alpha", float("inf")), ("caption_dropout", 1.5), ("precision", "fp8"), ("trackers", ("comet",)), ("warmup", 5000), ("seed", -1)])
+    ("alpha", float("inf")), ("caption_dropout", 1.5), ("precision", "fp8"), ("trackers", ("comet",)), ("warmup", 5000), ("seed", -1),
+    ("name", "a\nb"), ("name", "a\x1bb"), ("name", "a\ud800"), ("name", "\U0001f98a" * 51), ("name", "a\u200d"), ("trigger", "z\nq"),
+    ("trigger", "\ud800"), ("trigger", "z" * 201)])
 def test_a_setting_that_makes_no_sense_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         replace(CONFIG, **{field: value})
     assert refused.value.field == field
+
+
+def test_words_are_kept_in_every_script_and_prompts_on_one_line() -> None:
+    for name in ("\U0001f98a" * 50, "\u72d0" * 60, "می\u200cخواهم", "a fox"):
+        made = replace(CONFIG, name=name, trigger=name, preview_prompts=("a fox\n runs\ud800", name))
+        assert (made.name, made.trigger, made.preview_prompts) == (name, name, ("a fox runs", name))
+        again = chosen_of(made)["name"]
+        assert again.endswith(" again") and replace(CONFIG, name=again).name == again
 
 
 def test_unknown_settings_are_errors_that_name_the_nearest() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest
+from engine.lines import is_shown, one_line
 from training.data.buckets import SHAPES
 
 CONFIG_VERSION = 1
@@ -43,6 +44,8 @@ MAX_RANK = 1024
 MAX_STEPS = 1_000_000
 MAX_LR = 2.0
 NAME_CHARS = 60
+NAME_BYTES = 200
+"""Of UTF-8: a file's name has 255 at most, with its ending and what it is called while it is written."""
 DEFAULT_WARMUP = 20
 
 
@@ -161,8 +164,8 @@ class TrainConfig:
         _check_words(self)
         _check_numbers(self)
         _check_together(self)
-        for name in ("trackers", "preview_prompts"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+        object.__setattr__(self, "preview_prompts", tuple(one_line(prompt) for prompt in self.preview_prompts))  # as captions are
 
     @property
     def effective_alpha(self) -> float:
@@ -267,6 +270,12 @@ def _whole(value: Any) -> int:
     return value if isinstance(value, int) else int(float(value))
 
 
+def is_file_name(text: str) -> bool:
+    """Whether files can be called so, and every page can show it."""
+    return (bool(text.strip()) and len(text) <= NAME_CHARS and is_shown(text) and len(text.encode()) <= NAME_BYTES
+            and not any(c in text for c in '/\\:*?"<>|') and text[0] != ".")
+
+
 def _check_words(config: TrainConfig) -> None:
     for name, known in (("shapes", SHAPES), ("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
                         ("precision", PRECISIONS), ("base", BASES),
@@ -277,11 +286,15 @@ def _check_words(config: TrainConfig) -> None:
     for tracker in config.trackers:
         if tracker not in TRACKERS:
             raise InvalidRequest("trackers", f"has {tracker[:40]!r}. Use some of {', '.join(TRACKERS)}.")
-    if not config.name.strip() or len(config.name) > NAME_CHARS or any(c in config.name for c in '/\\\0:*?"<>|') or config.name[0] == ".":
-        raise InvalidRequest("name", f"is {config.name[:80]!r}; 1 to {NAME_CHARS} characters that a file's name takes, not starting with "
-                                     "a dot.")
+    if not is_file_name(config.name):
+        raise InvalidRequest("name", f"is {config.name[:80]!r}; 1 to {NAME_CHARS} characters ({NAME_BYTES} bytes) that can be shown and "
+                                     "that a file's name takes, not starting with a dot.")
+    from engine.lora.file import MAX_TRIGGER_CHARS
     from engine.lora.names import is_layer
 
+    if len(config.trigger) > MAX_TRIGGER_CHARS or not is_shown(config.trigger):
+        raise InvalidRequest("trigger", f"is {config.trigger[:80]!r}; at most {MAX_TRIGGER_CHARS} characters that can be shown, on one "
+                                        "line. One rare word does it.")
     known_layers = [f"transformer_blocks.0.{layer}" for layer in config.layers]
     if not config.layers or not all(is_layer(layer) for layer in known_layers):
         raise InvalidRequest("targets", f"is {config.targets[:80]!r}. Use attention, attention+ff, all, or names of layers such as "

@@ -10,12 +10,15 @@ from app.training import PRESETS, Forecast, RunCard
 from app.ui.html.common import ago, button, duration, empty, esc, left, link, short
 from app.ui.html.curves import curve_svg, mean, smoothed, spark_svg
 from app.ui.html.train_use import can_be_used
+from engine.lines import one_line
 from training.data.buckets import SHAPES
 from training.lora.config import (
     BASES,
     FIELDS,
     MEMORY,
     METHODS,
+    NAME_BYTES,
+    NAME_CHARS,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
@@ -156,8 +159,8 @@ def _curves(events: Sequence[Mapping[str, Any]], steps: int) -> str:
 def _held_note(held: Sequence[tuple[int, float]]) -> str:
     if len(held) < 2:
         return ""
-    first, last, best = held[0][1], held[-1][1], min(held, key=lambda each: each[1])
-    return f" Step 0 {first:.4f}, now {last:.4f}, lowest {best[1]:.4f} at step {best[0]}."
+    (step, first), (_, last), best = held[0], held[-1], min(held, key=lambda each: each[1])
+    return f" Step {step} {first:.4f}, now {last:.4f}, lowest {best[1]:.4f} at step {best[0]}."
 
 
 def _previews(run_id: str, events: Sequence[Mapping[str, Any]]) -> str:
@@ -290,5 +293,6 @@ def _shown(value: Any, *, lines: bool = False) -> str:
 
 def chosen_of(config: TrainConfig, dataset: str = "") -> dict[str, Any]:
     """What the form shows for a run that is cloned. `dataset`: the id of its set, which `config` may call by a name that changes."""
+    cut = config.name.encode()[:NAME_BYTES - 10].decode(errors="ignore")[:NAME_CHARS - 8]
     return {name: getattr(config, name) for name in FIELDS if name != "config_version"} | {
-        "cloned": True, "name": f"{config.name[:52]} again", "preset": "standard"} | ({"dataset": dataset} if dataset else {})
+        "cloned": True, "name": f"{one_line(cut)} again", "preset": "standard"} | ({"dataset": dataset} if dataset else {})
