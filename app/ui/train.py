@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from app.ui.actions import Click
 
 CURVE_EVENTS = 20_000
-
+"""Steps that a run's page draws."""
 
 RUNS = "all"
 """`run` of the address of the list of runs; without one the page is that of datasets."""
@@ -68,11 +68,18 @@ def page(studio: Any, at: Address, said: str = "", chosen: dict[str, Any] | None
         compared = comparisons(studio, card.id)
         typed = dict(chosen or {}) or last_said(compared)  # the poll draws it again without what was typed
         used = use_html(card, typed.pop("prompt", "") or first_prompt(card), compared, **typed)
-        return run_html(card, trainings.run(card.id).events()[-CURVE_EVENTS:], said, used)
+        return run_html(card, fewer_steps(trainings.run(card.id).events()), said, used)
     cards = trainings.cards(owner=OWNER)
     curves = {card.id: smoothed([event["loss"] for event in trainings.run(card.id).events()
                                  if event.get("kind") == "step" and event.get("loss") is not None]) for card in cards[:40]}
     return runs_html(cards, curves, said)
+
+
+def fewer_steps(events: Sequence[dict[str, Any]], most: int = CURVE_EVENTS) -> list[dict[str, Any]]:
+    """All events of a run, save that of its steps only about `most` are kept, evenly, the first and the last among them."""
+    steps = [at for at, event in enumerate(events) if event.get("kind") == "step"]
+    kept = {*steps[::max(1, -(-len(steps) // most))], *steps[-1:]}
+    return [event for at, event in enumerate(events) if event.get("kind") != "step" or at in kept]
 
 
 def token(studio: Any, at: Address) -> str:

@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunDir:
     for path, data in ((made.lora_file("moons"), b"weights" * 500), (clip, b"a clip"), (made.folder / "checkpoints" / "x", b"private")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    text = card(CONFIG, base="pocket", facts={}, previews=[("a moon", "../previews/step-00000006/0.mp4")], held_out=[0.2, 0.1], i2v=False)
+    text = card(CONFIG, base="pocket", facts={}, previews=[("a moon", "../previews/step-00000006/0.mp4")], held_out=[], i2v=False)
     (made.folder / "lora" / "README.md").write_text(text)
     return made
 

@@ -14,12 +14,15 @@ import pytest
 from app.datasets import Import
 from app.settings import Settings
 from app.studio import LOCAL, Studio, open_studio
+from app.training import RunCard
 from app.ui.actions import Click
 from app.ui.address import Address
-from app.ui.html.train import chosen_of, new_html
-from app.ui.train import _config, panel, train_start
+from app.ui.html.train import chosen_of, new_html, run_html
+from app.ui.train import _config, fewer_steps, panel, train_start
 from training.data import example
+from training.lora.card import card as model_card
 from training.lora.config import FIELDS, POCKET_WORLD, TrainConfig
+from training.lora.rundir import RunState
 
 PARTS: Any = SimpleNamespace(train="train", at="at", seen="seen", timer="timer", notice="notice")
 
@@ -96,3 +99,26 @@ def test_a_clone_has_all_settings_of_its_run() -> None:
     again = _config({name: said.get(name, "") for name in (*FIELDS, "preset")} | {"dataset": said["clips"]}).to_json()
     assert again.pop("name") == "fox again"
     assert again == {name: value for name, value in config.to_json().items() if name != "name"}
+
+
+def test_a_long_run_says_what_it_began_with() -> None:
+    events: list[dict[str, Any]] = [{"kind": "eval", "step": 0, "held_out": [0.5], "train": [0.5]},
+                                    {"kind": "preview", "step": 0, "number": 0, "prompt": "a fox"}, {"kind": "warning", "text": "careful"}]
+    events += [{"kind": "step", "step": step, "loss": 1.0, "rate": 1e-4} for step in range(1, 11)]
+    events += [{"kind": "eval", "step": 10, "held_out": [0.25], "train": [0.5]}]
+    fewer = fewer_steps(events, 4)
+    assert [event["step"] for event in fewer if event["kind"] == "step"] == [1, 4, 7, 10]
+    assert [event for event in fewer if event["kind"] != "step"] == [event for event in events if event["kind"] != "step"]
+    assert fewer_steps(events) == events and fewer_steps(()) == []
+    config = TrainConfig(model="pocket", dataset="d", name="fox")
+    shown = RunCard("a", config, {}, RunState("done", 10, 10), 0.0, None)
+    assert "Step 0 0.5000, now 0.2500, lowest 0.2500 at step 10." in run_html(shown, fewer)
+    assert "Step 5 0.5000, now" in run_html(shown, [events[0] | {"step": 5}, *events[1:]])  # looked at later, or its line was lost
+
+
+def test_a_card_says_at_which_steps_it_was_looked_at() -> None:
+    config = TrainConfig(model="pocket", dataset="d", name="fox")
+    for held, facts, says in (([(0, 0.5), (5, 0.4), (8, 0.25)], {}, "Held-out loss 0.5000 at step 0, 0.2500 at step 8."),
+                              ([(5, 0.5)], {}, "Held-out loss 0.5000 at step 5."), ([], {"held_out": 0}, "No clips were held out."),
+                              ([], {"held_out": 2}, "The loss on held-out clips was not looked at.")):
+        assert f"trained with Sprocket. {says}\n" in model_card(config, base="b", facts=facts, previews=(), held_out=held, i2v=False)

@@ -11,9 +11,9 @@ from training.lora.config import TrainConfig
 
 
 def card(config: TrainConfig, *, base: str, facts: Mapping[str, Any], previews: Sequence[tuple[str, str]],
-         held_out: Sequence[float],
-         i2v: bool) -> str:
-    """README.md. `base`: hub id of the model, where it has one. `previews`: (prompt, file beside the card). `held_out`: means, in order."""
+         held_out: Sequence[tuple[int, float]], i2v: bool) -> str:
+    """README.md. `base`: hub id of the model, where it has one. `previews`: (prompt, file beside the card). `held_out`: (step, mean), in
+    order."""
     task = "image-to-video" if i2v else "text-to-video"
     front: dict[str, Any] = {
         "base_model": base, "library_name": "diffusers", "pipeline_tag": task,
@@ -22,7 +22,10 @@ def card(config: TrainConfig, *, base: str, facts: Mapping[str, Any], previews: 
     if config.trigger:
         front["instance_prompt"] = config.trigger
     kind = "CogVideoXImageToVideoPipeline" if i2v else "CogVideoXPipeline"
-    loss = f"Held-out loss {held_out[0]:.4f} before training, {held_out[-1]:.4f} at the end." if held_out else "No clips were held out."
+    loss = "The loss on held-out clips was not looked at." if facts.get("held_out") else "No clips were held out."
+    if held_out:
+        looks = (held_out[0], held_out[-1]) if len(held_out) > 1 else held_out
+        loss = f"Held-out loss {', '.join(f'{mean:.4f} at step {step}' for step, mean in looks)}."
     word = f"\nUse the word `{config.trigger}` to call it up.\n" if config.trigger else ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in (
         ("rank, alpha", f"{config.rank}, {config.effective_alpha:g}"), ("layers", ", ".join(config.layers)),

@@ -56,7 +56,8 @@ class Session:
         self.stopping = stopping or threading.Event()
         self.paces: list[float] = []
         self.flops = 0.0
-        self.means: list[float] = []
+        self.held: list[tuple[int, float]] = []
+        """(step, mean of the held-out loss) of each look, in order."""
         self._told = 0.0
 
     @property
@@ -117,9 +118,13 @@ class Session:
                 self.run.tell("warning", text=f"{trouble}: an older checkpoint is used.")
             if trainer.step or wrong or any(event["kind"] in ("step", "eval") for event in self.run.events()):  # killed before it saved
                 self.run.tell("resumed", step=trainer.step)
-        self.means = [sum(event["held_out"]) / len(event["held_out"]) for event in self.run.events()
-                      if event["kind"] == "eval" and event.get("held_out")]
+        self.held = [(event["step"], sum(event["held_out"]) / len(event["held_out"])) for event in self.run.events()
+                     if event["kind"] == "eval" and event.get("held_out")]
         return trainer
+
+    @property
+    def means(self) -> list[float]:
+        return [mean for _, mean in self.held]
 
     # ---- steps
 
@@ -194,7 +199,7 @@ class Session:
             return
         self.run.tell("eval", step=trainer.step, held_out=list(found.held_out), train=list(found.train))
         if found.held_out:
-            self.means.append(sum(found.held_out) / len(found.held_out))
+            self.held.append((trainer.step, sum(found.held_out) / len(found.held_out)))
             self.trackers.log({f"held_out/{int(q * 100)}": value for q, value in zip(evaluate.QUANTILES, found.held_out, strict=True)}
                               | {"held_out/mean": self.means[-1]}, trainer.step)
             if evaluate.overfits(self.means):
@@ -286,7 +291,7 @@ class Session:
         export.save_lora(path, layers, notes, extra=magnitudes)
         shown = [(event["prompt"], f"../previews/{event['file']}") for event in self.run.events() if event["kind"] == "preview"
                  and event["step"]][-4:]
-        text = card(config, base=base_name(self.spec), facts=self.facts | {"step": trainer.step}, previews=shown, held_out=self.means,
+        text = card(config, base=base_name(self.spec), facts=self.facts | {"step": trainer.step}, previews=shown, held_out=self.held,
                     i2v=self.spec.modes[0] == "i2v")
         write_atomic(path.with_name("README.md"), text.encode())
         self.run.tell("exported", step=trainer.step, file=path.name, sha256=file_sha256(path))
