@@ -174,7 +174,7 @@ def generate(
               "device": device, "cache": cache, "cfg_gate": cfg_gate, "parallel": parallel, "wish": wish, "refiner": refiner}
     length = Length(seconds, fps, key_frames, read_keyframes(keyframe))
     if refine is not None:
-        prompt, values = refined(prompt, values, refine, image is not None, data_dir)
+        prompt, values, lora = refined(prompt, values, lora, refine, image is not None or extend is not None, data_dir)
     each = variants(prompt, seed, seeds, count, _settings(data_dir).max_batch)
     _generate(values, each, lora, (image, video, extend, at), length, out, data_dir, as_json)
 

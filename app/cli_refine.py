@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli_common import DataDir, Json, opened, say
+from app.cli_loras import added
 from engine.errors import InvalidRequest
 from engine.refine import PURPOSES, Refinement
 
@@ -35,9 +36,9 @@ def refine_command(
         print(each.text)
 
 
-def refined(prompts: list[str], values: dict[str, Any], backend: str, from_image: bool,
-            data_dir: Path | None) -> tuple[list[str], dict[str, Any]]:
-    """(the prompt refined, the request's other values with where it came from) for `generate --refine`.
+def refined(prompts: list[str], values: dict[str, Any], lora: list[str] | None, backend: str, from_image: bool,
+            data_dir: Path | None) -> tuple[list[str], dict[str, Any], list[str]]:
+    """(the prompt refined, the request's other values with where it came from, the LoRAs, by now in the studio) for `generate --refine`.
 
     Raises what refining raises, and InvalidRequest where one recipe could not say where several prompts came from.
     """
@@ -47,13 +48,15 @@ def refined(prompts: list[str], values: dict[str, Any], backend: str, from_image
     if values.get("wish") is not None:
         raise InvalidRequest("refine", "and wish are both given. A prompt that was refined already is not refined again; leave one out.")
     with opened(data_dir) as studio:
+        loras = added(studio, lora)
         found = studio.refining.refine(prompts[0], model=values["model"], backend=None if backend == "auto" else backend,
-                                       purpose="image-to-video" if from_image else "text-to-video")
+                                       purpose="image-to-video" if from_image else "text-to-video", loras=[name for name, _ in loras])
+    named = [f"{name}:{weight!r}" for name, weight in loras]
     _say_notes(found)
     say(f"Refined: {found.text}")
     if found.fallback:
-        return prompts, values
-    return [found.text], values | {"wish": found.original, "refiner": found.backend}
+        return prompts, values, named
+    return [found.text], values | {"wish": found.original, "refiner": found.backend}, named
 
 
 def _say_notes(found: Refinement) -> None:

@@ -110,9 +110,10 @@ class Interpolations:
             return known[0]
         plan = self.plan(request)
         now, steps = time.time(), plan.sampled_steps if isinstance(plan, Plan) else plan.frames
+        needs = {"needs": plan.model} if isinstance(plan, Plan) else {}
         project = studio.store.projects.chosen(project_id if clip is None else clip.project_id, owner=owner, now=now).id
         return studio.store.jobs.add(
-            owner=owner, project_id=project, kind=INTERPOLATE, request=request.to_json(), asked=asked, now=now,
+            owner=owner, project_id=project, kind=INTERPOLATE, request=request.to_json() | needs, asked=asked, now=now,
             steps=steps, notes=plan.notes, idem_key=key, made_from=made_from,
             max_attempts=studio.settings.max_crashes, max_waiting=studio.settings.max_waiting,
             reserved_by=this_process().to_json() if reserve else None)

@@ -125,9 +125,10 @@ class Jobs:
         return {name for request in rows for name, _weight in request.get("loras", ())}
 
     def models_in_use(self) -> tuple[str, ...]:
-        """The model of every job that runs or waits, whosever it is; as often as there are such jobs."""
+        """The model of every job that runs or waits and needs one, whosever it is; as often as there are such jobs."""
         query = select(jobs.c.request).where(jobs.c.state.in_(AT_WORK + WAITING))
-        return self._db.read(lambda c: tuple(str(json.loads(row.request).get("model")) for row in c.execute(query)))
+        rows = self._db.read(lambda c: [json.loads(row.request) for row in c.execute(query)])
+        return tuple(str(model) for request in rows if (model := request.get("model") or request.get("needs")))
 
     def events(self, job_id: str, *, owner: str) -> tuple[JobEvent, ...]:
         def work(c: Connection) -> tuple[JobEvent, ...]:

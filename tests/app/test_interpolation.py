@@ -29,6 +29,7 @@ from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
 from engine.errors import InvalidRequest
 from engine.media.probe import probe_video
+from engine.request import GenerationRequest
 from engine.video.recipe import read_recipe
 from tests.fakes import FakeEngine, FakeModels
 
@@ -101,6 +102,17 @@ def test_a_repeat_is_answered_whatever_the_clip_is_called_now(studio: Studio, cl
     first = studio.interpolations.submit(clip.id, fps=24, idempotency_key="k")
     studio.rename(clip.id, "another name")
     assert studio.interpolations.submit(clip.id, fps=24, idempotency_key="k") == first
+
+
+def test_a_model_that_makes_the_frames_is_in_use(studio: Studio, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio.interpolations.submit(clip.id, fps=24)
+    assert studio.store.jobs.models_in_use() == ()
+    plan = studio._planned(GenerationRequest(prompt="a ball"))
+    monkeypatch.setattr(studio.interpolations, "plan", lambda _request: plan)
+    job = studio.interpolations.submit(clip.id, fps=16, method="generate")
+    assert studio.store.jobs.models_in_use() == ("pocket",)
+    assert job_title(job).startswith("Smooth to 16 fps: ")  # its row is read all the same
+    assert studio.duplicate(job.id).request == job.request
 
 
 def test_what_is_asked_wrongly_makes_no_job(studio: Studio, clip: Clip, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ import torch
 from app.cli_loras import split_weight
 from app.errors import NotAllowed, NotFound
 from app.history.records import Job, JobState
+from app.refining import Refining
 from app.studio import Studio
 from engine.errors import InvalidRequest
+from engine.refine import Refinement
 from tests import fakes
 from tests.app.test_cli import Run
 from tests.app.test_modes import pixels
@@ -51,6 +54,21 @@ def fake(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake engine's model has the layers of 'words'."""
     monkeypatch.setenv("SPROCKET_ENGINE", "tests.fakes:FakeEngine")
     monkeypatch.setattr(fakes, "SPEC", replace(fakes.SPEC, path=models / "words"))
+
+
+def test_refining_knows_the_loras_and_the_start(run: Run, fake: None, fox: Path, own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    true = Refining.refine
+
+    def refine(self: Refining, text: str, **how: Any) -> Refinement:
+        asked.append(how)
+        return true(self, text, **how)
+    monkeypatch.setattr(Refining, "refine", refine)
+    words = ("--prompt", "zwx ball goes up fast, beach", "--refine", "auto", "--lora", f"{fox}:0.5")
+    made = run.json("generate", *words)
+    assert "zwx" in made["recipe"]["request"]["prompt"] and made["recipe"]["loras"][0]["weight"] == 0.5
+    assert run("generate", *words, "--extend", "0" * 32)[0] != 0  # there is no such clip
+    assert [how["purpose"] for how in asked] == ["text-to-video", "image-to-video"]
 
 
 def test_the_same_video_again_with_its_loras(run: Run, models: Path, fox: Path, own_data_dir: Path, tmp_path: Path,

@@ -30,20 +30,25 @@ class Interpolate(ClipKind):
 
     def title(self, request: Mapping[str, Any]) -> str:
         try:
-            wish = InterpolateRequest.from_mapping(request)
+            wish = _wish(request)
         except InvalidRequest:
             return LABEL
         return f"{wish_words(wish.fps, wish.slow, wish.then)}: {wish.title or 'a video'}"
 
     def resolve(self, place: Workplace, job: Job) -> Work:
         """By the method that is asked for. Raises as `plan_interpolation`, `plan_flowed`, `smoothing` or `both`."""
-        request = InterpolateRequest.from_mapping(job.request)
+        request = _wish(job.request)
         facts, second = both(request, place.settings.inputs_dir)
         if request.method == "generate":
             return smoothing(place, job, request, facts, second)
         plan = plan_interpolation(request, facts) if second is None else plan_flowed(request, facts, second)
         generated = facts.recipe is not None or (second is not None and second.recipe is not None)
         return Interpolation(job, request, plan, _parent(place, job), generated)
+
+
+def _wish(stored: Mapping[str, Any]) -> InterpolateRequest:
+    """The request in a job's row. Beside it may stand the model that makes the frames (`needs`), for whoever asks what is in use."""
+    return InterpolateRequest.from_mapping({name: value for name, value in stored.items() if name != "needs"})
 
 
 def _parent(place: Workplace, job: Job) -> Clip | None:
