@@ -42,9 +42,11 @@ LOCAL = "local"
 MOST_KEPT = 64
 """Refinements a page may still ask about; older ones are forgotten, first those of whoever has most."""
 MOST_EACH = 2
-"""Turns that one person of a shared studio has or waits for at once; the machine's own owner may have all."""
+"""Turns that one person of a shared studio has or waits for at once; the machine's own owner may have all. What was stopped does not
+count, though it keeps its slot until the server's next piece; one more than these may be held in all."""
 WAIT_SECONDS = 20.0
 """A call that gets no turn in so long is refused."""
+STOPPED = "Refining was stopped."
 SET_UP = ("No refiner is set up for this model. Name a chat server with SPROCKET_REFINER_URL and SPROCKET_REFINER_MODEL, or a local chat "
           "model with SPROCKET_REFINER_LOCAL, and start Sprocket again; docs/refine.md shows how.")
 
@@ -83,6 +85,10 @@ class Refining:
         self._lock = threading.Lock()
         self._waiting = 0
         self._each: Counter[str] = Counter()
+        """Turns of each owner that were not stopped."""
+        self._all: Counter[str] = Counter()
+        self._taken: dict[threading.Event, _Turn] = {}
+        """Those that count, by what stops them."""
         self._kept: dict[str, tuple[str, Progress, threading.Event]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = threading.Event()
@@ -138,7 +144,7 @@ class Refining:
             found = refine_pocket(ask)
             return found if model in embedded() else _with_note(found, f"The pocket refiner writes for the pocket model's small world; "
                                                                        f"{model} can show more.")
-        with self._turn(owner):
+        with self._turn(owner, stop):
             if chosen == "local":
                 with self._local_turn:  # one set of weights in memory, never two
                     return refine_by_chat(ask, LocalModel(self._settings.refiner_local), "local", on_text=on_text, stop=stop)
@@ -176,7 +182,7 @@ class Refining:
             while len(self._kept) >= MOST_KEPT:
                 (most, _), = Counter(whose for whose, _, _ in self._kept.values()).most_common(1)
                 _, _, oldest = self._kept.pop(next(each for each, (whose, _, _) in self._kept.items() if whose == most))
-                oldest.set()
+                self._give_up(oldest)
             self._kept[key] = (owner, first, stop)
         if chosen == "pocket":
             self._run(key, text, count, version, stop, how)
@@ -196,8 +202,8 @@ class Refining:
         """Gives up a refinement; its connection is closed at the next piece that comes."""
         self.look(key, owner=owner)
         with self._lock:
-            self._kept[key][2].set()
-        self._tell(key, error="Refining was stopped.")
+            self._give_up(self._kept[key][2])
+        self._tell(key, error=STOPPED)
 
     # ---- inside
 
@@ -227,8 +233,14 @@ class Refining:
                 self._pool = ThreadPoolExecutor(5 * self._settings.refiner_limit, "refine")
             return self._pool
 
-    def _turn(self, owner: str) -> _Turn:
-        return _Turn(self, owner)
+    def _turn(self, owner: str, stop: threading.Event | None = None) -> _Turn:
+        return _Turn(self, owner, stop or threading.Event())
+
+    def _give_up(self, stop: threading.Event) -> None:
+        """Under the lock."""
+        stop.set()
+        if stop in self._taken:
+            self._taken[stop].uncount()
 
     def _triggers(self, names: Sequence[str]) -> list[str]:
         cards = {card.name: card.trigger for card in self._loras.cards()} if names else {}
@@ -238,8 +250,8 @@ class Refining:
 class _Turn:
     """One of the installation's slots, for as long as it is held. Raises RefinerFailed where too many wait, or for too long."""
 
-    def __init__(self, desk: Refining, owner: str) -> None:
-        self._desk, self._owner = desk, owner
+    def __init__(self, desk: Refining, owner: str, stop: threading.Event) -> None:
+        self._desk, self._owner, self._stop = desk, owner, stop
 
     def __enter__(self) -> None:
         desk, limit = self._desk, self._desk._settings.refiner_limit
@@ -247,28 +259,39 @@ class _Turn:
             if self._owner != LOCAL and desk._each[self._owner] >= MOST_EACH:
                 raise RefinerFailed(f"{MOST_EACH} texts of yours are being refined already, the most at once for one person. Wait for "
                                     "them, or stop one.")
+            if self._owner != LOCAL and desk._all[self._owner] > MOST_EACH:
+                raise RefinerFailed("The refiner has yet to take note of the texts that you stopped. Try again in a moment.")
             if desk._waiting >= 5 * limit:
                 raise RefinerFailed(f"Too many texts are being refined: {limit} at a time, and {4 * limit} wait already. Try again in a "
                                     "moment.")
             desk._waiting += 1
             desk._each[self._owner] += 1
+            desk._all[self._owner] += 1
+            desk._taken[self._stop] = self
         end = time.monotonic() + WAIT_SECONDS
         while not desk._turns.acquire(timeout=0.5):
-            if time.monotonic() > end or desk._closed.is_set():
+            if time.monotonic() > end or desk._closed.is_set() or self._stop.is_set():
                 self._leave()
-                raise RefinerFailed(f"{limit} texts were being refined all the while, and this one got no turn in {WAIT_SECONDS:g} s. Try "
-                                    "again in a moment.")
+                raise RefinerFailed(STOPPED if self._stop.is_set() else f"{limit} texts were being refined all the while, and this one got "
+                                    f"no turn in {WAIT_SECONDS:g} s. Try again in a moment.")
 
     def __exit__(self, *_: object) -> None:
         self._desk._turns.release()
         self._leave()
 
+    def uncount(self) -> None:
+        """It is no turn of its owner's any more; asking twice changes nothing. Under the desk's lock."""
+        if self._desk._taken.pop(self._stop, None) is not None:
+            self._desk._each[self._owner] -= 1
+            self._desk._each += Counter()  # keeps none that has no turn
+
     def _leave(self) -> None:
         desk = self._desk
         with desk._lock:
+            self.uncount()
             desk._waiting -= 1
-            desk._each[self._owner] -= 1
-            desk._each += Counter()  # keeps none that has no turn
+            desk._all[self._owner] -= 1
+            desk._all += Counter()
 
 
 def _counter(spec: Any) -> Callable[[str], int] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app.errors import DataDirBusy, HistoryDamaged
 from app.history.postgres import PostgresDatabase
-from app.history.recovery import carry_changes, carry_jobs, restore_files, restore_projects, retell
+from app.history.recovery import at_work, carry_changes, carry_jobs, restore_files, restore_projects, retell
 from app.history.store import Store
 from app.lock import FileLock
 from app.settings import Settings
@@ -203,7 +203,7 @@ def rebuild(settings: Settings) -> int:
     Waiting jobs and their log live in the history alone, as do changes of clips that no sidecar tells yet, so they are carried over
     from the old one where it is readable.
     On a database server its tables stay, and get what they lack: of the files, and of a SQLite history in the data folder.
-    Raises DataDirBusy while a server works on this directory.
+    Raises DataDirBusy while a server, or a command that makes a clip, works on this directory.
     """
     with storage_errors(settings.data_dir):
         settings.make_folders()
@@ -211,6 +211,8 @@ def rebuild(settings: Settings) -> int:
             return _filled_up(settings)
         with (FileLock(settings.data_dir / "server.lock"),
               FileLock(settings.data_dir / "open.lock", wait_seconds=OPEN_WAIT_SECONDS)):
+            if at_work(settings.db_path, time.time()):  # it would go on writing to what was put aside
+                raise DataDirBusy(f"A clip is being made in {settings.data_dir}. Let it end, or stop it, then rebuild the history.")
             old = move_aside(settings, "before-rebuild")
             store = Store(settings)
             try:

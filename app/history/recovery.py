@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from app import storage
 from app.errors import NotFound
 from app.history.clips import Projects
-from app.history.leases import Limits
+from app.history.leases import HELD, Limits
 from app.history.records import Clip, Job, JobState, Project
 from app.history.schema import job_events, jobs
 from app.history.sidecar import (
@@ -36,6 +36,7 @@ from app.history.store import Store
 from app.history.unused import sweep_unused
 from app.hub.records import DOWNLOADS
 from app.queue.devices import KEY as DEVICES
+from app.queue.process import from_json, seen_from_here, surely_dead
 from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.video.publish import publish
@@ -323,6 +324,22 @@ def carry_changes(old: Path, store: Store, *, but: Container[str] = ()) -> None:
                                            favourite=bool(row["favourite"]), published_at=row.get("published_at")))
     for mode in said if not but else ():
         store.remember(DEVICES, mode, now=time.time())
+
+
+def at_work(history: Path, now: float) -> bool:
+    """Does a process work on a job of this history, or is it just about to? One that is not seen from here does as long as its lease
+    lasts. What cannot be read tells of none."""
+    held = ", ".join(f"'{state}'" for state in HELD)
+    try:
+        [rows] = _rows(history, f"SELECT state IN ({held}) AS held, holder, reserved_by, lease_until FROM jobs "
+                                f"WHERE state IN ({held}) OR (state = '{JobState.QUEUED.value}' AND reserved_by IS NOT NULL)")
+    except sqlite3.Error:
+        return False
+    for row in rows:
+        who = from_json(row["holder"] if row["held"] else row["reserved_by"])
+        if not surely_dead(who) if seen_from_here(who) else row["held"] and (row["lease_until"] or 0.0) > now:
+            return True
+    return False
 
 
 def _rows(old: Path, *queries: str) -> list[list[dict[str, Any]]]:

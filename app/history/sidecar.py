@@ -168,8 +168,16 @@ def read_projects(media_dir: Path) -> tuple[tuple[str, Project], ...]:
     """(owner, project) from the list beside the clips; what is not sound is left out."""
     try:
         rows: Any = json.loads((media_dir / PROJECTS_FILE).read_text(encoding="utf-8"))
-        return tuple((str(row["owner"]), Project(id=row["id"], name=str(row["name"]), created_at=float(row["created_at"])))
-                     for row in rows if is_id(row["id"]) and _between(row["created_at"], 0.0, LAST_SECOND)
-                     and str(row["owner"]).isprintable() and checked_name(row["name"]) == row["name"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidRequest):
+    except (OSError, ValueError, RecursionError):
         return ()
+    return tuple(found for row in rows if (found := _project(row)) is not None) if isinstance(rows, list) else ()
+
+
+def _project(row: Any) -> tuple[str, Project] | None:
+    """(owner, project) of one row of the list; None where it is not sound."""
+    try:
+        owner, project = str(row["owner"]), Project(id=row["id"], name=checked_name(row["name"]), created_at=float(row["created_at"]))
+        sound = is_id(project.id) and _between(row["created_at"], 0.0, LAST_SECOND) and owner.isprintable() and project.name == row["name"]
+        return (owner, project) if sound else None
+    except (ValueError, KeyError, TypeError, OverflowError, InvalidRequest):
+        return None

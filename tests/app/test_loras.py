@@ -56,7 +56,8 @@ def fake(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fakes, "SPEC", replace(fakes.SPEC, path=models / "words"))
 
 
-def test_refining_knows_the_loras_and_the_start(run: Run, fake: None, fox: Path, own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refining_knows_the_loras_and_the_start(run: Run, fake: None, fox: Path, own_data_dir: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
     true = Refining.refine
 

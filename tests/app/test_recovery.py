@@ -21,8 +21,9 @@ from app.history.database import Database, journal_mode
 from app.history.migrate import current, upgrade
 from app.history.opening import back_up, newest_backups, open_store, rebuild
 from app.history.records import Clip, ClipQuery, Job, JobState
-from app.history.recovery import recover
+from app.history.recovery import at_work, recover
 from app.history.schema import HEAD, metadata
+from app.history.sidecar import read_projects
 from app.lock import FileLock
 from app.queue.process import this_process
 from app.queue.supervisor import Supervisor
@@ -68,6 +69,35 @@ def test_the_history_is_rebuilt_from_the_files_alone(studio: Studio, work_once: 
     assert again.job(waiting.id) == waiting  # carried over from the old history
     assert len(list(studio.settings.data_dir.glob("history.before-rebuild-*.db"))) == 1
     again.close()
+
+
+def test_no_rebuild_beside_a_process_that_makes_a_clip(studio: Studio) -> None:
+    reserved = studio.submit({"prompt": "one"}, reserve=True)
+    with pytest.raises(DataDirBusy, match="being made"):
+        rebuild(studio.settings)
+    claim = studio.store.leases.claim(this_process(), now=time.time(), only=reserved.id)
+    assert claim is not None
+    with pytest.raises(DataDirBusy, match="being made"):
+        rebuild(studio.settings)
+    studio.store.leases.release(claim, now=time.time(), why="")
+    dead, elsewhere = (dataclasses.replace(this_process(), **other) for other in ({"started": 1}, {"host": "another"}))
+    assert studio.store.leases.claim(dead, now=time.time()) is not None
+    assert not at_work(studio.settings.db_path, time.time())
+    studio.submit({"prompt": "two"})
+    assert studio.store.leases.claim(elsewhere, now=time.time()) is not None
+    assert [at_work(studio.settings.db_path, time.time() + later) for later in (0, 1e6)] == [True, False]
+
+
+def test_one_unsound_row_costs_no_other_project_its_name(studio: Studio) -> None:
+    studio.create_project("Films")
+    path = studio.settings.media_dir / "projects.json"
+    rows, known = json.loads(path.read_text()), read_projects(studio.settings.media_dir)
+    assert "Films" in {project.name for _owner, project in known}
+    path.write_text(json.dumps([7, None, rows[0] | {"name": ""}, rows[0] | {"created_at": "x"}, {"id": rows[0]["id"]}, *rows]))
+    assert read_projects(studio.settings.media_dir) == known
+    for nonsense in ("7", "{}", "[", "null"):
+        path.write_text(nonsense)
+        assert read_projects(studio.settings.media_dir) == ()
 
 
 def test_sidecars_lost_the_mp4s_tell_the_story(studio: Studio, work_once: Work) -> None:

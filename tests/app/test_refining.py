@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from app.cli import app as cli
 from app.errors import NotFound
 from app.history.records import JobState
-from app.refining import MOST_KEPT
+from app.refining import MOST_KEPT, Progress, _Turn
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from app.ui import refine as panel
@@ -156,6 +156,27 @@ def test_one_person_leaves_turns_and_places_to_others(named: Studio, chat: ChatS
     chat.fault = ""
     last = desk.start("red ball meadow", owner="user:a", backend="endpoint").id
     assert wait_for(lambda: desk.look(last, owner="user:a").done, "a turn again")[0].text == GOOD
+
+
+def test_what_was_stopped_is_no_turn_any_more(named: Studio) -> None:
+    """Though the thread keeps its slot until the server says something."""
+    desk, stops = named.refining, [threading.Event() for _ in range(3)]
+    turns = [_Turn(desk, "user:a", stop) for stop in stops]
+    with turns[0], turns[1]:
+        for key, stop in zip("xy", stops, strict=False):
+            desk._kept[key] = ("user:a", Progress(key, "a ball", "endpoint"), stop)
+        with pytest.raises(RefinerFailed, match="2 texts of yours"):
+            turns[2].__enter__()
+        for key in "xyx":
+            desk.stop(key, owner="user:a")
+        with turns[2]:
+            with pytest.raises(RefinerFailed, match="that you stopped"):
+                _Turn(desk, "user:a", threading.Event()).__enter__()
+            with desk._turn("user:b"), pytest.raises(RefinerFailed, match="was stopped"):
+                _Turn(desk, "user:b", stops[0]).__enter__()  # waits for the fourth, and was given up
+    assert not desk._each and not desk._all and not desk._taken and desk._waiting == 0
+    with desk._turn("user:a"), desk._turn("user:a"):
+        pass
 
 
 def test_start_returns_at_once_and_streams(named: Studio, chat: ChatServer) -> None:
