@@ -78,6 +78,7 @@ def train(context: typer.Context, values: dict[str, Any],
           data_dir: DataDir = None, as_json: Json = False) -> None:
     """Train a LoRA here and now, and say how it goes."""
     if context.invoked_subcommand is not None:
+        _check_none(context, context.invoked_subcommand)
         return
     if preset and preset not in PRESETS:
         raise InvalidRequest("preset", f"is {preset[:30]!r}. Use one of {', '.join(PRESETS)}.")
@@ -96,6 +97,16 @@ def train(context: typer.Context, values: dict[str, Any],
         _found, facts = studio.training.checked(config, owner=LOCAL)
     run.create(config, facts)
     raise SystemExit(_work(run, settings, as_json))
+
+
+def _check_none(context: typer.Context, command: str) -> None:
+    """Raises InvalidRequest for an option before the command, which would not see it."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name) if option.name else None
+        if source is not None and source.name == "COMMANDLINE":
+            flag = (option.secondary_opts if context.params.get(str(option.name)) is False else option.opts)[0]
+            raise InvalidRequest(str(option.name), f"stands before {command}, which would not see it. Write {flag} behind it: `sprocket "
+                                                   f"train {command} ... {flag}`; `sprocket train {command} --help` says what it takes.")
 
 
 @train_app.command("resume")

@@ -55,6 +55,14 @@ def test_a_dry_run_looks_the_set_up(run: Run) -> None:
     assert code == 2 and json.loads(said)["error"]["field"] == "dataset"
 
 
+@pytest.mark.parametrize(("before", "field"), [(("--steps", "2000"), "steps"), (("--no-image-noise",), "image_noise"),
+                                               (("--data-dir", "elsewhere"), "data_dir")])
+def test_an_option_before_a_command_is_not_passed_over(run: Run, before: tuple[str, ...], field: str) -> None:
+    code, said, _err = run("train", *before, "list", "--json")
+    assert code == 2 and json.loads(said)["error"]["field"] == field
+    assert f"stands before list, which would not see it. Write {before[0]} behind" in said
+
+
 @pytest.mark.parametrize(("state", "code"), [("failed", 1), ("stopped", 11), ("blocked", 12)])
 def test_how_a_run_ended_is_one_object_and_an_exit_code(run: Run, ending: Callable[[str], None], tmp_path: Path, state: str,
                                                         code: int) -> None:
