@@ -15,7 +15,7 @@ from training.data import edits, example
 from training.data.buckets import Bucket, Rules, bucket_of, frames_at, pieces_of, place, table
 from training.data.checks import twins_of
 from training.data.frames import clip_frames
-from training.data.records import Clip, Dataset, Rejection, read_json, unique, write_json
+from training.data.records import Clip, Dataset, Looks, Rejection, read_json, unique, write_json
 from training.data.sources import Found
 from training.data.taking import Taken, split_at_cuts, take, take_all
 
@@ -121,6 +121,19 @@ def test_stillness_and_twins(tmp_path: Path) -> None:
     assert [clip.looks.still for clip in clips if clip.looks] == [0.0, 0.0, 1.0, 0.0]
     assert {key: twin.origin for key, twin in twins_of(tuple(clips)).items()} == {clips[1].id: "moving.mp4"}
     assert unique([clips[0], clips[0]])[1][0].reason.startswith("is the same file as moving.mp4")
+
+
+def test_twins_are_those_that_comparing_every_two_finds() -> None:
+    """In up to 6 bits of 64 and 10 levels of 255 of each picture; of several the first counts."""
+    def looks(bits: int, level: int, picture: int = 2) -> Looks:
+        number = 0x0123456789abcdef ^ ((1 << bits) - 1) << 20
+        return Looks(tuple(f"{number if each == picture else 5:016x}" for each in range(3)),
+                     tuple((bytes([9] * 47) + bytes([level if each == picture else 9])).hex() for each in range(3)), 0.0, 5.0, ())
+
+    clips = tuple(fake(number, looks=each) for number, each in enumerate(
+        (looks(0, 100), None, looks(6, 100), looks(7, 100), looks(0, 110), looks(0, 111), looks(0, 90), looks(0, 100, 0), looks(40, 100))))
+    assert {int(each, 16): int(twin.id, 16) for each, twin in twins_of(clips).items()} == {2: 0, 3: 2, 4: 0, 5: 4, 6: 0}
+    assert twins_of(()) == twins_of((fake(1, looks=None), fake(2))) == {}
 
 
 def fake(number: int, seconds: float = 4.0, **more: object) -> Clip:

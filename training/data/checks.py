@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.models.tokens import count_tokens
 from engine.spec import ModelSpec
 from training.data.buckets import Left, Placed, Row, Rules, place, table
-from training.data.likeness import alike
+from training.data.likeness import first_alike
 from training.data.records import Clip, Dataset
 
 STATIC_SHARE = 0.3
@@ -108,14 +108,9 @@ def _of_looks(clip: Clip) -> list[Problem]:
 
 
 def twins_of(clips: tuple[Clip, ...]) -> dict[str, Clip]:
-    """Clip id -> an earlier clip that looks the same (`looks.alike`)."""
-    found: dict[str, Clip] = {}
-    for index, clip in enumerate(clips):
-        earlier = (other for other in clips[:index] if other.looks is not None and clip.looks is not None)
-        twin = next((other for other in earlier if alike(clip.looks, other.looks)), None)  # type: ignore[arg-type]
-        if twin is not None:
-            found[clip.id] = twin
-    return found
+    """Clip id -> an earlier clip that looks the same (`likeness`)."""
+    seen = [(clip, clip.looks) for clip in clips if clip.looks is not None]
+    return {seen[index][0].id: seen[twin][0] for index, twin in first_alike([looks for _, looks in seen]).items()}
 
 
 def _of_set(dataset: Dataset, usable: tuple[Placed, ...], splits: dict[str, str]) -> list[tuple[str, str]]:
