@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from app.datasets import Import, checked_source
 from app.errors import NotAllowed, NotFound
 from app.ui.address import Address
 from app.ui.html.common import empty, link
-from app.ui.html.dataset import SetView, set_html, shelf_html
+from app.ui.html.dataset import SetView, percent, set_html, shelf_html
 from app.ui.parts import OWNER, Changes
 from app.ui.tunnel import is_shared
 from app.ui.uploads import folder_of, uploaded
@@ -179,9 +180,10 @@ def dataset_use(click: Click) -> Changes:
 def dataset_reading(click: Click) -> Changes:
     """Fit, skipping and the split, which stand in one form."""
     def edit(now: Dataset) -> Dataset:
-        read = edits.with_reading(now, click.text("fit") or None, int(_number(click, "skip_start", 0)), int(_number(click, "skip_end", 0)),
+        read = edits.with_reading(now, click.text("fit") or None, _whole(click, "skip_start"), _whole(click, "skip_end"),
                                   click.text("long") or None)
-        return edits.with_split(read, _number(click, "held_out", 0.0) / 100, int(_number(click, "seed", 0)))
+        same = click.text("held_out") == percent(now.held_out)  # which may be rounded
+        return edits.with_split(read, now.held_out if same else _number(click, "held_out", 0.0) / 100, _whole(click, "seed"))
 
     return _changed(click, edit)
 
@@ -205,6 +207,17 @@ def _number(click: Click, field: str, without: float) -> float:
     if not math.isfinite(value) or abs(value) > 1e15:
         raise InvalidRequest(field, f"is {text[:20]!r}, which is no number.")
     return value
+
+
+def _whole(click: Click, field: str) -> int:
+    """0 where it is empty. Raises InvalidRequest."""
+    text = click.text(field).strip()
+    if re.fullmatch(r"-?[0-9]{1,30}", text):
+        return int(text)  # as a float it would be rounded
+    value = _number(click, field, 0.0)
+    if value != int(value):
+        raise InvalidRequest(field, f"is {text[:20]!r}, which is no whole number.")
+    return int(value)
 
 
 def _changed(click: Click, edit: Callable[[Dataset], Dataset]) -> Changes:

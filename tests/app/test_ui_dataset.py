@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -84,11 +85,19 @@ def test_edits_from_the_page(studio: SimpleNamespace) -> None:
     assert "Use again" in click(studio, "dataset_use", set=studio.set, clip=third, value="0") and len(now(studio).used) == 2
     click(studio, "dataset_reading", set=studio.set, fit="pad", skip_start="2", held_out="50", seed="3")
     assert (now(studio).fit, now(studio).skip_start, now(studio).skip_end, now(studio).held_out) == ("pad", 2, 0, 0.5)
+    for share, seed in ((0.125, 2**63 - 1), (0.004, 1234567), (1 / 3, 0)):
+        studio.datasets.change(studio.set, lambda now, share=share, seed=seed: edits.with_split(now, share, seed), owner="local")
+        page = train_html(studio, Address(view="train", set=studio.set))
+        form = dict(re.findall(r'<input name="(held_out|seed|skip_\w+)"[^>]* value="([^"]*)"', page))
+        click(studio, "dataset_reading", set=studio.set, **form)
+        assert (now(studio).held_out, now(studio).seed) == (share, seed)
     click(studio, "dataset_rename", set=studio.set, name="crescents")
     assert now(studio).name == "crescents"
     before = now(studio)
     for name, said, words in (("dataset_caption", {"clip": "x" * 16, "caption": "y"}, "is not in"), ("dataset_reading", {"held_out": "x"},
                               "which is no number"), ("dataset_reading", {"fit": "stretch"}, "it can be"),
+                              ("dataset_reading", {"seed": "1.5"}, "no whole number"),
+                              ("dataset_reading", {"seed": str(2**63)}, "allowed is 0"),
                               ("dataset_split", {"clip": first}, "one scene only"), ("dataset_rename", {"name": ""}, "must have 1 to 80"),
                               ("dataset_describe", {}, "by hand"), ("dataset_prefix", {"prefix": "x" * 99}, "at most 60")):
         assert words in click(studio, name, set=studio.set, **said), name

@@ -200,7 +200,7 @@ def _reading(view: SetView) -> str:
     hidden = f'<input type="hidden" name="view" value="train"><input type="hidden" name="set" value="{dataset.id}">'
     fits = _option("crop", "Fill the frame, cut what hangs over", dataset.fit) + _option("pad", "Show all, with black bars", dataset.fit)
     longs = _option("pieces", "Cut into pieces", dataset.long) + _option("first", "Take the first frames", dataset.long)
-    number = ('<label>{0}<input name="{1}" type="number" min="{2}" max="{3}" step="{4}" value="{5}" inputmode="numeric"></label>').format
+    number = ('<label>{0}<input name="{1}" type="number" min="{2}" max="{3}" step="{4}" value="{5}" inputmode="decimal"></label>').format
     return (
         f'<section class="set-box"><h2>How clips are read</h2><form class="filters" data-act="search">{hidden}'
         f'<label>For the model<select name="model">{models}</select></label><label>Sizes<select name="shapes">{shapes}</select></label>'
@@ -210,11 +210,17 @@ def _reading(view: SetView) -> str:
         f'</select></label><label>Longer clips<select name="long">{longs}</select></label>'
         f'{number("Skip at start", "skip_start", 0, 1000, 1, dataset.skip_start)}'
         f'{number("Skip at end", "skip_end", 0, 1000, 1, dataset.skip_end)}'
-        f'{number("Held out, %", "held_out", 0, 50, 1, round(100 * dataset.held_out))}{number("Seed", "seed", 0, 999999, 1, dataset.seed)}'
+        f'{number("Held out, %", "held_out", 0, 50, "any", percent(dataset.held_out))}<label>Seed<input name="seed" pattern="[0-9]*" '
+        f'maxlength="19" value="{dataset.seed}" inputmode="numeric" autocomplete="off"></label>'  # browsers round long numbers
         '<button class="btn small" type="submit">Apply</button></form><p class="quiet">Skipped frames count at each file’s own rate. '
         'Held-out '
         "clips are never trained on: their loss tells learning from learning by heart.</p></section>"
     )
+
+
+def percent(share: float) -> str:
+    """As the form has it: 12.5 of 0.125."""
+    return f"{100 * share:g}"
 
 
 def _option(value: str, label: str, chosen: str) -> str:
