@@ -340,6 +340,9 @@ def history_restore(
         _say(other.strip())
     if gone:
         _say(f"Not in this studio, and needed to make this clip again: {', '.join(gone)}. `sprocket loras add FILE` takes a LoRA in.")
+    if request.edits:
+        _say(f"{len(request.edits)} of its key frames were edited, which `generate` has no option for: this line makes it without them. "
+             "With --json the request has them.")
     if as_json:
         print(json.dumps({"request": request.to_json(), "missing_loras": gone}))
         return

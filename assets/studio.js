@@ -266,8 +266,8 @@
   let sending = null;
   function upload(file, purpose) {
     const { most, large } = document.querySelector("#restore-row [data-most]").dataset;
-    if (sending) sending.abort();
     if (file.size > Number(most)) return send("untaken", { say: large, purpose });
+    if (sending) sending.abort();
     const say = (words) => {
       const line = document.querySelector(`#${purpose === "lora" ? "loras" : "source"} .source-progress`);
       if (line) line.textContent = words;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.checked import checked_id
@@ -91,10 +91,11 @@ class Projects:
         return self._db.read(lambda c: tuple((row.owner, project_of(row)) for row in c.execute(query)))
 
     def restore(self, project: Project, *, owner: str) -> str:
-        """Puts a project back that the files know; the id of the project of that id or name, whichever is there."""
+        """Puts a project back that the files know; the id of the project of that id, else of that name, whichever is there."""
         def work(c: Connection) -> str:
             found = c.execute(select(projects.c.id).where(projects.c.owner == owner).where(
-                (projects.c.id == project.id) | (projects.c.name == project.name))).scalar()
+                (projects.c.id == project.id) | (projects.c.name == project.name))
+                .order_by(case((projects.c.id == project.id, 0), else_=1))).scalar()
             if found is not None:
                 return str(found)
             try:

@@ -19,7 +19,6 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from app import storage
 from app.errors import NotFound
-from app.history.clips import Projects
 from app.history.leases import HELD, Limits
 from app.history.records import Clip, Job, JobState, Project
 from app.history.schema import job_events, jobs
@@ -123,7 +122,7 @@ def _restored(store: Store, clip: Clip) -> str:
 
 def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool:
     """One finished mp4 into the history, and its job (if known) to done. False when it has no place there."""
-    clip = clip_at(settings, store.projects, path, now)
+    clip = clip_at(settings, store, path, now)
     if clip is None:
         return False
     clip = replace(clip, project_id=_restored(store, clip))
@@ -133,16 +132,20 @@ def adopt_file(settings: Settings, store: Store, path: Path, now: float) -> bool
     return True
 
 
-def clip_at(settings: Settings, projects: Projects, path: Path, now: float) -> Clip | None:
+def clip_at(settings: Settings, store: Store, path: Path, now: float) -> Clip | None:
     """What the sidecar of this mp4 says, else the mp4 itself, with the true size and checksum; None: not ours, or only a name that
-    a death came too early to fill (`engine.video.publish`, without hard links)."""
+    a death came too early to fill (`engine.video.publish`, without hard links). Whose it is says its job where the sidecar does not."""
     if not path.stat().st_size:
         return None
     clip = read_sidecar(settings.media_dir, path.with_suffix(".json"))
     if clip is not None:
         return clip if clip.size_bytes == path.stat().st_size else with_real_bytes(settings.media_dir, clip)
-    project = projects.default(owner=LOCAL, now=now)
-    return clip_from_mp4(settings.media_dir, path, owner=LOCAL, project_id=project.id)
+    project = store.projects.default(owner=LOCAL, now=now)
+    clip = clip_from_mp4(settings.media_dir, path, owner=LOCAL, project_id=project.id)
+    with suppress(NotFound):
+        job = None if clip is None else store.jobs.get(clip.job_id)
+        return clip if clip is None or job is None else replace(clip, owner=job.owner, project_id=job.project_id)
+    return clip
 
 
 def place_files(settings: Settings, store: Store, now: float) -> None:
@@ -231,7 +234,8 @@ def drop_workspace(settings: Settings, job_id: str) -> None:
 
 
 def write_stale_sidecars(settings: Settings, store: Store) -> None:
-    """Brings sidecars up to their rows. What cannot be written stays marked and is tried again next time."""
+    """Brings sidecars up to their rows. What cannot be written stays marked, is tried again next time, and holds up no other, but for a
+    disk that takes nothing."""
     for clip in store.clips.stale():
         if not (settings.media_dir / clip.file).is_file():
             continue
@@ -240,7 +244,14 @@ def write_stale_sidecars(settings: Settings, store: Store) -> None:
             store.clips.sidecar_written(clip)
         except (OSError, StorageBlocked) as error:
             log.warning("the sidecar of %s was not written: %s", clip.file, error)
-            return
+            if _takes_nothing(error):
+                return
+
+
+def _takes_nothing(error: Exception) -> bool:
+    """Is it the whole disk's fault?"""
+    cause = error.__cause__ if isinstance(error, StorageBlocked) else error
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def to_trash(settings: Settings, path: Path) -> None:

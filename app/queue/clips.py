@@ -35,7 +35,7 @@ class ClipKind:
         final = place.settings.media_dir / clip_file(claim.job)
         if not final.exists():
             return False
-        clip = clip_at(place.settings, place.store.projects, final, time.time())
+        clip = clip_at(place.settings, place.store, final, time.time())
         if clip is None or clip.job_id != claim.job.id:
             to_trash(place.settings, final)
             return False

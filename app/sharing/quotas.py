@@ -70,6 +70,6 @@ class Pace:
             while len(self._acts) > MOST_OWNERS:
                 self._acts.popitem(last=False)
             if len(acts) == self._most and now - acts[0] < MINUTE:
-                raise NotAllowed(f"That was the {self._most + 1}th request within a minute; the limit is {self._most}. Try again in "
+                raise NotAllowed(f"That was one request too many: the limit is {self._most} in a minute. Try again in "
                                  f"{int(MINUTE - (now - acts[0])) + 1} seconds.")
             acts.append(now)

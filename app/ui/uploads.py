@@ -9,6 +9,7 @@ waits here counts for whoever sent it, by the end of its token.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -43,7 +44,7 @@ def upload_routes(studio: Any, limit: int = MAX_UPLOAD_BYTES) -> APIRouter:
         said = request.headers.get("content-length", "")
         if said.isdigit() and int(said) > limit:  # before the first byte
             return _refused(413, too_large(int(said), limit))
-        sweep(folder)
+        await run_in_threadpool(sweep, folder)
         expected = int(said) if said.isdigit() else limit
         try:
             end = await run_in_threadpool(coming.begin, studio, expected)
@@ -126,7 +127,7 @@ async def _save(request: Request, part: Path, limit: int) -> int:
             size += len(chunk)
             if size > limit:
                 break
-            file.write(chunk)
+            await run_in_threadpool(file.write, chunk)
     return size
 
 
@@ -141,8 +142,9 @@ def uploaded(folder: Path, token: object) -> Path | None:
 def sweep(folder: Path, older: float = KEPT_SECONDS) -> None:
     """Deletes what was sent and never asked for, and what never came to its end."""
     for path in folder.iterdir():
-        if path.is_file() and TOKEN.fullmatch(path.stem) and time.time() - path.stat().st_mtime > older:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has just been looked at, and is gone
+            if path.is_file() and TOKEN.fullmatch(path.stem) and time.time() - path.stat().st_mtime > older:
+                path.unlink(missing_ok=True)
 
 
 def too_large(size: int, limit: int = MAX_UPLOAD_BYTES) -> str:

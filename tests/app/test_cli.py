@@ -68,6 +68,18 @@ def test_show_restore_rebuild(run: Run, tmp_path: Path, own_data_dir: Path) -> N
     assert run.json("history", "show", made["clip"])["recipe"]["request"] == made["recipe"]["request"]
 
 
+def test_restore_says_what_its_line_cannot(run: Run, own_data_dir: Path) -> None:
+    made = run.json("generate", "--prompt", "a red ball")
+    told = Path(made["path"]).with_suffix(".json")
+    recipe = json.loads(told.read_text())
+    assert "edited" not in run("history", "restore", str(told))[2]
+    recipe["request"] |= {"key_frames": 3, "edits": [[0, 7]]}
+    told.write_text(json.dumps(recipe))
+    _code, line, err = run("history", "restore", str(told))
+    assert line.startswith("sprocket generate ") and "1 of its key frames were edited" in err
+    assert run.json("history", "restore", str(told))["request"]["edits"] == [[0, 7]]
+
+
 def test_lists_are_empty_but_not_silent(run: Run) -> None:
     assert run.json("queue", "list") == {"jobs": []}
     assert run.json("history", "list") == {"clips": []}

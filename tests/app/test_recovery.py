@@ -100,6 +100,27 @@ def test_one_unsound_row_costs_no_other_project_its_name(studio: Studio) -> None
         assert read_projects(studio.settings.media_dir) == ()
 
 
+def test_a_clip_whose_sidecar_is_damaged_stays_its_maker_s(studio: Studio, work_once: Work) -> None:
+    job = studio.submit({"prompt": "one", "seed": 1}, owner="user:a")
+    work_once()
+    clip, = studio.clips(owner="user:a").clips
+    studio.clip_path(clip.id, owner="user:a").with_suffix(".json").write_text("{")
+    studio.close()
+    assert rebuild(studio.settings) == 1
+    with contextlib.closing(open_studio(studio.settings)) as again:
+        found = again.clip(clip.id, owner="user:a")
+        assert (found.owner, found.project_id, again.clips().clips) == ("user:a", job.project_id, ())
+
+
+def test_a_project_is_put_back_by_its_id_before_its_name(studio: Studio) -> None:
+    for owner, names in (("local", ("Films", "Holiday")), ("user:a", ("Holiday", "Films"))):
+        made = {name: studio.store.projects.create(name, owner=owner, now=time.time()) for name in names}
+        old = dataclasses.replace(made["Holiday"], name="Films")  # it was called so when the list was written
+        assert studio.store.projects.restore(old, owner=owner) == made["Holiday"].id
+        gone = dataclasses.replace(made["Films"], id="0" * 32)
+        assert studio.store.projects.restore(gone, owner=owner) == made["Films"].id
+
+
 def test_sidecars_lost_the_mp4s_tell_the_story(studio: Studio, work_once: Work) -> None:
     first, _second = shelf(studio, work_once)
     studio.close()

@@ -364,7 +364,7 @@ def test_a_repeat_is_answered_not_counted(site: Site) -> None:
     studio = OwnedStudio(site.studio, lambda: Visitor("user:two", "two", Role.MAKER), SharingSettings(queued_each=2, submits_a_minute=1))
     first = studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k")
     assert studio.submit_batch([{"prompt": "a"}, {"prompt": "b"}], idempotency_key="k") == first
-    with pytest.raises(NotAllowed, match="limit is 1"):
+    with pytest.raises(NotAllowed, match="one request too many: the limit is 1 in a minute"):
         studio.submit({"prompt": "a"}, idempotency_key="other")
     site.studio.cancel_batch(first[0].batch_id, owner="user:two")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 from app.errors import NotAllowed, NotFound
-from app.history.records import ClipQuery, Job, JobState
+from app.history.records import Clip, ClipQuery, Job, JobState
 from app.history.recovery import write_stale_sidecars
 from app.history.sidecar import read_projects, write_projects, write_sidecar
 from app.interpolation import _line
 from app.studio import Studio
 from engine.errors import CannotFit, InvalidRequest, ModelNotFound
 from engine.request import GenerationRequest
+from engine.video.publish import storage_errors
 from tests import fakes
 
 Work = Callable[[], Job | None]
@@ -267,6 +269,30 @@ def test_changes_reach_the_sidecar(studio: Studio, work_once: Work) -> None:
     told = json.loads(studio.clip_path(clip.id).with_suffix(".json").read_text())
     assert (told["clip"]["favourite"], told["clip"]["name"]) == (True, "<b>bold</b>")
     assert studio.store.clips.stale() == ()
+
+
+def test_a_sidecar_that_cannot_be_written_holds_up_no_other(studio: Studio, work_once: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = made(studio, work_once), made(studio, work_once)
+    paths = [studio.settings.media_dir / clip.file for clip in (first, second)]
+    for path in paths:
+        path.with_suffix(".json").unlink()
+        path.with_suffix(".json").mkdir()
+    for clip in (first, second):
+        studio.rename(clip.id, "new name")
+    paths[1].with_suffix(".json").rmdir()
+    write_stale_sidecars(studio.settings, studio.store)
+    assert [clip.id for clip in studio.store.clips.stale()] == [first.id]
+    paths[0].with_suffix(".json").rmdir()
+    tried: list[str] = []
+
+    def full(_media: Path, clip: Clip) -> None:
+        tried.append(clip.id)
+        with storage_errors(studio.settings.media_dir):
+            raise OSError(errno.ENOSPC, "full")
+    studio.store.clips.rename(second.id, "another", owner="local")
+    monkeypatch.setattr("app.history.recovery.write_sidecar", full)
+    write_stale_sidecars(studio.settings, studio.store)
+    assert len(tried) == 1  # the disk takes nothing: there is no point in the next
 
 
 def test_a_late_writer_s_old_sidecar_does_not_stay(studio: Studio, work_once: Work) -> None:

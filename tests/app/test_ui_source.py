@@ -272,7 +272,7 @@ def test_a_preview_is_served_as_a_picture_only(studio: FakeStudio, photo: Path) 
 
 # ---- files coming in
 
-def test_an_upload_is_bounded_and_gets_a_token(studio: FakeStudio) -> None:
+def test_an_upload_is_bounded_and_gets_a_token(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     app, tmp_path = FastAPI(), folder_of(studio.settings)
     app.include_router(upload_routes(studio, limit=1000))
     browser = TestClient(app)
@@ -291,6 +291,14 @@ def test_an_upload_is_bounded_and_gets_a_token(studio: FakeStudio) -> None:
     for each in (token, later):
         os.utime(tmp_path / each, (time.time() - 100_000,) * 2)
     (tmp_path / "not ours.txt").touch()
+    is_file = Path.is_file
+    with monkeypatch.context() as meanwhile:  # another request sweeps, too
+        meanwhile.setattr(Path, "is_file", lambda self: is_file(self) and not self.unlink())
+        sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == []
+    for name in (token, later, "not ours.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 100_000,) * 2)
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["not ours.txt"]
 
