@@ -44,7 +44,7 @@ def unpack(path: Path, into: Path) -> tuple[Rejection, ...]:
                         with storage_errors(into):
                             total += _write(archive, entry, into / PurePosixPath(entry.filename.replace("\\", "/")), MAX_BYTES - total)
                     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                        reason = "is in the archive twice: the first one is kept. Give each file a name of its own."
+                        reason = "is there already: the first one is kept. Give each file a name of its own."
                 if reason:
                     rejections.append(Rejection(one_line(entry.filename)[:120], reason))
             return tuple(rejections)

@@ -59,7 +59,7 @@ def shelf_html(sets: Sequence[Dataset], pending: Sequence[Pending], *, local: bo
 def _drop() -> str:
     return (
         f'<button type="button" class="dropzone set-drop" data-act="choose_set" data-accept="{ACCEPT}" data-most="{MAX_UPLOAD_BYTES}">'
-        "<b>Drop or choose clips to learn from</b><span>Videos with a .txt of the same name each, a table, or one zip of all.</span>"
+        "<b>Drop or choose clips to learn from</b><span>Videos with a .txt of the same name each, a table, or zips of them.</span>"
         f"<small>Up to {amount(MAX_UPLOAD_BYTES)} a file. 25 or more clips of 3 to 10 s teach a concept.</small>"
         '<span class="set-progress" role="status"></span></button>'
     )
