@@ -98,8 +98,6 @@ class Settings(BaseSettings):
     """The same for LoRAs, from when they were added. 0: never; a shelf is for keeping."""
     allowed_hosts: str = ""
     """Further host names the page answers to, with commas between. Plain addresses, localhost and this machine's own name always do."""
-    fleet_port: int = Field(default=0, ge=0, le=65535)
-    """TCP port, on this computer alone, at which the ranks of one clip meet. 0: any that is free."""
     devices: str = TOGETHER
     """'together': all GPUs for one job; 'each': one job per GPU. Until somebody has chosen on the page or by `sprocket queue devices`."""
     attention: str = "auto"

@@ -103,7 +103,7 @@ class Dispatch:
             return
         done, _ = self.ray.wait(list(self.tasks.values()), num_returns=len(self.tasks), timeout=0)
         for job_id in [job_id for job_id, task in self.tasks.items() if task in done]:
-            self._bury(job_id, self._death_of(self.tasks.pop(job_id)))
+            self._bury(job_id, *self._death_of(self.tasks.pop(job_id)))
 
     def enforce_cancel(self) -> None:
         """A job that was told to stop and does not: its task is ended by force."""
@@ -133,23 +133,24 @@ class Dispatch:
         gpus = [int(node["Resources"].get("GPU", 0)) for node in self.ray.nodes() if node["Alive"]]
         return Room(self.ray.available_resources(), max(gpus, default=0))
 
-    def _death_of(self, task: Any) -> Death:
+    def _death_of(self, task: Any) -> tuple[Death, ProcessId | None]:
+        """(how the task's worker ended, which one it was, where that is known)."""
         try:
             ended: Ended = self.ray.get(task)
         except self.ray.exceptions.RayError as error:  # the node is gone, or the task was ended by force
-            return Death(False, f"its place in the cluster was lost ({type(error).__name__})")
-        return judge(ended.returncode, None, ended.oom_before, ended.oom_after)
+            return Death(False, f"its place in the cluster was lost ({type(error).__name__})"), None
+        return judge(ended.returncode, None, ended.oom_before, ended.oom_after), ended.worker
 
-    def _bury(self, job_id: str, death: Death) -> None:
+    def _bury(self, job_id: str, death: Death, worker: ProcessId | None) -> None:
+        """Takes back what `worker` held. Whoever else has the job now, another host's worker say, lives as far as is known."""
         leases, settings = self.place.store.leases, self.place.settings
-        holder = leases.holder(job_id)
 
         def gone(who: ProcessId | None) -> bool:
-            return (who is not None and who == holder) or surely_dead(who)
-        if holder is not None:
+            return (who is not None and who == worker) or surely_dead(who)
+        if (holder := leases.holder(job_id)) is not None and gone(holder):
             log.warning("job %s lost its worker: %s", job_id, death.cause)
         leases.reap(now=time.time(), limits=Limits(settings.max_crashes, settings.max_kills), dead=gone,
-                    crashed=holder if death.crashed else None, cause=death.cause, memory=death.memory)
+                    crashed=worker if death.crashed else None, cause=death.cause, memory=death.memory)
 
 
 def connect(settings: Settings) -> Any:

@@ -120,7 +120,7 @@ class SprocketEngine:
 
             return run_on_fleet(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
                                 checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras,
-                                calibrations=calibrations, cores=detect("cpu").cores, port=Settings().fleet_port)
+                                calibrations=calibrations, cores=detect("cpu").cores)
         self.warm_up()
         from engine.run import run
 

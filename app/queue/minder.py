@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from app.queue.process import ProcessId, identify, oom_kills
 from app.queue.reports import REPORT_SECONDS, SUPERVISOR, WORKER, key_of
 from app.queue.worker import MEMORY_EXIT, UNUSABLE_EXIT
 from app.settings import RAY, Settings
+from engine.errors import SprocketError
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +112,8 @@ class Minder:
             self._retired_at = time.monotonic()
             if self._child is not None and self._child.poll() is None:
                 self._child.terminate()
-            self._history.forget(self._status_key)
+            with suppress(SprocketError):  # a history that is away ends no worker by force; what was said grows old by itself
+                self._history.forget(self._status_key)
 
     def calm(self) -> None:
         """Takes back what was said of crashes, once there have been none for a while."""
@@ -152,8 +155,11 @@ class Minder:
         if returncode == UNUSABLE_EXIT or len(self._crashes) >= CIRCUIT_CRASHES:
             delay = CIRCUIT_SECONDS
             self._crashes.clear()
-            self._say(f"The worker crashed {CIRCUIT_CRASHES} times in ten minutes; last time {death.cause}. Jobs wait. It is "
-                      "started again in ten minutes, or when you restart Sprocket. `sprocket doctor` may know more.")
+            what = ("The worker cannot work here: its settings or its history are of no use to it, as the server's log says."
+                    if returncode == UNUSABLE_EXIT else
+                    f"The worker crashed {CIRCUIT_CRASHES} times in ten minutes; last time {death.cause}.")
+            self._say(f"{what} Jobs wait. It is started again in ten minutes, or when you restart Sprocket. `sprocket doctor` may know "
+                      "more.")
         elif not self._crashes:
             self._say(None)
         self._start_after = now + (0.0 if returncode == MEMORY_EXIT else delay)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.queue.process import oom_kills
+from app.queue.process import ProcessId, identify, oom_kills
 from engine.hardware import detect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,8 @@ class Ended:
     returncode: int
     oom_before: int | None
     oom_after: int | None
+    worker: ProcessId
+    """Which one it was."""
 
 
 def work_on(job_id: str, environment: Mapping[str, str], stop_seconds: float) -> Ended:
@@ -40,6 +42,7 @@ def work_on(job_id: str, environment: Mapping[str, str], stop_seconds: float) ->
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     child = subprocess.Popen([sys.executable, "-m", "app.queue.worker", "--only", job_id, "--parent", str(os.getpid())],
                              env=os.environ | dict(environment) | {"PYTHONPATH": path}, stdin=subprocess.DEVNULL)
+    worker = identify(child.pid)
     try:
         while child.poll() is None:  # not wait(): an interrupt is noticed between two looks
             time.sleep(LOOK_SECONDS)
@@ -50,7 +53,7 @@ def work_on(job_id: str, environment: Mapping[str, str], stop_seconds: float) ->
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-    return Ended(child.returncode, before, oom_kills())
+    return Ended(child.returncode, before, oom_kills(), worker)
 
 
 def hardware_there() -> dict[str, Any]:

@@ -25,10 +25,10 @@ STAGES = list(Stage)
 def run_on_fleet(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], models: ModelCache,
                  cancelled: Callable[[], bool], checkpoint_seconds: float = 30.0, preview_seconds: float = 1.0,
                  inputs: Path | None = None, loras: Path | None = None, calibrations: Path | None = None,
-                 cores: int = 1, port: int = 0) -> Iterator[Event]:
+                 cores: int = 1) -> Iterator[Event]:
     """As `engine.run.run`, for a plan with `devices`; the ranks stay warm in `models`.
 
-    `cores`: of this computer, shared among ranks on the processor. `port`: see `Fleet`.
+    `cores`: of this computer, shared among ranks on the processor.
     Raises also `FleetBroken`, with the last words of the rank that failed again and again.
     """
     check_executable(plan)
@@ -38,7 +38,7 @@ def run_on_fleet(plan: Plan, *, part: Path, workspace: Path, recipe: Mapping[str
         if cancelled():
             raise Cancelled("stopped on request.")
         try:
-            fleet = _fleet(plan, models, cores, port)
+            fleet = _fleet(plan, models, cores)
             for event in fleet.run(job, cancelled):
                 if (there := _kept(event)) > furthest:
                     losses, furthest = 0, there
@@ -65,14 +65,14 @@ def _kept(event: Event) -> tuple[int, int]:
     return 0, 0
 
 
-def _fleet(plan: Plan, models: ModelCache, cores: int, port: int) -> Fleet:
+def _fleet(plan: Plan, models: ModelCache, cores: int) -> Fleet:
     """A fleet on the plan's devices: the warm one, or a new one in its place: a rank keeps its device, and its exchanges with others."""
     if models.fleet is not None and (models.fleet.devices != plan.devices or not models.fleet.alive):
         _drop(models)
     if models.fleet is None:
         models.close()  # what this process holds would be missing on the devices
         threads = max(1, cores // len(plan.devices)) if plan.device == "cpu" else 1
-        models.fleet = Fleet(len(plan.devices), devices=plan.devices, threads=threads, port=port)
+        models.fleet = Fleet(len(plan.devices), devices=plan.devices, threads=threads)
     return models.fleet
 
 

@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
-from engine.errors import Cancelled, InvalidRequest, SprocketError
+from engine.errors import Cancelled, SprocketError
 from engine.events import Event
 from engine.parallel.watch import Heard, Pulse, broken, heard
 from engine.parallel.wire import ADDRESS, SECRET, Job, unpacked
@@ -52,14 +51,11 @@ class RankLost(Exception):
 class Fleet:
     """`ranks` processes, warm from job to job. `close()` ends them all, whatever they do."""
 
-    def __init__(self, ranks: int, *, devices: tuple[str, ...] = (), threads: int = 1, port: int = 0) -> None:
-        """`devices`: what whoever asks means them to work on. `threads`: of arithmetic, for each rank. `port`: of the rendezvous on
-        this computer; 0 takes a free one.
+    def __init__(self, ranks: int, *, devices: tuple[str, ...] = (), threads: int = 1) -> None:
+        """`devices`: what whoever asks means them to work on. `threads`: of arithmetic, for each rank.
 
-        Raises `InvalidRequest` for a port that is taken, `RankLost` if the ranks do not come up.
+        Raises `RankLost` if the ranks do not come up.
         """
-        if port:
-            _check_port(port)
         self.ranks, self.devices = ranks, devices
         self._folder = Path(tempfile.mkdtemp(prefix="sprocket-fleet-"))
         self._secret = secrets.token_bytes(32)
@@ -74,7 +70,7 @@ class Fleet:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {ADDRESS: str(self._listener.address), SECRET: self._secret.hex(), "PYTHONPATH": path,
                                     "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "engine.parallel.launch", str(ranks), str(self._folder), str(os.getpid()), str(port)]
+        command = [sys.executable, "-m", "engine.parallel.launch", str(ranks), str(self._folder), str(os.getpid())]
         with (self._folder / "launch.log").open("wb") as output:
             self._launcher = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                               start_new_session=True)
@@ -106,7 +102,7 @@ class Fleet:
         self._listener.close()
         for line in self._lines.values():
             line.close()
-        self._lines, self._pids = {}, {}
+        self._lines, self._pids, self.held = {}, {}, {}
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self, job: Job, cancelled: Callable[[], bool]) -> Iterator[Event]:
@@ -270,13 +266,3 @@ def _runs(pid: int) -> bool:
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # also one that is stopped
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise InvalidRequest("fleet_port", f"is {port}, which another program uses ({error.strerror}). Choose another with "
-                                               "SPROCKET_FLEET_PORT, or 0 for any that is free.", suggestion=0) from error

@@ -5,6 +5,7 @@ Control (cancel wishes, checkpoints) goes over gloo and the computer's memory wh
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from engine.parallel.degrees import Degrees
 from engine.parallel.watch import Pulse
+from engine.parallel.wire import STORE
 
 TIMEOUT = timedelta(minutes=10)
 """Of any exchange: the last resort. Ranks that died or stopped are found sooner, by `engine.parallel.watch`."""
@@ -33,7 +35,17 @@ def join(device: torch.device) -> None:
     """Become a rank, as the launcher's environment says. Raises RuntimeError or `DistStoreError` if the others cannot be reached."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", TIMEOUT)
+
+
+def meet(backend: str, patience: timedelta) -> None:
+    """The process group: by the file of `engine.parallel.launch` where it started this rank, else as torchrun's environment says, for
+    over several computers a port is the only way."""
+    if not (path := os.environ.get(STORE)):
+        dist.init_process_group(backend, timeout=patience)
+        return
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, timeout=patience, store=dist.FileStore(path, world), rank=rank, world_size=world)
 
 
 def leave() -> None:

@@ -19,6 +19,8 @@ from engine.plan import Plan
 
 ADDRESS, SECRET, AGENT = "SPROCKET_FLEET_ADDRESS", "SPROCKET_FLEET_SECRET", "SPROCKET_FLEET_AGENT"
 """Environment of a rank: where its owner listens, the secret in hexadecimal, the pid of the launcher."""
+STORE = "SPROCKET_RANKS_STORE"
+"""The file by which ranks of one computer find each other."""
 
 
 @dataclass(frozen=True, slots=True)

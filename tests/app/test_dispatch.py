@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,8 +14,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.queue.dispatch import Dispatch, Room, next_to_send, ranks_of
+from app.queue.process import this_process
+from app.queue.ray_task import Ended
 from app.queue.supervisor import Supervisor
 from app.queue.workplace import Workplace
 from app.settings import Settings
@@ -79,6 +83,35 @@ def test_the_cluster_is_asked_once_for_each_job_that_is_sent(studio: Studio) -> 
     work.send()
     assert list(work.tasks) == [job.id for job in jobs[:2]] and [one["num_cpus"] for one in sent] == [1, 1]
     assert len(asked) == 3  # the last time there was no room
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_task_that_ends_takes_no_job_from_another_host(known: bool, studio: Studio) -> None:
+    """It waited too long for its place, say, and another host's worker has the job by now."""
+    class Lost(Exception):
+        """As Ray's."""
+
+    def end(task: Ended) -> Ended:
+        if not known:
+            raise Lost
+        return task
+
+    here = replace(this_process(), host="a node", pid=1)
+    ended = Ended(-11, None, None, here)
+    ray = SimpleNamespace(wait=lambda tasks, **_: (tasks, []), get=end, exceptions=SimpleNamespace(RayError=Lost))
+    work = Dispatch(Workplace(studio.settings, studio.store, FakeEngine(), None, threading.Event()), ray)
+    job, leases = job_like(studio), studio.store.leases
+    assert leases.claim(other := replace(here, host="another node"), now=time.time()) is not None
+    work.tasks[job.id] = ended
+    work.settle()
+    assert leases.holder(job.id) == other and studio.job(job.id).state is JobState.RUNNING
+    studio.cancel(job.id)
+    leases.reap(now=time.time() + 1e6, limits=Limits(3, 25))
+    job = job_like(studio)
+    assert leases.claim(here, now=time.time()) is not None
+    work.tasks[job.id] = ended
+    work.settle()
+    assert (leases.holder(job.id) is None) is known  # a lost one's job waits for the end of its lease
 
 
 def test_what_may_be_sent_is_what_may_be_claimed(studio: Studio) -> None:

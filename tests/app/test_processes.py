@@ -11,17 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from app.errors import DataDirBusy
+from app.errors import DataDirBusy, HistoryUnreachable
 from app.history.records import JobState
 from app.queue.executor import Workplace, perform
+from app.queue.minder import Minder
 from app.queue.process import NICER, this_process
 from app.queue.reports import SUPERVISOR
 from app.queue.supervisor import Supervisor
-from app.queue.worker import chores
+from app.queue.worker import UNUSABLE_EXIT, chores
 from app.settings import Settings
 from app.studio import Studio, open_studio
 from engine.errors import StorageBlocked
@@ -147,6 +149,25 @@ while supervisor.worker_pid is None: time.sleep(0.01)
 print(supervisor.worker_pid, [m for m in ("torch", "diffusers", "gradio") if m in sys.modules], flush=True)
 time.sleep(600)
 """
+
+
+def test_a_history_that_is_away_does_not_end_workers_by_force(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_key: str) -> None:
+        raise HistoryUnreachable("the server does not answer.")
+
+    minder = Minder(studio.settings, studio.store)
+    asked: list[str] = []
+    minder._child = SimpleNamespace(poll=lambda: None, terminate=lambda: asked.append("in order"))  # type: ignore[assignment]
+    monkeypatch.setattr(studio.store, "forget", away)
+    minder.retire()
+    assert asked == ["in order"] and minder._retired_at is not None
+
+
+def test_a_worker_that_can_never_start_is_not_called_crashed(studio: Studio) -> None:
+    minder = Minder(studio.settings, studio.store)
+    minder._bury(UNUSABLE_EXIT)
+    said = studio.store.recall(SUPERVISOR)
+    assert said is not None and "cannot work here" in said[0] and "crashed" not in said[0]
 
 
 def test_a_full_disk_does_not_stop_what_makes_room(studio: Studio, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:

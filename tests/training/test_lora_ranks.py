@@ -28,6 +28,7 @@ def test_two_ranks_train_as_one_and_one_goes_on_with_their_checkpoint(tiny_base:
     two.create(replace(wanted, steps=3))
     save_set(two.folder / SAMPLES, random_set())
     command = launch_command(two.folder, tmp_path, tmp_path, "cpu", processes=2)
+    assert command[1:4] == ["-m", "training.ranks", "2"]  # not torchrun, whose store listens on every address
     done = subprocess.run(command, env=environment() | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, timeout=200,
                           check=False)
     assert done.returncode == EXITS["done"], done.stderr.decode()[-2000:]

@@ -12,6 +12,8 @@ import torch
 from engine.hardware import Hardware
 from engine.parallel.backward import GradientMesh
 from engine.parallel.degrees import Degrees
+from engine.parallel.mesh import meet
+from engine.parallel.wire import STORE
 from training.lora.loop import World
 from training.lora.processes import check_devices
 
@@ -40,6 +42,8 @@ def the_world(machine: Hardware, sequence: int = 1) -> World:
         return World()
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    if os.environ.get(STORE):
+        meet("gloo", PATIENCE)
     accelerator = Accelerator(cpu=machine.device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
     def add(tensor: torch.Tensor) -> None:

@@ -157,12 +157,13 @@ LAUNCH_CONFIG = ROOT / "training" / "launch.json"
 def launch_command(run: Path, models: Path, datasets: Path, device: str, *, parent: int | None = None, processes: int = 1) -> list[str]:
     """`accelerate launch -m training RUN` with nothing left to the configuration file that `accelerate config` made for other work.
 
-    Several processes without a GPU are started by torch's own launcher: accelerate's starts one on a processor, whatever it is told.
+    Several processes without a GPU are started by torch's own launcher (`training.ranks`): accelerate's starts one on a processor,
+    whatever it is told.
     """
     work = ["-m", "training", str(run), "--models-dir", str(models), "--datasets-dir", str(datasets),
             *([] if parent is None else ["--parent", str(parent)])]
     if device == "cpu" and processes > 1:
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *work]
+        return [sys.executable, "-m", "training.ranks", str(processes), *work]
     how = ["--cpu"] if device == "cpu" else ["--config_file", str(LAUNCH_CONFIG), *(["--multi_gpu"] if processes > 1 else [])]
     return [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1",
             "--mixed_precision", "no", "--dynamo_backend", "no", *how, *work]
