@@ -74,9 +74,10 @@ which is cheapest, and 226 is the stock pipeline's default."""
 TEXT_LENGTH_SHARES = (0.55, 0.1, 0.3, 0.03, 0.02)
 
 
-DRAWN_MORE = {"star": 3.0, "triangle": 2.0, "spins": 1.5}
-"""How much oftener clips of a shape, or of a motion, are drawn. Outlines of stars and triangles are what the latent's coarse cells
-give back least of: drawn alike, they came out as hearts when all other shapes were right; and what spins stood still the oftenest."""
+DRAWN_MORE = {"star": 3.0, "triangle": 2.5, "square": 1.5, "spins": 2.0, "bounces": 1.5}
+"""How much oftener clips of a shape, or of a motion, are drawn. Corners are what the latent's coarse cells give back least of: drawn
+alike, stars came out as hearts when all other shapes were right, and triangles and squares next; what spins stood still the oftenest,
+and what turns or changes its way shows its corners in one place for a frame or two only."""
 
 
 @cache
