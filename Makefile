@@ -14,11 +14,12 @@ demo: install
 run: install
 	@$(SPROCKET) serve
 
+# three at once on two cores: tests wait for servers, disks and browsers about a third of the time
 test:
 	@$(PYTHON) scripts/install.py --extra test
 	@$(VENV)/python scripts/chromium.py
 ifeq ($(ARGS),)
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 else
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest $(ARGS)
 endif

@@ -18,7 +18,7 @@ settings.load_profile("sprocket")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that two workers end together; a file that waits for pages takes turns with one that computes."""
+    """Long files first, so that the workers end together; a file that waits for pages takes turns with one that computes."""
     folders: dict[str, dict[Path, list[pytest.Item]]] = {}
     for item in items:
         folders.setdefault(item.path.parent.name, {}).setdefault(item.path, []).append(item)
