@@ -25,6 +25,7 @@ from app.queue.kinds import GENERATE
 from app.restoring import request_of
 from engine.errors import SprocketError
 from engine.request import GenerationRequest
+from engine.video.recipe import told
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -83,7 +84,7 @@ def public_view(clip: Clip) -> PublicClip:
     request = clip.recipe.get("request")
     asked = request if isinstance(request, dict) and clip.recipe.get("kind", GENERATE) == GENERATE else {}
     return PublicClip(
-        id=clip.id, prompt=clip.prompt, model=clip.model, seed=clip.seed, width=clip.width, height=clip.height, frames=clip.frames,
+        id=clip.id, prompt=clip.prompt, model=told(clip.model), seed=clip.seed, width=clip.width, height=clip.height, frames=clip.frames,
         fps=clip.fps, size_bytes=clip.size_bytes, published_at=clip.published_at or 0.0, recipe=public_recipe(clip.recipe),
         starts_from=tuple(words for name, words in STARTS.items() if asked.get(name)))
 

@@ -42,6 +42,8 @@ def resized_mask(known: Sequence[bool], size: tuple[int, int]) -> Tensor:
     """float32 (slots, 1, h, w): the mask as CogVideoX-Fun resizes it (trilinear, first frame apart). known: a bool a frame, 4k + 1."""
     bits = torch.tensor(known, dtype=torch.float32)
     slots = slot_count(len(known), "packed")
+    if slots == 1:
+        return bits[:1, None, None, None].expand(1, 1, *size)
     rest = torch.nn.functional.interpolate(bits[1:][None, None], size=slots - 1, mode="linear", align_corners=False)[0, 0]
     return torch.cat([bits[:1], rest])[:, None, None, None].expand(slots, 1, *size)
 

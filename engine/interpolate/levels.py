@@ -130,7 +130,7 @@ def frames_for(seconds: float, fps: float, key_frames: int | None = None, *, mos
     wanted = max(1.0, seconds * fps)
     if key_frames is not None:
         intervals = max(1, key_frames - 1)
-        return intervals * 2 ** min(MAX_ROUNDS, max(0, round(math.log2(wanted / intervals)))) + 1
+        return min((intervals * 2**rounds + 1 for rounds in range(MAX_ROUNDS + 1)), key=lambda count: abs(count - 1 - wanted))
     rounds = max(1, math.floor(math.log2(max(fps, 1.0))))
     while rounds > 1 and round(wanted / 2**rounds) < MIN_INTERVALS:
         rounds -= 1

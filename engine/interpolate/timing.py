@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 SNAP = 0.00105
 """Seconds of the source. Matroska rounds times to milliseconds; a frame so near to a given one is that one."""
+SNAP_STEP = 0.25
+"""The same in steps of the result, where those are so short: a slowed-down frame must not stand still for several."""
 LEAST_SHOW = 0.25
 """A last frame that would be on display for less than this part of its time does not count."""
 
@@ -36,7 +38,8 @@ def placed(shown: Iterable[tuple[float, float, T]], fps: float, slow: float = 1.
     Holds two things at a time. Every thing that stands at a time of the result is given as it is. The last one stays for
     as long as it is on display, so that the result lasts `slow` times what the source does.
     """
-    count = 0
+    count, rate = 0, fps * slow
+    snap = min(SNAP, SNAP_STEP / rate)
     origin = 0.0
     last: tuple[float, float, T] | None = None
     for now, duration, thing in shown:
@@ -44,8 +47,8 @@ def placed(shown: Iterable[tuple[float, float, T]], fps: float, slow: float = 1.
             origin = now
         else:
             start, length = last[0] - origin, now - last[0]
-            while (at := count / (fps * slow)) < now - origin - SNAP:
-                if at - start <= SNAP or length <= 0:
+            while (at := count / rate) < now - origin - snap:
+                if at - start <= snap or length <= 0:
                     yield Between(last[2], None, 0.0)
                 else:
                     yield Between(last[2], thing, (at - start) / length)
@@ -54,7 +57,6 @@ def placed(shown: Iterable[tuple[float, float, T]], fps: float, slow: float = 1.
     if last is None:
         return
     start = last[0] - origin
-    rate = fps * slow
-    total = max(math.floor((start + SNAP) * rate) + 1, math.ceil((start + last[1]) * rate - LEAST_SHOW))
+    total = max(math.floor((start + snap) * rate) + 1, math.ceil((start + last[1]) * rate - LEAST_SHOW))
     for _ in range(count, total):
         yield Between(last[2], None, 0.0)

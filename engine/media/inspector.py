@@ -15,7 +15,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 try:
@@ -32,6 +33,8 @@ MOST_PACKETS_TO_A_PICTURE = 500
 TRUNCATED = ("truncated", "Truncated")
 SAMPLE = 5000
 """Time stamps kept to tell whether the frame rate varies."""
+REORDERED = 32
+"""Frames that are stored later than ones shown after them, at most: where the sample is cut off, its end has holes."""
 
 
 class Refused(Exception):
@@ -192,10 +195,15 @@ def _packets(container: Any, stream: Any, limits: Mapping[str, Any]) -> Facts:
                 break
     except Exception:  # noqa: BLE001  (PyAV's errors: the file ends in the middle of a packet)
         broken = True
-    steps = [after - before for before, after in zip(sorted(stamps), sorted(stamps)[1:])]  # noqa: B905
-    steps = steps[:-1] or steps  # the last one may be cut short
-    variable = bool(steps) and max(steps) - min(steps) > 0.35 * (sum(steps) / len(steps))
+    variable = _varies(sorted(stamps)[:-REORDERED] if len(stamps) == SAMPLE else sorted(stamps))
     return {"frames": count, "seconds": max(0.0, last - (first or 0.0)), "variable": variable, "broken": broken}
+
+
+def _varies(stamps: Sequence[float]) -> bool:
+    """Whether frames shown at these times, in order, are unevenly apart."""
+    steps = [after - before for before, after in pairwise(stamps)]
+    steps = steps[:-1] or steps  # the last one may be cut short
+    return bool(steps) and max(steps) - min(steps) > 0.35 * (sum(steps) / len(steps))
 
 
 def _first_picture(container: Any, stream: Any, limits: Mapping[str, Any]) -> Facts:

@@ -34,7 +34,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
     `loras`: what is known of those in the request: name, weight, file (its name as it was added), rank, alpha, trigger.
     """
     spec = plan.spec
-    request = plan.request().to_json() | {"model": _told(plan.model)}
+    request = plan.request().to_json() | {"model": told(plan.model)}
     return {
         "sprocket": RECIPE_VERSION,
         "app_version": app_version(),
@@ -43,7 +43,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
         "made_from": made_from,
         "digitalSourceType": AI_SOURCE,
         "request": request,
-        "model": {"name": _told(spec.name), "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
+        "model": {"name": told(spec.name), "family": spec.family, "fingerprint": spec.fingerprint, "revision": spec.revision},
         "loras": [dict(lora) for lora in loras],
         "plan": {"dtype": plan.dtype, "device": plan.device, "residency": plan.residency, "tile": list(plan.tile),
                  "attention": plan.attention, "compile": plan.compile,
@@ -55,7 +55,7 @@ def build_recipe(plan: Plan, *, clip_id: str | None = None, made_from: str | Non
     }
 
 
-def _told(model: str) -> str:
+def told(model: str) -> str:
     """A model as strangers may know it: a hub id whole, so that a clip's settings can be restored; of a local folder its name."""
     return Path(model).name if Path(model).is_absolute() else model
 

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from app.history.leases import Limits
 from app.history.opening import rebuild
 from app.history.records import Clip, ClipQuery, Job, JobState
 from app.history.sidecar import clip_file, read_sidecar
+from app.published import public_view
 from app.queue.executor import Workplace, perform
 from app.queue.kinds import job_title, job_what
+from app.queue.kinds.interpolate import Interpolation
 from app.queue.process import this_process
 from app.settings import Settings
 from app.studio import Studio, open_studio
@@ -28,6 +31,8 @@ from app.ui.html.gallery import clip_html
 from app.ui.html.queue import queue_html
 from app.ui.html.status import stage_html
 from engine.errors import InvalidRequest
+from engine.interpolate.plan import plan_interpolation
+from engine.interpolate.request import InterpolateRequest
 from engine.media.probe import probe_video
 from engine.request import GenerationRequest
 from engine.video.recipe import read_recipe
@@ -63,6 +68,17 @@ def test_a_smoother_clip_with_lineage_and_recipe(studio: Studio, work_once: Work
     assert told == {name: value for name, value in smooth.recipe.items() if name not in ("seconds", "peak_bytes")}
     assert read_sidecar(studio.settings.media_dir, (studio.settings.media_dir / smooth.file).with_suffix(".json")) == smooth
     assert {c.id for c in studio.clips(ClipQuery(words="red ball")).clips} == {clip.id, smooth.id}
+
+
+def test_a_file_that_may_be_given_away_does_not_say_where_the_model_lies(studio: Studio, work_once: Work, clip: Clip) -> None:
+    job, video = studio.interpolations.submit(clip.id, fps=24), studio.clip_path(clip.id)
+    request = InterpolateRequest(video="0" * 64 + ".mp4", fps=24)
+    plan = plan_interpolation(request, probe_video(video))
+    parent = replace(clip, model="/home/anna/models/Ours")
+    assert Interpolation(job, request, plan, parent, True).recipe["source"]["model"] == "Ours"
+    old = {"source": {"title": "x", "model": "/home/anna/models/Ours"}, "request": request.to_json()}
+    assert Interpolation(job, request, plan, replace(parent, recipe=old), True).recipe["source"]["model"] == "Ours"
+    assert public_view(parent).model == "Ours"
 
 
 def test_a_clip_smoothed_twice_still_knows_its_words(studio: Studio, work_once: Work, clip: Clip) -> None:

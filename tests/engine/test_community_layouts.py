@@ -68,6 +68,11 @@ def test_the_resized_mask_forgets_a_single_last_frame() -> None:
     assert value(with_runs({0: torch.zeros(1), 16: torch.zeros(1)}, 17)) == [1, 0, 0, 0, 1]
 
 
+def test_a_clip_of_one_frame_has_one_bit() -> None:
+    assert resized_mask([True], (2, 3)).tolist() == [[[[1.0] * 3] * 2]]
+    assert resized_mask([False], (1, 1)).tolist() == [[[[0.0]]]]
+
+
 def test_a_repeat_does_not_replace_a_neighbour() -> None:
     one, two = torch.zeros(1), torch.ones(1)
     known = with_runs({7: one, 8: two}, 17)

@@ -57,7 +57,8 @@ def test_given_frames_are_never_made() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "fps", "keys", "frames"),
-                         [(6, 8, None, 49), (6, 8, 7, 49), (12, 8, None, 97), (48, 8, None, 385), (3, 8, None, 25), (6, 16, None, 97)])
+                         [(6, 8, None, 49), (6, 8, 7, 49), (12, 8, None, 97), (48, 8, None, 385), (3, 8, None, 25), (6, 16, None, 97),
+                          (4.5, 8, 7, 25), (2.2, 8, 7, 13)])
 def test_seconds_become_frames_that_rounds_can_make(seconds: float, fps: float, keys: int | None, frames: int) -> None:
     assert frames_for(seconds, fps, keys, most_keys=49) == frames
 

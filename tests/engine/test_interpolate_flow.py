@@ -61,6 +61,12 @@ def test_frames_that_come_at_uneven_times_are_placed_by_their_clock() -> None:
     assert [each.before for each in placed(rounded, 48.0) if each.after is None][:25] == list(range(25))
 
 
+def test_a_very_slow_result_does_not_stand_still_at_given_frames() -> None:
+    out = list(placed(steady(3, 60.0), 60.0, 16.0))
+    assert [index for index, each in enumerate(out[:33]) if each.after is None] == [0, 16, 32]
+    assert times(steady(3, 60.0), 60.0, 16.0)[:33] == pytest.approx([index / 16 for index in range(33)], abs=0.001)
+
+
 def test_time_that_stands_still_is_no_division_by_nothing() -> None:
     assert [each.before for each in placed([(0.0, 0.1, 0), (0.0, 0.1, 1), (0.1, 0.1, 2)], 10.0)] == [1, 2]
     assert list(placed([], 24.0)) == []

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,6 +23,7 @@ from PIL import Image
 
 from engine.errors import InvalidRequest
 from engine.media import probe as probing
+from engine.media.inspector import SAMPLE, _packets
 from engine.media.kinds import kind_of
 from engine.media.probe import DEFAULT_LIMITS, INSPECTOR, ImageFacts, probe_image, probe_video
 from tests.engine.media_files import counting, quarters, write_video
@@ -222,6 +224,18 @@ def test_limits_on_length(tmp_path: Path) -> None:
                             (replace(DEFAULT_LIMITS, video_bytes=1000), "at most 0 MB")):
         with pytest.raises(InvalidRequest, match=message):
             probe_video(path, limits=limits)
+
+
+def test_a_sample_cut_off_among_reordered_frames_does_not_make_the_rate_vary() -> None:
+    order = [shown for group in range(0, 6000, 4) for shown in (group + 4, group + 2, group + 1, group + 3)]  # as B-frames are stored
+    packets = [SimpleNamespace(size=1, is_discard=False, is_corrupt=False, pts=pts, duration=1) for pts in (*range(-3, 1), *order)]
+    looked = lambda packets: _packets(SimpleNamespace(demux=lambda stream: packets), SimpleNamespace(time_base=1 / 24),  # noqa: E731
+                                      {"video_frames": 10**6, "video_seconds": 10**6})["variable"]
+    assert [looked(packets[3 - more:SAMPLE + 900]) for more in range(4)] == [False] * 4
+    packets[400].duration = 9
+    for packet in packets[401:]:
+        packet.pts += 8
+    assert looked(packets) is True
 
 
 # ---- the limited process

@@ -21,6 +21,7 @@ from engine.interpolate.filling import plan_flowed
 from engine.interpolate.plan import LABEL, InterpolatePlan, plan_interpolation
 from engine.interpolate.recipe import build_interpolation_recipe
 from engine.interpolate.request import InterpolateRequest, wish_words
+from engine.video.recipe import told
 
 
 class Interpolate(ClipKind):
@@ -97,6 +98,7 @@ class Interpolation:
         if parent is not None:
             source |= source_of(parent.recipe) if "source" in parent.recipe else {"prompt": parent.prompt, "model": parent.model,
                                                                                    "seed": parent.seed}
+        source |= {"model": told(source["model"])} if "model" in source else {}
         return build_interpolation_recipe(
             self.request, self.plan, clip_id=self.job.id, made_from=self.job.made_from, source=source, generated=self.generated,
             created=datetime.fromtimestamp(self.job.created_at, timezone.utc))

@@ -26,6 +26,7 @@ from engine.ladder import Lapse, read_lapses
 from engine.media.probe import VideoFacts, probe_video
 from engine.plan import Plan
 from engine.spec import ModelSpec
+from engine.video.recipe import told
 
 
 def both(request: InterpolateRequest, inputs: Path) -> tuple[VideoFacts, VideoFacts | None]:
@@ -65,7 +66,7 @@ class Smoothing(PlannedWork):
     @cached_property
     def recipe(self) -> dict[str, Any]:
         job, plan = self.job, self.plan
-        source = {"title": self.request.title, "prompt": plan.prompt, "model": plan.model, "seed": plan.seed}
+        source = {"title": self.request.title, "prompt": plan.prompt, "model": told(plan.model), "seed": plan.seed}
         return build_smoothing_recipe(self.request, plan, clip_id=job.id, made_from=job.made_from, source=source,
                                       created=datetime.fromtimestamp(job.created_at, timezone.utc), source_fps=self.source_fps)
 
