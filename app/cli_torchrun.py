@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from dataclasses import replace
@@ -28,8 +29,9 @@ from engine.events import ClipWritten, StageStarted, StepDone
 from engine.hardware import Hardware, detect
 from engine.models.cache import ModelCache
 from engine.models.catalogue import find
-from engine.parallel.degrees import parse_degrees, why_not
+from engine.parallel.degrees import parse_degrees
 from engine.parallel.mesh import Mesh, join, leave
+from engine.parallel.planned import Ways, check_degrees
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
 from engine.run import run
@@ -57,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         leave()
         return code
     except SprocketError as error:
-        if rank == 0:
-            print(f"sprocket: {error}", file=sys.stderr)
+        where = f"rank {rank} on {socket.gethostname()}: " if world > 1 else ""  # one alone may lack a model or memory
+        print(f"sprocket: {where}{error}", file=sys.stderr)
         return exit_code(error)
 
 
@@ -119,10 +121,7 @@ def planned(options: argparse.Namespace, request: GenerationRequest, wish: str |
     degrees = parse_degrees(wish)
     if degrees.ranks != world:
         raise InvalidRequest("parallel", f"is {degrees}, {degrees.ranks} ranks, and torchrun started {world}. Make them equal.")
-    shape = made.latent_shape
-    video = shape[1] // (spec.patch_size_t or 1) * (shape[3] // spec.patch_size) * (shape[4] // spec.patch_size)
-    if reason := why_not(degrees, guided=made.guided, heads=spec.heads, video=video):
-        raise InvalidRequest("parallel", f"{reason}.")
+    check_degrees(degrees, spec, made.shape, Ways(made.cfg_gate < 1, made.attention))
     device = "cpu" if made.device == "cpu" else f"cuda:{local_rank}"
     return replace(made, parallel=str(degrees), devices=(device,) * world, device=device, compile=False)
 

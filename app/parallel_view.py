@@ -43,7 +43,8 @@ def link_json(hardware: Hardware) -> dict[str, Any]:
 def choices_text(made: Plan, hardware: Hardware, gpus: int) -> str:
     """The same for a person; the first of each number is the fastest."""
     kind = "ranks" if hardware.device == "cpu" else "GPUs"
-    lines = [f"  Over several {kind}: faster, not smaller. Each holds the whole model ({made.predicted_bytes / 2**30:.2f} GiB), so more of "
+    faster = "no faster than one process, which uses all cores" if hardware.device == "cpu" else "faster, not smaller"
+    lines = [f"  Over several {kind}: {faster}. Each holds the whole model ({made.predicted_bytes / 2**30:.2f} GiB), so more of "
              "them do not make room.", f"  {kind:>6}  --parallel                  a step, predicted   sent by each"]
     for one in offers(made.spec, made.shape, hardware, gpus):
         lines.append(f"  {one.degrees.ranks:>6}  {one.degrees!s:26}  {one.speed_up:5.2f} times as fast  "
@@ -73,7 +74,7 @@ def devices_words(hardware: Hardware) -> str:
     """What there is, with load and memory, in one line."""
     if hardware.device == "cpu":
         cores = f"{hardware.cores} core{'s' if hardware.cores > 1 else ''}"
-        return f"{cores} here, {hardware.free_bytes / 1e9:.0f} GB free; ranks share them. Faster, not smaller. {_link(hardware)}."
+        return f"{cores} here, {hardware.free_bytes / 1e9:.0f} GB free; one process uses them all, and ranks share them. {_link(hardware)}."
     several = f" {_link(hardware)}." if len(hardware.gpus) > 1 else ""
     return f"{'; '.join(map(_gpu, hardware.gpus))}. Faster, not smaller.{several}"
 

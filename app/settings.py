@@ -177,6 +177,14 @@ class Settings(BaseSettings):
         url = value.get_secret_value().strip()
         if url and not re.fullmatch(r"postgres(ql)?://[^/\s]*/[^/?\s]+(\?\S*)?", url):
             raise ValueError("must be postgresql://user:password@host:port/name, or empty for the SQLite file in the data folder")
+        if not url:
+            return value
+        from sqlalchemy.engine import make_url  # a quarter of a second, for those alone who have a server
+        from sqlalchemy.exc import ArgumentError
+        try:
+            make_url(url)
+        except (ArgumentError, ValueError):  # its words would have the password in them
+            raise ValueError("has a host or a port that is none; it must be postgresql://user:password@host:port/name") from None
         return SecretStr(re.sub(r"^postgres:", "postgresql:", url))
 
     @property

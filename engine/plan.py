@@ -21,7 +21,7 @@ from engine.interpolate.shown import at_once, check_shown, shown_notes
 from engine.ladder import Lapse, told
 from engine.memory import Forecast, Placement, Shape, latent_frames, stage_work
 from engine.memory.corrections import placement_kind
-from engine.parallel.planned import divide
+from engine.parallel.planned import Ways, divide
 from engine.plan_notes import memory_notes, mode_notes, speed_notes, way_notes
 from engine.precision import LOSS, asked_for, check_precision, compute_dtype, precision_notes, worse
 from engine.recovery import way_after
@@ -216,12 +216,11 @@ def plan(request: GenerationRequest, spec: ModelSpec, hardware: Hardware, policy
     cache, gate = _shortcuts(request, guidance, policy)
     encoded = encoded_frames(request.mode, frames, spec.shown, request.given)
     shape = Shape(frames, height, width, guidance > 1.0, encoded, cache)
-    division = divide(request.parallel, spec, shape, hardware, gated=gate < 1)
-    hardware = division.hardware
     kernel = _kernel(speed, hardware, spec, dtype, policy)
+    division = divide(request.parallel, spec, shape, hardware, Ways(gate < 1, kernel))
+    hardware = division.hardware
     way = way or _way(request, spec, shape, dtype, hardware, policy, lapses)
-    work = division.sooner(_work(spec, shape, sampled_steps(steps, strength), gate))
-    division.check_kernel(kernel)
+    work = division.sooner(_work(spec, shape, sampled_steps(steps, strength), gate), height // spec.spatial_scale)
     compiled = not division.devices and compiling_pays(speed, hardware, work=work["sample"], residency=way.placement.transformer.residency,
                               feed_forward=way.placement.feed_forward)
     sampled, padding = latent_frames(spec, frames)

@@ -48,7 +48,9 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         """`url`: postgresql://user:password@host:port/name. Raises InvalidRequest (database) without the driver."""
         parsed = make_url(url).set(drivername="postgresql+psycopg")
-        self.name = make_url(url).render_as_string(hide_password=True)
+        shown = make_url(url)
+        secret = [key for key in shown.query if "pass" in key.lower()]
+        self.name = shown.difference_update_query(secret).render_as_string(hide_password=True)
         options = (f"-c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s "
                    f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s")
         arguments = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENT_SECONDS * 1000, "keepalives_idle": SILENT_SECONDS,

@@ -22,6 +22,9 @@ from engine.spec import ModelSpec
 
 CALLS_ULYSSES = 2
 """All-to-alls of a layer."""
+LEAST_WORK = 2e12
+"""Multiplications and additions of a decode from which on rows are dealt out. Less is done in seconds by one rank, to the very bit of what
+a clip on one device has; over several ranks a norm's sums are added in another order, which in bf16 may move a pixel by a step or two."""
 HIDDEN = 0.25
 """Share of the attention that could hide a ring's traffic which does: in xDiT's tables a ring of 2 is no faster than ulysses."""
 
@@ -36,13 +39,15 @@ class Machine:
     """Bytes a second that a device sends while it receives as many."""
     latency: float = 30e-6
     """Seconds of any exchange, however small."""
+    shared: bool = False
+    """All of them are one processor, whose cores a process that is alone has to itself: its ranks get each their part of `flops`."""
 
 
 GPU = Machine(3.3e14, 1.5e11)
 """An H100 with NVLink, where nothing is measured."""
 PCIE = 2e10
 """Bytes a second between two GPUs on a 4th-generation bus."""
-PROCESSOR = Machine(5e10, 6e8, 2e-4)
+PROCESSOR = Machine(5e10, 6e8, 2e-4, shared=True)
 """Processes on one computer, over gloo."""
 
 
@@ -68,10 +73,11 @@ def step_cost(spec: ModelSpec, shape: Shape, degrees: Degrees, machine: Machine,
     share = share_of(degrees, text, n - text, spec.heads)
     linear = 24.0 * rows * max(share.tokens) * d * d * spec.layers
     attention = 4.0 * rows * max(share.stations()) * n * d * max(share.heads) / spec.heads * spec.layers
-    compute = (linear + attention) / machine.flops
+    flops = machine.flops / (degrees.ranks if machine.shared else 1)
+    compute = (linear + attention) / flops
     ulysses, ring = (number_bytes * rows * spec.layers * max(share.sent(part, 1, d // spec.heads)[kind] for part in range(degrees.sequence))
                      for kind in range(2))
-    hidden = HIDDEN * attention / machine.flops * (degrees.ring - 1) / degrees.ring
+    hidden = HIDDEN * attention / flops * (degrees.ring - 1) / degrees.ring
     passing = ring / machine.link + machine.latency * spec.layers * (degrees.ring - 1)
     exchange = max(0.0, passing - hidden) + ulysses / machine.link
     if degrees.ulysses > 1:

@@ -27,6 +27,7 @@ from engine.models.cogvideox import pixels_of
 from engine.models.vae_decode import decode_chunks
 from engine.parallel.attend import SequenceAttend
 from engine.parallel.bands import decode_rows, encode_rows
+from engine.parallel.cost import LEAST_WORK
 from engine.parallel.degrees import Share, deal
 from engine.parallel.mesh import Mesh
 from engine.parallel.tiles import decode_tiles
@@ -34,9 +35,6 @@ from engine.parallel.tokens import clip_share, divided_tokens
 from engine.parallel.weights import compare_weights
 
 EXACT = ("whole", "banded")
-LEAST_WORK = 2e12
-"""Multiplications and additions of a decode from which on rows are dealt out. Less is done in seconds by one rank, to the very bit of what
-a clip on one device has; over several ranks a norm's sums are added in another order, which in bf16 may move a pixel by a step or two."""
 
 
 def spread(model: Any, mesh: Mesh, folder: Path) -> SpreadModel:

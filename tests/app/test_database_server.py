@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateTable
 from app.errors import HistoryBusy, HistoryUnreachable
 from app.history.leases import first_waiting
 from app.history.opening import open_store
-from app.history.postgres import explained, may_help
+from app.history.postgres import PostgresDatabase, explained, may_help
 from app.history.rows import storable
 from app.history.schema import clips
 from app.history.substring import holds
@@ -77,11 +77,18 @@ def test_the_setting_reaches_workers_and_its_password_nobody(own_data_dir: Path)
     assert Settings(data_dir=own_data_dir).to_env()["SPROCKET_DATABASE"] == ""
 
 
-@pytest.mark.parametrize("url", ["mysql://u:geheim@h/db", "postgresql://u:geheim@host", "history.db"])
+@pytest.mark.parametrize("url", ["mysql://u:geheim@h/db", "postgresql://u:geheim@host", "history.db",
+                                 "postgresql://u:geheim@host:many/db", "postgresql://u:geheim@[::1/db"])
 def test_an_address_that_is_none_is_refused_in_words(url: str) -> None:
     with pytest.raises(InvalidRequest, match="postgresql://user:password@host:port/name") as refused:
         Settings(database=url)
     assert "geheim" not in str(refused.value) and "SPROCKET_DATABASE" in str(refused.value)
+
+
+def test_a_password_after_the_question_mark_is_shown_to_nobody() -> None:
+    pytest.importorskip("psycopg", reason="the driver is an extra")
+    name = PostgresDatabase("postgresql://anna:geheim@h/studio?password=auchgeheim&sslpassword=drittes&sslmode=require").name
+    assert "geheim" not in name and "drittes" not in name and "sslmode=require" in name
 
 
 def test_without_the_driver_it_is_said_what_to_install(own_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

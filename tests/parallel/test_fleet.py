@@ -53,7 +53,7 @@ def models() -> Iterator[ModelCache]:
 @pytest.fixture
 def job(tiny_plan: Callable[..., Plan]) -> Plan:
     made = tiny_plan("rope", steps=12, parallel="ulysses=2")
-    assert made.devices == ("cpu", "cpu") and "faster, not smaller" in " ".join(made.notes)
+    assert made.devices == ("cpu", "cpu") and "share the cores" in " ".join(made.notes)
     return made
 
 

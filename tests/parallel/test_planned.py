@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch.distributed as dist
 from typer.testing import CliRunner
 
+from app import cli_torchrun
 from app.cli import app
 from app.cli_torchrun import least
 from app.parallel_view import devices_words, page_choices
@@ -21,8 +24,11 @@ from engine.checkpoint import fingerprint
 from engine.errors import CannotFit, InvalidRequest, ModelInvalid
 from engine.facts import published
 from engine.hardware import Gpu, Hardware
+from engine.memory import Shape
+from engine.parallel.cost import LEAST_WORK
 from engine.parallel.degrees import Degrees
 from engine.parallel.mesh import Mesh
+from engine.parallel.planned import offers, usable
 from engine.parallel.weights import compare_weights, digest
 from engine.plan import Plan, plan
 from engine.request import GenerationRequest
@@ -132,6 +138,49 @@ def test_a_ring_refuses_kernels_without_sums() -> None:
     machine = replace(gpus(79, 79), capability=(9, 0), packages=("sageattention",))
     with pytest.raises(InvalidRequest, match="does not give the sums"):
         plan(GenerationRequest(prompt="a fox", parallel="ring=2"), FIVE, machine, speed=Speed(attention="sage"))
+
+
+def test_fewer_gpus_with_a_kernel_without_sums_make_no_ring() -> None:
+    machine = replace(gpus(79, 79, 10, 10), capability=(9, 0), packages=("sageattention",))
+    wish = GenerationRequest(prompt="a fox", guidance=1.0, parallel="ulysses=4")
+    found = plan(wish, FIVE, machine, speed=Speed(attention="sage"))
+    assert (found.attention, found.parallel) == ("sage", "cfg=1,ulysses=2,ring=1")
+    assert plan(wish, FIVE, machine).parallel == "cfg=1,ulysses=1,ring=2"
+
+
+def test_gpus_that_our_own_ranks_keep_busy_are_not_anothers() -> None:
+    working = gpus(79, 79, loads=(98, 99))
+    held = replace(working, gpus=tuple(replace(gpu, held_bytes=20 * GIB) for gpu in working.gpus))
+    assert [gpu.device for gpu in usable(held)] == ["cuda:0", "cuda:1"] and usable(working) == []
+
+
+def test_ranks_on_a_processor_share_the_cores_that_one_process_has(tiny_plan: Callable[..., Plan]) -> None:
+    two, alone = tiny_plan("rope", parallel="cfg=2"), tiny_plan("rope")
+    assert two.work["sample"] >= alone.work["sample"] and two.work["decode"] == alone.work["decode"]
+    shape = Shape(49, 480, 720, True)
+    assert {one.degrees.ranks for one in offers(FIVE, shape, replace(CPU, cores=2), 8)} == {2, 3, 4}  # no more are taken
+    assert all(one.speed_up <= 1 for one in offers(FIVE, shape, CPU))
+    small = gpus(79, 79)
+    short = [plan(GenerationRequest(prompt="a fox", frames=1, parallel=way), FIVE, small) for way in ("cfg=2", None)]
+    assert (short[0].work["decode"] < short[1].work["decode"]) == (short[1].work["decode"] >= LEAST_WORK)
+
+
+def test_torchrun_refuses_what_a_plan_refuses(tiny_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    alone = tiny_plan("rope")
+    wish = GenerationRequest(prompt="a fox", model=alone.model, steps=3, cache="pab", cfg_gate=0.5)
+    with pytest.raises(InvalidRequest, match="cfg=2 beside the cache pab"):
+        cli_torchrun.planned(Namespace(models_dir=None), wish, "cfg=2", CPU, 2, 0)
+
+    def refused(*_: object) -> Plan:
+        raise InvalidRequest("model", "is not here.")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, body in (("join", lambda _device: None), ("least", lambda hardware, _here: hardware), ("planned", refused)):
+        monkeypatch.setattr(cli_torchrun, name, body)
+    assert cli_torchrun.main(["--out", "clip.mp4", "--prompt", "a fox"]) == 2
+    assert f"rank 1 on {socket.gethostname()}: model: is not here." in capsys.readouterr().err
 
 
 def test_rounds_are_made_on_one_device(tiny_plan: Callable[..., Plan]) -> None:
