@@ -74,7 +74,8 @@ def devices_words(hardware: Hardware) -> str:
     """What there is, with load and memory, in one line."""
     if hardware.device == "cpu":
         cores = f"{hardware.cores} core{'s' if hardware.cores > 1 else ''}"
-        return f"{cores} here, {hardware.free_bytes / 1e9:.0f} GB free; one process uses them all, and ranks share them. {_link(hardware)}."
+        return (f"{cores} here, {hardware.free_bytes / 1e9:.0f} GB free; one process uses them all, and ranks share them. Faster, not "
+                f"smaller, on GPUs only. {_link(hardware)}.")
     several = f" {_link(hardware)}." if len(hardware.gpus) > 1 else ""
     return f"{'; '.join(map(_gpu, hardware.gpus))}. Faster, not smaller.{several}"
 
