@@ -177,14 +177,9 @@ class Settings(BaseSettings):
         url = value.get_secret_value().strip()
         if url and not re.fullmatch(r"postgres(ql)?://[^/\s]*/[^/?\s]+(\?\S*)?", url):
             raise ValueError("must be postgresql://user:password@host:port/name, or empty for the SQLite file in the data folder")
-        if not url:
-            return value
-        from sqlalchemy.engine import make_url  # a quarter of a second, for those alone who have a server
-        from sqlalchemy.exc import ArgumentError
-        try:
-            make_url(url)
-        except (ArgumentError, ValueError):  # its words would have the password in them
-            raise ValueError("has a host or a port that is none; it must be postgresql://user:password@host:port/name") from None
+        host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?", host):
+            raise ValueError("has a host or a port that is none; it must be postgresql://user:password@host:port/name")
         return SecretStr(re.sub(r"^postgres:", "postgresql:", url))
 
     @property
