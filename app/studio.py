@@ -64,7 +64,7 @@ class Studio:
     def __init__(self, settings: Settings, store: Store, engine: Engine | None = None) -> None:
         self.settings = settings
         self.store = store
-        self._engine = engine or open_engine(settings.engine)
+        self._engine = engine or open_engine(settings.engine, settings.data_dir)
         self._trouble: tuple[float, str | None] | None = None
         self.hub = Hub(settings, in_use=store.jobs.models_in_use, memory=self._memory_of)
         """Models: downloads, the Models page, `sprocket models`."""

@@ -253,7 +253,8 @@ class Trainings:
     # ---- parts
 
     def _queue(self, run_id: str, config: TrainConfig, owner: str, project_id: str | None, reserve: bool) -> Job:
-        request = {"run": run_id, "model": config.model, "name": config.name, "loras": []}
+        request = {"run": run_id, "model": config.model, "name": config.name, "loras": [], "processes": config.ranks,
+                   "device": config.device}
         return self._store.jobs.add(owner=owner, project_id=self._project(project_id, owner), request=request,
                                     asked=request | {"at": time.time()}, now=time.time(), steps=config.steps, kind=TRAIN,
                                     max_attempts=self._settings.max_crashes, max_waiting=self._settings.max_waiting,

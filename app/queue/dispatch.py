@@ -25,6 +25,7 @@ from app.history.leases import Limits
 from app.history.records import Job
 from app.history.store import Store
 from app.queue.door import Engine
+from app.queue.kinds import TRAIN
 from app.queue.minder import KILL_AFTER_TERM_SECONDS, Death, judge
 from app.queue.process import ProcessId, orphaned, surely_dead, this_process
 from app.queue.ray_task import ROOT, Ended, hardware_there, work_on
@@ -50,8 +51,9 @@ class Room:
     largest_gpus: int
 
     def need(self, job: Job) -> dict[str, float]:
-        """Resources of the task for `job`: a GPU for each rank it asks for, as far as one node has them; a core where there are none."""
-        if self.largest_gpus == 0:
+        """Resources of the task for `job`: a GPU for each rank it asks for, as far as one node has them; a core where there are none or
+        none is wanted."""
+        if self.largest_gpus == 0 or job.request.get("device") == "cpu":
             return {"num_cpus": 1}
         return {"num_cpus": 0, "num_gpus": min(ranks_of(job), self.largest_gpus)}
 
@@ -61,6 +63,8 @@ class Room:
 
 def ranks_of(job: Job) -> int:
     """Devices that a job asks for."""
+    if job.kind == TRAIN:
+        return int(job.request.get("processes", 1))
     try:
         return parse_degrees(str(job.request["parallel"])).ranks if job.request.get("parallel") else 1
     except InvalidRequest:

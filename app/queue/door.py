@@ -73,6 +73,8 @@ class SprocketEngine:
         self._models: ModelCache | None = None
         self._link: tuple[float, float] | None = None
         """As the latest fleet measured it; it is kept beside the history."""
+        self.folder: Path | None = None
+        """Of data; None: the environment's."""
 
     def installed(self, models_dir: Path | None) -> tuple[ModelSpec, ...]:
         return installed(models_dir=models_dir)
@@ -85,11 +87,8 @@ class SprocketEngine:
         held = Counter(_held_on_gpus())
         held.update({} if fleet is None else fleet.held)
         machine = detect(device, held)
-        folder = Settings().data_dir
-        if fleet is not None and fleet.link not in (None, self._link):
-            self._link = fleet.link
-            keep(folder, machine, fleet.link, time.time())
-        machine = with_link(machine, folder)
+        self._keep_link()
+        machine = with_link(machine, self._data_dir())
         own = [_resident(pid) for pid in (os.getpid(), *(() if fleet is None else fleet.pids.values()))]
         if machine.device == "cpu":
             return replace(machine, free_bytes=min(machine.total_bytes, machine.free_bytes + sum(own)))
@@ -97,6 +96,21 @@ class SprocketEngine:
             return machine
         waiting = sum(max(0, size - GPU_PROGRAM) for size in own)  # weights that wait in memory, and make room for another job's
         return replace(machine, ram_bytes=min(detect("cpu").total_bytes, machine.ram_bytes + waiting))
+
+    def _data_dir(self) -> Path:
+        return self.folder or Settings().data_dir
+
+    def _keep_link(self) -> None:
+        """For the devices between which it was measured, whatever else is looked at."""
+        fleet = None if self._models is None else self._models.fleet
+        if fleet is not None and fleet.link is not None and fleet.link != self._link:
+            self._link = fleet.link
+            keep(self._data_dir(), detect("cpu" if fleet.devices[0] == "cpu" else None), fleet.link, time.time())
+
+    def _on_fleet(self, events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            self._keep_link()  # measured as the first job begins
+            yield event
 
     def open_models(self) -> Closeable:
         from engine.models.cache import ModelCache
@@ -118,9 +132,10 @@ class SprocketEngine:
         if plan.devices:
             from engine.parallel.drive import run_on_fleet
 
-            return run_on_fleet(plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
-                                checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras,
-                                calibrations=calibrations, cores=detect("cpu").cores)
+            return self._on_fleet(run_on_fleet(
+                plan, part=part, workspace=workspace, recipe=recipe, models=models, cancelled=cancelled,
+                checkpoint_seconds=checkpoint_seconds, preview_seconds=preview_seconds, inputs=inputs, loras=loras,
+                calibrations=calibrations, cores=detect("cpu").cores))
         self.warm_up()
         from engine.run import run
 
@@ -146,11 +161,13 @@ def _held_on_gpus() -> dict[str, int]:
     return {f"cuda:{number}": int(cuda.memory_reserved(number)) for number in range(cuda.device_count())}
 
 
-def open_engine(name: str) -> Engine:
-    """The engine behind `module:callable`. Raises InvalidRequest (field 'engine')."""
+def open_engine(name: str, folder: Path | None = None) -> Engine:
+    """The engine behind `module:callable`, for the data in `folder`. Raises InvalidRequest (field 'engine')."""
     module, _, attribute = name.partition(":")
     try:
         made: Engine = getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidRequest("engine", f"{name!r} cannot be opened ({error}). Unset SPROCKET_ENGINE.") from error
+    if isinstance(made, SprocketEngine):
+        made.folder = folder
     return made

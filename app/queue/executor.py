@@ -141,12 +141,13 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
     elif isinstance(event, Resumed):
         log.info("resumed from step %d of %d", event.step, event.steps)
         note = f"Resumed from step {event.step} of {event.steps}."
-        beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=json.dumps([*work.notes, note]))
+        beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=json.dumps([*work.notes, *attempt.restarts, note]))
     elif isinstance(event, RanksRestarted):
         log.warning("restarted, because %s. Its last lines:\n%s", event.why, event.log)
-        beat.note(notes=json.dumps([*work.notes, f"Started again, because {event.why}."]))
+        attempt.restarts.append(f"Started again, because {event.why}.")
+        beat.note(notes=json.dumps([*work.notes, *attempt.restarts]))
     elif isinstance(event, CutsFound):
-        beat.note(notes=json.dumps([*work.notes, cuts_note(event.seconds, event.faded)]))
+        beat.note(notes=json.dumps([*work.notes, *attempt.restarts, cuts_note(event.seconds, event.faded)]))
     elif isinstance(event, Preview):
         path = attempt.settings.job_dir(attempt.job.id) / "preview.webp"
         part = path.with_suffix(".part")

@@ -124,7 +124,7 @@ class Supervisor:
         mode = mode_of(self._history, self._settings)
         if mode != self._mode:
             there = self._settings.executor == RAY  # where every job gets devices of its own
-            self._wanted = ("",) if there else wanted(mode, open_engine(self._settings.engine).hardware())
+            self._wanted = ("",) if there else wanted(mode, open_engine(self._settings.engine, self._settings.data_dir).hardware())
             self._mode = mode
             log.warning("devices work %s: %d worker%s", mode, len(self._wanted), "" if len(self._wanted) == 1 else "s")
         self._mode_at = time.monotonic() + MODE_SECONDS

@@ -99,7 +99,7 @@ def _set_up(options: argparse.Namespace) -> tuple[Settings, Store, threading.Eve
     except (SchemaTooNew, HistoryDamaged) as error:
         log.error("%s", error)
         return UNUSABLE_EXIT
-    return 0 if store is None else (settings, store, stopping, open_engine(settings.engine))
+    return 0 if store is None else (settings, store, stopping, open_engine(settings.engine, settings.data_dir))
 
 
 def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -> Store | None:

@@ -44,6 +44,8 @@ class Attempt:
     place: Workplace
     claim: Claim
     beat: Heartbeat
+    restarts: list[str] = field(default_factory=list)
+    """Notes on ranks that were lost while it went on."""
 
     @property
     def job(self) -> Job:

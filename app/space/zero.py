@@ -49,7 +49,7 @@ def gpu_call(settings_said: dict[str, str], job_id: str, declared_seconds: int, 
     """One call: claims the job, runs it until it ends or `working` seconds are over, and says how it stands. JSON types only: no
     tensor leaves the process that had the GPU. Opens the history itself, for a connection does not survive a fork."""
     settings = Settings(**{name.removeprefix("SPROCKET_").lower(): value for name, value in settings_said.items()})
-    engine = open_engine(settings.engine)
+    engine = open_engine(settings.engine, settings.data_dir)
     store = open_store(settings, repair=False)
     models = MODELS.get("models") or engine.open_models()
     stopping = threading.Event()
@@ -81,7 +81,7 @@ def lent(longest: float = LONGEST_SECONDS) -> Call:
 
 def load_ahead(settings: Settings, engine: Engine | None = None) -> None:
     """Opens the models of this process, so that forks have them."""
-    MODELS["models"] = (engine or open_engine(settings.engine)).open_models()
+    MODELS["models"] = (engine or open_engine(settings.engine, settings.data_dir)).open_models()
 
 
 class Zero:
@@ -91,7 +91,8 @@ class Zero:
     def __init__(self, studio: Studio, call: Call, longest: float = LONGEST_SECONDS) -> None:
         self._studio, self._call, self._longest = studio, call, longest
         self._stop = threading.Event()
-        self._place = Workplace(studio.settings, studio.store, open_engine(studio.settings.engine), None, self._stop)
+        engine = open_engine(studio.settings.engine, studio.settings.data_dir)
+        self._place = Workplace(studio.settings, studio.store, engine, None, self._stop)
         self._reporter = threading.Thread(target=self._report, name="inline-executor", daemon=True)
 
     def start(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.queue.dispatch import Dispatch, Room, next_to_send, ranks_of
+from app.queue.kinds import TRAIN
 from app.queue.process import this_process
 from app.queue.ray_task import Ended
 from app.queue.supervisor import Supervisor
@@ -38,9 +39,12 @@ def test_a_job_gets_a_gpu_for_each_rank_or_a_core_where_there_are_none(studio: S
     one = job_like(studio)
     four = replace(one, request={**one.request, "parallel": "cfg=2,ulysses=2"})
     bad = replace(one, request={**one.request, "parallel": "many"})
-    assert [ranks_of(job) for job in (one, four, bad)] == [1, 4, 1]
+    training = replace(one, kind=TRAIN, request={"run": "a", "processes": 2})
+    assert [ranks_of(job) for job in (one, four, bad, training, replace(training, request={"run": "a"}))] == [1, 4, 1, 2, 1]
     cores, gpus = Room({"CPU": 1.0}, 0), Room({"CPU": 8.0, "GPU": 3.0}, 2)
     assert cores.need(four) == {"num_cpus": 1} and gpus.need(one) == {"num_cpus": 0, "num_gpus": 1}
+    assert gpus.need(training) == {"num_cpus": 0, "num_gpus": 2}
+    assert gpus.need(replace(four, request={**four.request, "device": "cpu"})) == {"num_cpus": 1}
     assert gpus.need(four) == {"num_cpus": 0, "num_gpus": 2}  # no node has more; the plan says so
     assert cores.holds(cores.need(one)) and not Room({"CPU": 0.5}, 0).holds({"num_cpus": 1})
     assert gpus.holds(gpus.need(four)) and not Room({"CPU": 8.0, "GPU": 1.0}, 2).holds(gpus.need(four))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,11 +21,13 @@ from app.history.leases import Limits
 from app.history.records import Job, JobState
 from app.history.sidecar import clip_file, read_sidecar
 from app.queue import inline_batch
-from app.queue.executor import Workplace, perform, planned
+from app.queue.executor import Workplace, _tell, perform, planned
 from app.queue.process import this_process
 from app.queue.worker import chores, work
+from app.queue.workplace import Attempt
 from app.settings import Settings
 from app.studio import Studio, open_studio
+from engine.events import RanksRestarted, Resumed
 from tests.fakes import FakeEngine, FakeModels
 
 Work = Callable[[], Job | None]
@@ -314,6 +319,18 @@ def test_previews_and_progress_reach_the_row(studio: Studio, work_once: Work, mo
     assert any(data[8:12] == b"WEBP" for data in previews)
     assert studio.preview_path(job.id) is None  # the clip itself is better
     assert studio.job(job.id).preview_seq > 0
+
+
+def test_that_ranks_were_lost_stays_beside_where_it_went_on(studio: Studio) -> None:
+    studio.submit({"prompt": "x"})
+    claim = studio.store.leases.claim(this_process(), now=time.time())
+    assert claim is not None
+    said: list[dict[str, Any]] = []
+    beat: Any = SimpleNamespace(note=lambda **values: said.append(values))
+    attempt, job_work = Attempt(place_of(studio), claim, beat), SimpleNamespace(notes=("one",), steps=12)
+    for event in (RanksRestarted("rank 1 ended", ""), Resumed(6, 12)):
+        _tell(attempt, job_work, event)  # type: ignore[arg-type]
+    assert json.loads(said[-1]["notes"]) == ["one", "Started again, because rank 1 ended.", "Resumed from step 6 of 12."]
 
 
 def test_a_preview_that_finds_no_room_is_no_failure(studio: Studio, work_once: Work, monkeypatch: pytest.MonkeyPatch) -> None:

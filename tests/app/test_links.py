@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.links import FILE, keep, key_of, with_link
 from app.parallel_view import devices_words, page_choices
+from app.queue import door
 from app.queue.door import SprocketEngine
+from engine.events import Event, Stage, StageStarted
 from engine.facts import published
 from engine.hardware import Gpu, Hardware, detect
 
@@ -44,11 +47,28 @@ def test_the_engine_keeps_what_its_fleet_measured(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SPROCKET_DATA_DIR", str(tmp_path))
     one, later = SprocketEngine(), SprocketEngine()
     assert one.hardware("cpu").link is None
-    one._models = SimpleNamespace(fleet=SimpleNamespace(link=SLOW, pids={}, held={}))  # type: ignore[assignment]
+    one._models = SimpleNamespace(fleet=SimpleNamespace(link=SLOW, pids={}, held={}, devices=("cpu",) * 2))  # type: ignore[assignment]
     measured = one.hardware("cpu")
     assert measured.link == SLOW and measured.link_at is not None
     assert one.hardware("cpu").link_at == measured.link_at  # once, not at every look
     assert later.hardware("cpu").link == SLOW  # in another process, before it has a fleet
+
+
+def test_a_link_of_ranks_on_the_processor_is_not_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "detect", lambda device=None, _held=None: CPU if device == "cpu" else TWO)
+    engine = door.open_engine("app.queue.door:SprocketEngine", tmp_path / "given")
+    assert isinstance(engine, SprocketEngine)
+    fleet = SimpleNamespace(link=None, pids={}, held={}, devices=("cpu", "cpu"))
+    engine._models = SimpleNamespace(fleet=fleet)  # type: ignore[assignment]
+    (tmp_path / "given").mkdir()
+
+    def events() -> Iterator[Event]:
+        fleet.link = SLOW
+        yield StageStarted(Stage.LOAD)
+
+    assert [event.stage for event in engine._on_fleet(events()) if isinstance(event, StageStarted)] == [Stage.LOAD]
+    assert with_link(CPU, tmp_path / "given").link == SLOW  # at once, in the folder that was named
+    assert engine.hardware().link is None and engine.hardware("cpu").link == SLOW
 
 
 def test_plan_and_page_say_whether_it_was_measured(tmp_path: Path) -> None:
