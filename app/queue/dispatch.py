@@ -73,7 +73,10 @@ def ranks_of(job: Job) -> int:
 
 def next_to_send(waiting: tuple[Job, ...], sent: Mapping[str, Any], room: Callable[[], Room]) -> tuple[Job, dict[str, float]] | None:
     """The first waiting job that is not on its way, and what its task needs; None where there is none, or no `room` for it: nobody
-    overtakes it."""
+    overtakes it. While one that wants several GPUs is on its way and not begun, none is sent: what is free may be on several nodes, where
+    it would wait, and those sent after it would take what it waits for."""
+    if any(job.id in sent and ranks_of(job) > 1 for job in waiting):
+        return None
     first = next((job for job in waiting if job.id not in sent), None)
     if first is None:
         return None  # the cluster is not asked

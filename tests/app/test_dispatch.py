@@ -59,6 +59,8 @@ def test_jobs_are_sent_in_order_and_nobody_overtakes(studio: Studio) -> None:
     assert next_to_send((first, big, small), {}, lambda: room) == (first, {"num_cpus": 0, "num_gpus": 1})
     assert next_to_send((first, big, small), {first.id: 0}, lambda: room) is None  # the small one would fit; it waits its turn
     assert next_to_send((first, big), {first.id: 0}, lambda: Room({"GPU": 2.0}, 2)) == (big, {"num_cpus": 0, "num_gpus": 2})
+    assert next_to_send((big, small), {big.id: 0}, lambda: pytest.fail("it was asked")) is None  # it may wait for two GPUs of one node
+    assert next_to_send((small,), {big.id: 0}, lambda: room) == (small, {"num_cpus": 0, "num_gpus": 1})  # it has begun
 
 
 def test_the_cluster_is_asked_once_for_each_job_that_is_sent(studio: Studio) -> None:
