@@ -84,6 +84,11 @@ class CutsFound:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundLeftOut:
+    """The sound of a video that gets more frames can be neither copied nor packed."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClipWritten:
     """The finished, verified, not yet published file."""
 
@@ -102,4 +107,4 @@ class ClipWritten:
     """Highest memory of the process (CPU: resident set; CUDA: allocator peak)."""
 
 
-Event = StageStarted | StepDone | Resumed | RanksRestarted | CheckpointSaved | Preview | CutsFound | ClipWritten
+Event = StageStarted | StepDone | Resumed | RanksRestarted | CheckpointSaved | Preview | CutsFound | SoundLeftOut | ClipWritten

@@ -25,7 +25,7 @@ from app.queue.joblog import job_log
 from app.queue.kinds import Work, kind_of
 from app.queue.workplace import Attempt, Workplace
 from engine.errors import AwaitingReview, Cancelled, CannotFit, DeviceLost, MemoryRanOut, SprocketError, StorageBlocked
-from engine.events import CutsFound, Event, Preview, RanksRestarted, Resumed, Stage, StageStarted, StepDone
+from engine.events import CutsFound, Event, Preview, RanksRestarted, Resumed, SoundLeftOut, Stage, StageStarted, StepDone
 from engine.interpolate.plan import cuts_note
 from engine.ladder import PHASES, Lapse
 
@@ -146,6 +146,8 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
         log.warning("restarted, because %s. Its last lines:\n%s", event.why, event.log)
         attempt.restarts.append(f"Started again, because {event.why}.")
         beat.note(notes=json.dumps([*work.notes, *attempt.restarts]))
+    elif isinstance(event, SoundLeftOut):
+        beat.note(notes=json.dumps([*work.notes, *attempt.restarts]))  # by now it is among the work's
     elif isinstance(event, CutsFound):
         beat.note(notes=json.dumps([*work.notes, *attempt.restarts, cuts_note(event.seconds, event.faded)]))
     elif isinstance(event, Preview):

@@ -127,6 +127,9 @@ def _notes(facts: VideoFacts, rate: float, fps: float, slow: float, size: tuple[
     return tuple(notes)
 
 
+UNHEARD = "Its sound is left out: it can be neither copied nor packed."
+
+
 def cuts_note(seconds: Sequence[float], faded: bool = False) -> str:
     """What people should know of the scene cuts that were found at these times of the source. `faded`: they were filled all the same."""
     if faded:

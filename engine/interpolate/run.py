@@ -10,10 +10,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,12 @@ import numpy as np
 
 from engine.digest import file_sha256
 from engine.errors import Cancelled, InvalidRequest, OutputRejected
-from engine.events import CheckpointSaved, ClipWritten, CutsFound, Event, Resumed, Stage, StageStarted, StepDone
+from engine.events import CheckpointSaved, ClipWritten, CutsFound, Event, Resumed, SoundLeftOut, Stage, StageStarted, StepDone
 from engine.inputs import input_file
 from engine.interpolate.flow import Pair
 from engine.interpolate.plan import InterpolatePlan
 from engine.interpolate.segments import Segment, SegmentWriter, join, whole_segments
-from engine.interpolate.sound import Sound
+from engine.interpolate.sound import Sound, Unheard
 from engine.interpolate.timing import Between, placed
 from engine.media.clip import iter_timed
 from engine.media.probe import VideoFacts, probe_video
@@ -43,6 +45,8 @@ from engine.video.still import poster
 SEGMENT_FRAMES, LEAST_SEGMENT = 96, 24
 """Frames of a piece, at most 1280 x 720; fewer of larger frames, so that a killed job repeats about as much work."""
 TELL_SECONDS = 0.2
+
+log = logging.getLogger(__name__)
 
 
 def run(plan: InterpolatePlan, *, part: Path, workspace: Path, recipe: Mapping[str, Any], cancelled: Callable[[], bool],
@@ -81,6 +85,7 @@ class Interpolation:
         self.pair: tuple[int, Pair] | None = None
         self.cuts: set[float] = set()
         self.origin = 0.0
+        self.unheard = False
         self.began, self.told = 0.0, 0.0
 
     def events(self) -> Iterator[Event]:
@@ -97,6 +102,8 @@ class Interpolation:
         with self.clock(Stage.VERIFY):
             self.stop_if_cancelled()
             written = self.joined(facts, segments)
+        if self.unheard:
+            yield SoundLeftOut()
         cuts = all_cuts(segments)
         if cuts:
             yield CutsFound(cuts, faded=bool(self.plan.then))
@@ -170,9 +177,10 @@ class Interpolation:
         plan, total = self.plan, sum(segment.frames for segment in segments)
         cuts = all_cuts(segments)
         recipe = dict(self.recipe) | ({"cuts": list(cuts)} if cuts else {})
-        with ExitStack() as stack:
-            sound = stack.enter_context(Sound(self.path, facts, self._first_time(facts))) if plan.sound else None
-            join(self.part, self.workspace, segments, plan.fps, recipe, comment(recipe), sound)
+        write = partial(join, self.part, self.workspace, segments, plan.fps, recipe, comment(recipe))
+        self.unheard = plan.sound and not self._joined_with_sound(facts, write)
+        if self.unheard or not plan.sound:
+            write(None)
         found = probe(self.part)
         if (found.frames, found.width, found.height) != (total, plan.width, plan.height):
             raise OutputRejected(f"the written file holds {found.frames} frames of {found.width} x {found.height} instead of "
@@ -181,6 +189,16 @@ class Interpolation:
         digest, size = file_sha256(self.part), self.part.stat().st_size
         return lambda: ClipWritten(self.part, still, digest, size, total, plan.width, plan.height, plan.fps, dict(self.seconds),
                                    peak_resident())
+
+    def _joined_with_sound(self, facts: VideoFacts, write: Callable[[Sound], None]) -> bool:
+        """False where the sound can be neither copied nor packed."""
+        try:
+            with Sound(self.path, facts, self._first_time(facts)) as sound:
+                write(sound)
+        except Unheard as error:
+            log.warning("joined without sound: %s", error)
+            return False
+        return True
 
     def _first_time(self, facts: VideoFacts) -> float:
         """When the first picture is shown, seconds in the source."""

@@ -122,7 +122,9 @@ def whole_segments(folder: Path, mark: str, frames_each: int) -> list[Segment]:
 
 def join(part: Path, folder: Path, segments: list[Segment], fps: float, recipe: Mapping[str, Any], comment: str,
          sound: Sound | None) -> None:
-    """One mp4 of all pieces, packets copied as they are, with the recipe in its metadata and `sound` beside it."""
+    """One mp4 of all pieces, packets copied as they are, with the recipe in its metadata and `sound` beside it.
+
+    Raises Unheard where the sound is at fault, StorageBlocked."""
     with storage_errors(part.parent):
         part.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(part.absolute()), "w", format="mp4", options={"movflags": "faststart+use_metadata_tags"}) as target:

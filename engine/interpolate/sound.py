@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 
 from engine.media.probe import VideoFacts
+from engine.video.publish import STORAGE_ERRORS
 
 COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 """Codecs whose packets go into an mp4 as they are."""
+RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+"""Samples a second that AAC has."""
+GAP = Fraction(1, 10)
+"""Seconds: sound that comes later than this after what was before it is put where its time stamp says; nearer, stamps are only rounded."""
+
+
+class Unheard(Exception):
+    """The sound can be neither copied nor packed."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong with sound is `Unheard`, unless it is the disk."""
+    try:
+        yield
+    except (av.error.FFmpegError, ValueError) as error:
+        if getattr(error, "errno", None) in STORAGE_ERRORS:
+            raise
+        raise Unheard(str(error)) from error
 
 
 class Sound:
@@ -30,16 +52,22 @@ class Sound:
         self._source.close()
 
     def into(self, target: Any) -> _Heard:
-        """Adds its stream to `target`, which has not begun yet."""
+        """Adds its stream to `target`, which has not begun yet. Raises Unheard."""
+        if self._stream.codec_context is None:
+            raise Unheard("nothing here can decode it")
+        with _told():
+            return self._into(target)
+
+    def _into(self, target: Any) -> _Heard:
         if self._stream.codec_context.codec.canonical_name in COPIED:  # its decoder may be called otherwise
             stream = target.add_stream_from_template(self._stream)
             return _Heard(target, self._copied(stream))
-        stream = target.add_stream("aac", rate=self._stream.rate or 48000)
+        stream = target.add_stream("aac", rate=rate_for(self._stream.rate or 48000))
         stream.layout = "mono" if self._stream.channels == 1 else "stereo"
         return _Heard(target, self._packed(stream))
 
     def _copied(self, stream: Any) -> Iterator[Any]:
-        for packet in self._source.demux(self._stream):
+        for packet in self._demuxed():
             if packet.pts is None or packet.dts is None:
                 continue
             back = round(self._origin / packet.time_base)
@@ -50,15 +78,48 @@ class Sound:
 
     def _packed(self, stream: Any) -> Iterator[Any]:
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-        for frame in self._source.decode(self._stream):
-            if frame.pts is None or frame.time_base is None or frame.pts * frame.time_base < self._origin:
-                continue
-            frame.pts = frame.pts - round(self._origin / frame.time_base)
+        for frame in self._in_step():
             for samples in resampler.resample(frame):
                 yield from stream.encode(samples)
         for samples in resampler.resample(None):
             yield from stream.encode(samples)
         yield from stream.encode()
+
+    def _in_step(self) -> Iterator[Any]:
+        """Decoded frames from the first picture on, stamped in samples without overlaps: stamps of some files are rounded coarsely."""
+        follows: Fraction | None = None
+        for frame in self._decoded():
+            if frame.pts is None or frame.time_base is None or frame.pts * frame.time_base < self._origin:
+                continue
+            at = frame.pts * frame.time_base - Fraction(self._origin)
+            now = at if follows is None or at > follows + GAP else follows
+            frame.time_base, frame.pts = Fraction(1, frame.sample_rate), round(now * frame.sample_rate)
+            follows = now + Fraction(frame.samples, frame.sample_rate)
+            yield frame
+
+    def _decoded(self) -> Iterator[Any]:
+        """Without damaged packets."""
+        for packet in self._demuxed():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                continue
+            yield from frames
+
+    def _demuxed(self) -> Iterator[Any]:
+        """Up to where the file breaks off, if it does."""
+        packets = self._source.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.error.FFmpegError):
+                return
+            yield packet
+
+
+def rate_for(rate: int) -> int:
+    """The nearest that AAC has."""
+    return min(RATES, key=lambda known: abs(known - rate))
 
 
 class _Heard:
@@ -69,10 +130,11 @@ class _Heard:
         self._next = next(packets, None)
 
     def until(self, seconds: float) -> None:
-        """All that is heard before `seconds`."""
-        while self._next is not None and float(self._next.pts * self._next.time_base) < seconds:
-            self._target.mux(self._next)
-            self._next = next(self._packets, None)
+        """All that is heard before `seconds`. Raises Unheard."""
+        with _told():
+            while self._next is not None and float(self._next.pts * self._next.time_base) < seconds:
+                self._target.mux(self._next)
+                self._next = next(self._packets, None)
 
     def finish(self) -> None:
         """Sound that outlasts the pictures is cut off with them."""

@@ -35,7 +35,11 @@ def crop_box(source: tuple[float, float], target: tuple[int, int]) -> tuple[floa
 
 
 def scaled_size(source: tuple[float, float], target: tuple[int, int], fit: Fit) -> tuple[int, int]:
-    """`source` scaled until it covers `target` ('crop') or lies inside it ('pad'), in whole pixels, at least 1 each."""
+    """`source` scaled until it covers `target` ('crop') or lies inside it ('pad'), in whole pixels, at least 1 each.
+
+    For 'crop' one that is at most one pixel too large stays as it is, and keeps its pixels: an odd line is cut off, nothing scaled."""
+    if fit == "crop" and all(0 <= side - limit <= 1 and limit > 1 for side, limit in zip(source, target, strict=True)):
+        return round(source[0]), round(source[1])
     choose, bound = (max, max) if fit == "crop" else (min, min)
     scale = choose(target[0] / source[0], target[1] / source[1])
     width, height = (bound(round(side * scale), limit) for side, limit in zip(source, target, strict=True))

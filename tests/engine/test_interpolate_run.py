@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -20,13 +21,15 @@ import pytest
 
 import engine.interpolate.run as running
 from engine.errors import Cancelled, InvalidRequest, StorageBlocked
-from engine.events import ClipWritten, CutsFound, Event, Resumed, Stage, StageStarted
+from engine.events import ClipWritten, CutsFound, Event, Resumed, SoundLeftOut, Stage, StageStarted
 from engine.inputs import input_name
 from engine.interpolate.plan import InterpolatePlan, plan_interpolation
 from engine.interpolate.recipe import ENHANCED, build_interpolation_recipe
 from engine.interpolate.request import InterpolateRequest
 from engine.interpolate.segments import SegmentWriter
+from engine.interpolate.sound import Sound, Unheard
 from engine.media.clip import iter_frames
+from engine.media.fit import scaled_size
 from engine.media.probe import probe_video
 from engine.video.marking import picture_xmp, says_machine_made, video_xmp
 from engine.video.recipe import AI_SOURCE, read_recipe
@@ -274,24 +277,30 @@ def test_a_varying_frame_rate_becomes_a_steady_one(tmp_path: Path, encoded: list
     assert not any(np.array_equal(encoded[6], frame) for frame in given)
 
 
-def with_sound(path: Path, codec: str, seconds: float = 1.0) -> Path:
+def with_sound(path: Path, codec: str, seconds: float = 1.0, rate: int = 16000) -> Path:
     """`CLIP` at 8 fps; silence, and a beep from 0.5 s on."""
     with av.open(str(path), "w") as container:
         picture: Any = container.add_stream("libx264", rate=8)
         picture.width, picture.height, picture.pix_fmt = 192, 128, "yuv420p"
-        heard: Any = container.add_stream(codec, rate=16000)
+        heard: Any = container.add_stream(codec, rate=rate)
+        heard.bit_rate = 64000
         heard.layout = "mono"
         for frame in CLIP[:8]:
             container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(picture.encode())
-        clock = np.arange(int(16000 * seconds)) / 16000
+        clock = np.arange(int(rate * seconds)) / rate
         wave = (np.sin(clock * 2 * np.pi * 440) * (clock >= 0.5) * 20000).astype(np.int16)
         samples = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
-        samples.sample_rate, samples.pts, samples.time_base = 16000, 0, Fraction(1, 16000)
-        for part in av.AudioResampler(format=heard.format.name, layout="mono", rate=16000, frame_size=1024).resample(samples):
+        samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
+        for part in av.AudioResampler(format=heard.format.name, layout="mono", rate=rate, frame_size=1024).resample(samples):
             container.mux(heard.encode(part))
         container.mux(heard.encode())
     return path
+
+
+def test_of_a_video_with_odd_sides_a_line_is_cut_and_nothing_scaled() -> None:
+    assert scaled_size((193.0, 129.0), (192, 128), "crop") == (193, 129)
+    assert scaled_size((194.0, 130.0), (192, 128), "crop") == (192, 129) and scaled_size((193.0, 129.0), (192, 128), "pad") == (192, 128)
 
 
 def beep_begins(path: Path) -> float:
@@ -304,14 +313,53 @@ def beep_begins(path: Path) -> float:
     return -1.0
 
 
-@pytest.mark.parametrize(("codec", "kind", "kept"), [("aac", "mp4", "aac"), ("pcm_s16le", "mkv", "aac"), ("mp3", "mkv", "mp3")])
-def test_sound_stays_in_step(tmp_path: Path, codec: str, kind: str, kept: str) -> None:
-    name = added(tmp_path, with_sound(tmp_path / f"loud.{kind}", codec))
+@pytest.mark.parametrize(("codec", "kind", "kept", "rate"), [("aac", "mp4", "aac", 16000), ("pcm_s16le", "mkv", "aac", 16000),
+                                                             ("mp3", "mkv", "mp3", 16000), ("pcm_s16le", "mkv", "aac", 11024),
+                                                             ("pcm_s16le", "mkv", "aac", 192000), ("wmav2", "avi", "aac", 44100)])
+def test_sound_stays_in_step(tmp_path: Path, codec: str, kind: str, kept: str, rate: int) -> None:
+    name = added(tmp_path, with_sound(tmp_path / f"loud.{kind}", codec, rate=rate))
     done(planned(tmp_path, name, fps=24), tmp_path)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.audio[0].codec_context.codec.canonical_name == kept
+    with av.open(str(tmp_path / name)) as container:
+        first = float(next(container.decode(video=0)).time or 0)  # AVI shows the first picture a little later
     before, after = beep_begins(tmp_path / name), beep_begins(tmp_path / "out.mp4")
-    assert before == pytest.approx(0.5, abs=0.07) and after == pytest.approx(before, abs=0.07)
+    assert before == pytest.approx(0.5, abs=0.07) and after == pytest.approx(before - first, abs=0.07)
+
+
+class Damaged:
+    """Of its packets every third cannot be decoded."""
+
+    def __init__(self, source: Any) -> None:
+        self.demux = lambda stream: (SimpleNamespace(decode=packet.decode if number % 3 else self.fail)
+                                     for number, packet in enumerate(source.demux(stream)))
+        self.close = source.close
+
+    def fail(self) -> None:
+        raise av.error.InvalidDataError(1, "damaged")
+
+
+def test_damaged_packets_of_sound_are_passed_over(tmp_path: Path) -> None:
+    name = added(tmp_path, with_sound(tmp_path / "loud.mkv", "pcm_s16le"))
+    sound = Sound(tmp_path / name, probe_video(tmp_path / name), 0.0)
+    sound._source = Damaged(sound._source)  # type: ignore[assignment]
+    with sound, av.open(str(tmp_path / "heard.mp4"), "w") as target:
+        sound.into(target).until(9.0)
+    with av.open(str(tmp_path / "heard.mp4")) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) >= 8000
+
+
+def test_what_cannot_be_heard_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = added(tmp_path, with_sound(tmp_path / "loud.mp4", "aac"))
+    source = Sound(tmp_path / name, probe_video(tmp_path / name), 0.0)
+    source._stream = SimpleNamespace(codec_context=None)  # type: ignore[assignment]
+    with source, pytest.raises(Unheard):
+        source.into(None)
+    monkeypatch.setattr("engine.interpolate.sound.COPIED", ())
+    monkeypatch.setattr("engine.interpolate.sound.rate_for", lambda rate: 11024)
+    events = done(planned(tmp_path, name, fps=24), tmp_path)
+    assert SoundLeftOut() in events and isinstance(events[-1], ClipWritten)
+    assert not probe_video(tmp_path / "out.mp4").sound
 
 
 def test_sound_is_left_out_of_what_is_slowed_down(tmp_path: Path) -> None:

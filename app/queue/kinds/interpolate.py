@@ -16,9 +16,9 @@ from app.queue.kinds import Work
 from app.queue.kinds.smooth import both, smoothing
 from app.queue.workplace import Attempt, Workplace
 from engine.errors import InvalidRequest
-from engine.events import ClipWritten, CutsFound, Event
+from engine.events import ClipWritten, CutsFound, Event, SoundLeftOut
 from engine.interpolate.filling import plan_flowed
-from engine.interpolate.plan import LABEL, InterpolatePlan, plan_interpolation
+from engine.interpolate.plan import LABEL, UNHEARD, InterpolatePlan, plan_interpolation
 from engine.interpolate.recipe import build_interpolation_recipe
 from engine.interpolate.request import InterpolateRequest, wish_words
 from engine.video.recipe import told
@@ -70,10 +70,12 @@ class Interpolation:
     generated: bool
     """The video was itself made by a model."""
     cuts: tuple[float, ...] = field(default=())
+    unheard: bool = False
+    """Its sound had to be left out."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.plan.notes
+        return (*self.plan.notes, *((UNHEARD,) if self.unheard else ()))
 
     @property
     def steps(self) -> int:
@@ -110,6 +112,7 @@ class Interpolation:
                          cancelled=attempt.beat.cancelled, inputs=attempt.settings.inputs_dir):
             if isinstance(event, CutsFound):
                 self.cuts = event.seconds
+            self.unheard = self.unheard or isinstance(event, SoundLeftOut)
             yield event
 
     def publish(self, attempt: Attempt, last: Event | None) -> None:
