@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -58,14 +58,17 @@ class HierarchyRun:
         edits = [list(self.made.inputs), list(self.made.edits), job.plan.fit]
         self.store = FrameStore(job.workspace, mark_of(self.plan, self.made), edits, (self.plan.height, self.plan.width))
         self.given: dict[int, np.ndarray] = {}
-        self.done = 0
+        self.begun: dict[int, np.ndarray] = {}
+        """Of the given frames those that were so from the start, as they were then."""
+        self.done = self.skipped = 0
         self.first_steps, self.total = self.made.first_steps, self.made.steps
 
     def events(self) -> Iterator[Event]:
         """Raises as `engine.run.run`, and `AwaitingReview` where the key frames are to be looked at first."""
         yield StageStarted(Stage.ENCODE)
         with self.job.stage(Stage.ENCODE, "image"):
-            self.given = self._read_given()
+            self.begun = self._read_given(self.made.inputs)
+            self.given = self.begun | self._read_given((index, what) for index, what in self.made.edits if isinstance(what, str))
         yield from self._key_frames()
         yield self._strip(0)
         self._tell_keys()
@@ -77,11 +80,10 @@ class HierarchyRun:
 
     # ---- stage 1
 
-    def _read_given(self) -> dict[int, np.ndarray]:
-        """Given frames and replaced key frames, fitted to the clip's size. Raises `InvalidRequest`."""
-        wanted = dict(self.made.inputs) | {index: what for index, what in self.made.edits if isinstance(what, str)}
+    def _read_given(self, wanted: Iterable[tuple[int, str]]) -> dict[int, np.ndarray]:
+        """Given frames or replaced key frames, fitted to the clip's size. Raises `InvalidRequest`."""
         found = {}
-        for index, name in wanted.items():
+        for index, name in wanted:
             try:
                 found[index] = read_input(replace(self.plan, mode="i2v", input=name), self.job.inputs)[0]
             except InvalidRequest as error:
@@ -94,16 +96,16 @@ class HierarchyRun:
             ways = {"slots": self._from_slots, "video": self._from_video}
             yield from ways.get(self.made.stage_one, self._from_clip)()
         else:
-            yield Resumed(self._advance(self.first_steps), self.total)
+            yield Resumed(self._skip(self.first_steps), self.total)
         again = [(index, what) for index, what in self.made.edits if isinstance(what, int)]
         if any(self.store.read(self.store.key(index, seed)) is None for index, seed in again):
             yield from self._again(again)
         else:
-            self._advance(len(again) * self.made.facts.steps)
+            self._skip(len(again) * self.made.facts.steps)
 
     def _original(self, index: int) -> np.ndarray | None:
         """A key frame as stage 1 left it: given from the start, or made."""
-        return self.given[index] if index in dict(self.made.inputs) else self.store.read(self.store.key(index))
+        return self.begun[index] if index in self.begun else self.store.read(self.store.key(index))
 
     def _from_clip(self) -> Iterator[Event]:
         """Key frames out of a clip of the model over the whole action: of its frames those that are nearest."""
@@ -176,14 +178,13 @@ class HierarchyRun:
         keys, width = self.levels.keys, min(self.made.facts.slots, len(self.levels.keys))
         for index, seed in again:
             if self.store.read(self.store.key(index, seed)) is not None:
-                self._advance(self.made.facts.steps)
+                self._skip(self.made.facts.steps)
                 continue
             begin = min(max(0, keys.index(index) - width // 2), len(keys) - width)
             frames = keys[begin:begin + width]
             block = Block(frames, tuple(frame for frame in frames if frame != index), (index,))
-            look = lambda frame: self.given.get(frame, self._original(frame))  # noqa: E731
             place = functools.partial(self.store.key, again=seed)
-            yield from self._make([block], seed, self.levels.key_fps, look, place)
+            yield from self._make([block], seed, self.levels.key_fps, self._original, place)
 
     def _tell_keys(self) -> None:
         """Which file is which key frame, for whoever looks at them."""
@@ -215,10 +216,11 @@ class HierarchyRun:
             yield CutsFound(tuple(round(cut / self.levels.fps, 4) for cut in cuts))
         for level in self.levels.levels:
             self._hold(cuts, self.levels.stride >> level.number)
-            for begin in range(0, len(level.blocks), self.made.blocks_at_once):
-                batch = parted(level.blocks[begin:begin + self.made.blocks_at_once], cuts, self.levels.stride)
+            blocks = parted(level.blocks, cuts, self.levels.stride)  # more than were planned for: batches are cut from these
+            for begin in range(0, len(blocks), self.made.blocks_at_once):
+                batch = blocks[begin:begin + self.made.blocks_at_once]
                 if all(self.store.read(self.store.made(index)) is not None for block in batch for index in block.makes):
-                    self._advance(len(batch) * self.made.facts.steps)
+                    self._skip(len(batch) * self.made.facts.steps)
                     continue
                 yield from self._make(batch, level.number, level.fps, self.known, self.store.made)
                 yield self._strip(level.number)
@@ -265,9 +267,15 @@ class HierarchyRun:
         self.done = min(self.total, self.done + steps)  # a window over a cut is made once for each side
         return self.done
 
+    def _skip(self, steps: int) -> int:
+        """As `_advance`, over what an earlier attempt made: it took no time of this one."""
+        before = self.done
+        self.skipped += self._advance(steps) - before
+        return self.done
+
     def _left(self) -> float:
         """Seconds to the end at the pace so far."""
-        return self.job.seconds[Stage.SAMPLE.value] / self.done * (self.total - self.done)
+        return self.job.seconds[Stage.SAMPLE.value] / max(1, self.done - self.skipped) * (self.total - self.done)
 
     def _strip(self, level: int) -> Preview:
         """The frames so far side by side: key frames after stage 1, then those of each round as it fills."""

@@ -237,7 +237,7 @@ def test_known_frames_stand_in_the_clip_bit_for_bit(model: Path, models: ModelCa
 
     state = HierarchyRun(Job(job, tmp_path / "p", tmp_path / "work", {}, models, lambda: False, 30, 1, tmp_path / "inputs", None, None,
                              None), lambda one: None)  # type: ignore[arg-type,return-value]
-    state.given = state._read_given()
+    state.given = state._read_given(state.made.inputs)
     assert np.array_equal(state.known(0), np.array(Image.open(tmp_path / "inputs" / first)))
     assert np.array_equal(state.known(8), np.array(Image.open(tmp_path / "inputs" / wide))[:, 52:148])
     assert all(state.known(index) is not None for index in range(9))
