@@ -16,6 +16,7 @@ from app.planning import forecast_of, recent_clips
 from app.queue.kinds import INTERPOLATE
 from app.queue.kinds.smooth import both, smoothed_here
 from app.queue.process import this_process
+from app.restoring import named_here
 from engine.errors import InvalidRequest
 from engine.interpolate.filling import plan_flowed
 from engine.interpolate.plan import LABEL, FlowTiming, InterpolatePlan, forecast_seconds, plan_interpolation
@@ -59,16 +60,17 @@ class Interpolations:
     def forecast(self, source: str | Path, *, owner: str = LOCAL, fps: float | None = None, slow: float | None = None,
                  method: str = "flow", then: str | Path | None = None, between: int | None = None) -> Forecast:
         """What it would cost here. Raises what `submit` raises for the wish."""
-        request, _clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method}, then, between)
-        return self.forecast_of(self.plan(request))
+        request, clip = self._request(source, owner, {"fps": fps, "slow": slow, "method": method}, then, between)
+        return self.forecast_of(self.plan(request, clip.model if clip else ""))
 
-    def plan(self, request: InterpolateRequest) -> InterpolatePlan | Plan:
-        """Raises InvalidRequest, and for generation as `plan_smoothed`. Takes half a second: a process of its own looks at the video."""
+    def plan(self, request: InterpolateRequest, known: str = "") -> InterpolatePlan | Plan:
+        """`known`: the model of the clip as the history knows it; its file says of a folder the name alone. Takes half a second: a process
+        of its own looks at the video. Raises InvalidRequest, and for generation as `plan_smoothed`."""
         studio = self._studio
         facts, second = both(request, studio.settings.inputs_dir)
         if request.method == "flow":
             return plan_interpolation(request, facts) if second is None else plan_flowed(request, facts, second)
-        spec = studio.spec(origin_of(facts).model)
+        spec = studio.spec(named_here(origin_of(facts).model, studio.models(), known))
         return smoothed_here(request, facts, second, spec, studio.hardware(), recent_clips(studio.store, spec.name), studio.settings)
 
     def forecast_of(self, plan: InterpolatePlan | Plan) -> Forecast:
@@ -108,7 +110,7 @@ class Interpolations:
         made_from = None if clip is None else clip.id
         if known := studio.store.jobs.repeated(key, asked, owner=owner, made_from=made_from, kind=INTERPOLATE):
             return known[0]
-        plan = self.plan(request)
+        plan = self.plan(request, clip.model if clip else "")
         now, steps = time.time(), plan.sampled_steps if isinstance(plan, Plan) else plan.frames
         needs = {"needs": plan.model} if isinstance(plan, Plan) else {}
         project = studio.store.projects.chosen(project_id if clip is None else clip.project_id, owner=owner, now=now).id

@@ -35,9 +35,14 @@ def request_of(recipe: Mapping[str, Any], here: Sequence[ModelSpec] = (), known:
     other = stand_in(recipe, here)
     if other is not None:
         return replace(request, model=other.name)
+    return replace(request, model=named_here(request.model, here, known))
+
+
+def named_here(name: str, here: Sequence[ModelSpec], known: str) -> str:
+    """What to ask for where a recipe says `name`: the folder of that name which the history knows, else `name`."""
     folder = Path(known)
-    own = folder.is_absolute() and folder.name == request.model and all(spec.name != request.model for spec in here)
-    return replace(request, model=known) if own else request
+    own = folder.is_absolute() and folder.name == name and all(spec.name != name for spec in here)
+    return known if own else name
 
 
 def stand_in(recipe: Mapping[str, Any], here: Sequence[ModelSpec]) -> ModelSpec | None:

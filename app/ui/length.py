@@ -17,7 +17,7 @@ from app.ui import views
 from app.ui.form import read_whole
 from app.ui.html.keys import timeline_html
 from app.ui.parts import OWNER, Changes
-from app.ui.rates import EDITED_FOR, KNOWN, ONE_CLIP, rate_of
+from app.ui.rates import EDITED_FOR, KNOWN, MADE, ONE_CLIP, rate_of
 from engine.errors import InvalidRequest
 from engine.request import GenerationRequest
 from engine.spec import ModelSpec
@@ -26,13 +26,17 @@ if TYPE_CHECKING:
     from app.ui.actions import Click
 
 
+SECONDS_STEP = 0.5
+
+
 def seconds_slider() -> Component:
-    return gr.Slider(label="Seconds", minimum=1, maximum=60, step=0.5, value=6, elem_id="field-seconds", buttons=[], info="of video")
+    return gr.Slider(label="Seconds", minimum=1, maximum=60, step=SECONDS_STEP, value=6, elem_id="field-seconds", buttons=[],
+                     info="of video")
 
 
 def lengthened(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSpec | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """`values` and `kept` with the clip's frames and given frames; without them where no rate is chosen. Raises `InvalidRequest`."""
-    left = {key: value for key, value in kept.items() if key not in ("given", "edits", KNOWN, EDITED_FOR)}
+    left = {key: value for key, value in kept.items() if key not in ("given", "edits", KNOWN, EDITED_FOR, MADE)}
     rate = rate_of(values.get("fps"))
     if rate is None and spec is not None and spec.shown:
         frames = read_whole("frames", values.get("frames"))
@@ -41,11 +45,21 @@ def lengthened(values: Mapping[str, Any], kept: Mapping[str, Any], spec: ModelSp
     if rate is None or spec is None:
         return {**values, "fps": None, "key_frames": None, "review": False}, left
     keys = read_whole("key_frames", values.get("key_frames"))
-    frames = frames_of(values.get("seconds"), rate, keys, spec)
+    frames = _as_made(kept, values.get("seconds"), rate, keys) or frames_of(values.get("seconds"), rate, keys, spec)
     left |= _given(kept, GenerationRequest(prompt="-", model=spec.name, frames=frames, fps=rate, key_frames=keys), spec)
     if kept.get("edits") and kept.get(EDITED_FOR) == [frames, rate]:
         left["edits"] = kept["edits"]
     return {**values, "frames": frames, "fps": rate, "key_frames": keys}, left
+
+
+def _as_made(kept: Mapping[str, Any], seconds: object, rate: float, keys: int | None) -> int | None:
+    """The frames of the request that the form was filled from, while its length, rate and key frames stand there untouched."""
+    made = kept.get(MADE)
+    if not isinstance(made, list) or made[1:] != [rate, keys] or rate <= 0:
+        return None
+    if not isinstance(made[0], int) or not isinstance(seconds, (int, float)):
+        return None
+    return made[0] if abs(seconds - (made[0] - 1) / rate) <= SECONDS_STEP / 2 else None
 
 
 def _given(kept: Mapping[str, Any], wish: GenerationRequest, spec: ModelSpec) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from app.key_frames import picture
+from app.key_frames import KeyFrame, picture
 from app.sharing.gallery import OwnedGallery
 from app.stills import stills
 from app.ui.parts import OWNER
@@ -61,7 +61,7 @@ def media_routes(studio: Any) -> APIRouter:
     def key_frame(job_id: str, index: int) -> Response:
         try:
             frames = {frame.index: frame for frame in studio.key_frames(job_id, owner=OWNER)}
-            data = picture(frames[index])
+            data = _given(studio, job_id, frames[index]) if frames[index].source == "given" else picture(frames[index])
         except (SprocketError, KeyError):
             return _nothing()
         return Response(data, media_type="image/webp", headers=SAFE | NEVER)
@@ -75,6 +75,14 @@ def media_routes(studio: Any) -> APIRouter:
         return Response(data, media_type="image/webp", headers=SAFE | FOREVER)
 
     return router
+
+
+def _given(studio: Any, job_id: str, frame: KeyFrame) -> bytes:
+    """An image as it will be in the clip. Raises as `input_preview`."""
+    request = studio.job(job_id, owner=OWNER).request
+    spec = studio.spec(request["model"])
+    return studio.input_preview(frame.path.name, width=request.get("width") or spec.native_width,
+                                height=request.get("height") or spec.native_height, fit=request.get("fit") or "crop")
 
 
 def _clip_routes(router: APIRouter, studio: Any) -> None:

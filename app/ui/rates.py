@@ -13,6 +13,8 @@ KNOWN = "known"
 """Beside the kept fields: {place: name of an input}."""
 EDITED_FOR = "edits_for"
 """Beside the kept fields: what the kept edits of key frames belong to."""
+MADE = "made_as"
+"""Beside the kept fields: [frames, rate, key frames or None] of the request that is shown. Seconds alone do not tell its frames."""
 
 
 def rate_of(value: object) -> float | None:
@@ -34,6 +36,8 @@ def known_of(request: GenerationRequest) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     if request.given:
         kept[KNOWN] = {places.get(index, str(index)) if request.frames else str(index): name for index, name in request.given}
+    if request.frames and request.fps:
+        kept[MADE] = [request.frames, request.fps, request.key_frames]
     if request.edits:
         kept |= {"edits": [list(pair) for pair in request.edits], EDITED_FOR: [request.frames, request.fps]}
     return kept

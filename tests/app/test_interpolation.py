@@ -33,10 +33,11 @@ from app.ui.html.status import stage_html
 from engine.errors import InvalidRequest
 from engine.interpolate.plan import plan_interpolation
 from engine.interpolate.request import InterpolateRequest
+from engine.interpolate.smoothing import Origin
 from engine.media.probe import probe_video
 from engine.request import GenerationRequest
 from engine.video.recipe import read_recipe
-from tests.fakes import FakeEngine, FakeModels
+from tests.fakes import SPEC, FakeEngine, FakeModels
 
 Work = Callable[[], Job | None]
 
@@ -79,6 +80,17 @@ def test_a_file_that_may_be_given_away_does_not_say_where_the_model_lies(studio:
     old = {"source": {"title": "x", "model": "/home/anna/models/Ours"}, "request": request.to_json()}
     assert Interpolation(job, request, plan, replace(parent, recipe=old), True).recipe["source"]["model"] == "Ours"
     assert public_view(parent).model == "Ours"
+
+
+def test_frames_are_generated_by_the_folder_that_the_history_knows(studio: Studio, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(studio, "clip", lambda clip_id, owner: replace(clip, model="/home/anna/models/Ours"))
+    monkeypatch.setattr(studio, "spec", lambda name: asked.append(name) or SPEC)
+    for told in ("Ours", "pocket"):  # a name of this machine stands for itself
+        monkeypatch.setattr("app.interpolation.origin_of", lambda facts, told=told: Origin(told, "a red ball", 7))
+        with pytest.raises(InvalidRequest, match="stage-two weights"):
+            studio.interpolations.forecast(clip.id, slow=2, method="generate")
+    assert asked == ["/home/anna/models/Ours", "pocket"]
 
 
 def test_a_clip_smoothed_twice_still_knows_its_words(studio: Studio, work_once: Work, clip: Clip) -> None:

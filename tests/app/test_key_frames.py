@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.errors import NotAllowed, NotFound
@@ -18,6 +21,8 @@ from app.length import frames_of
 from app.queue.process import this_process
 from app.studio import Studio
 from app.ui.html.keys import hierarchy_html, keys_html, timeline_html
+from app.ui.length import lengthened
+from app.ui.media import media_routes
 from app.ui.rates import known_of, rate_of
 from engine.errors import AwaitingReview, InvalidRequest
 from engine.interpolate.store import KEYS
@@ -131,6 +136,35 @@ def test_what_the_form_keeps_of_given_frames() -> None:
     assert (rate_of("one clip"), rate_of("8"), rate_of(29.97)) == (None, 8.0, 29.97)
     with pytest.raises(InvalidRequest):
         rate_of("fast")
+
+
+def test_an_image_put_in_is_shown_as_it_will_be_in_the_clip(studio: Studio, held: Job, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", (400, 300), "red").save(tmp_path / "photo.jpg", exif=exif)
+    name = studio.add_input(tmp_path / "photo.jpg", field="image")
+    listed = studio.settings.job_dir(held.id) / "work" / KEYS
+    rows = json.loads(listed.read_text())
+    listed.write_text(json.dumps([*rows[:2], {"index": 8, "input": name}]))
+    site = FastAPI()
+    site.include_router(media_routes(studio))
+    answer = TestClient(site).get(f"/media/keys/{held.id}/8.webp")
+    spec = studio.spec(held.request["model"])
+    with Image.open(io.BytesIO(answer.content)) as shown:
+        assert shown.size == (spec.native_width, spec.native_height)
+
+
+def test_a_clip_comes_back_as_long_as_it_was() -> None:
+    """27 frames at 8 fps are 3.25 s, of which rounds would make 25; edits of its key frames go with its length."""
+    request = GenerationRequest(prompt="x", frames=27, fps=8.0, edits=((8, 3),))
+    kept = known_of(request)
+    values, left = lengthened({"seconds": 3.25, "fps": "8"}, kept, fakes.SPEC)
+    assert values["frames"] == 27 and left == {"edits": [[8, 3]]}
+    for changed in ({"seconds": 4.0, "fps": "8"}, {"seconds": 3.25, "fps": "16"}, {"seconds": 3.25, "fps": "8", "key_frames": 4}):
+        values, left = lengthened(changed, kept, fakes.SPEC)
+        assert values["frames"] != 27 and left == {}
+    with pytest.raises(InvalidRequest):
+        lengthened({"seconds": 3.25, "fps": "0"}, {"made_as": [27, 0.0, None]}, fakes.SPEC)
 
 
 def test_the_timeline_and_a_clips_rounds_trust_nobody(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def both(request: InterpolateRequest, inputs: Path) -> tuple[VideoFacts, VideoFa
 def smoothing(place: Workplace, job: Job, request: InterpolateRequest, facts: VideoFacts, second: VideoFacts | None) -> Smoothing:
     """Raises as `smoothed_here` and `Engine.spec` do."""
     origin = origin_of(facts)
-    spec = place.engine.spec(origin.model, place.settings.models_dir)
-    plan = smoothed_here(request, facts, second, spec, place.engine.hardware(), recent_clips(place.store, origin.model), place.settings,
+    spec = place.engine.spec(str(job.request.get("needs") or origin.model), place.settings.models_dir)
+    plan = smoothed_here(request, facts, second, spec, place.engine.hardware(), recent_clips(place.store, spec.name), place.settings,
                          read_lapses(job.lapses), own_device=bool(place.device))
     return Smoothing(job, request, plan, facts.fps)
 
