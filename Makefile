@@ -14,7 +14,7 @@ demo: install
 run: install
 	@$(SPROCKET) serve
 
-# three at once on two cores: tests wait for servers, disks and browsers about a third of the time
+# three at once on two cores: while some wait for servers, disks and browsers, others compute
 test:
 	@$(PYTHON) scripts/install.py --extra test
 	@$(VENV)/python scripts/chromium.py

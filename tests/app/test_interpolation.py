@@ -136,7 +136,7 @@ def test_a_model_that_makes_the_frames_is_in_use(studio: Studio, clip: Clip, mon
     studio.interpolations.submit(clip.id, fps=24)
     assert studio.store.jobs.models_in_use() == ()
     plan = studio._planned(GenerationRequest(prompt="a ball"))
-    monkeypatch.setattr(studio.interpolations, "plan", lambda _request: plan)
+    monkeypatch.setattr(studio.interpolations, "plan", lambda _request, known="": plan)
     job = studio.interpolations.submit(clip.id, fps=16, method="generate")
     assert studio.store.jobs.models_in_use() == ("pocket",)
     assert job_title(job).startswith("Smooth to 16 fps: ")  # its row is read all the same
