@@ -1,12 +1,14 @@
-"""No process outlives the one that started it. No torch."""
+"""No process outlives the one that started it, and one that is told to end notices. No torch."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import os
 import signal
 import sys
+import threading
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,3 +24,12 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # the parent died before the call
         os._exit(1)
+
+
+def set_in_handler(event: threading.Event) -> None:
+    """Set `event` from a handler of a signal, a moment later, in another thread.
+
+    `Event.set` takes a lock that `Event.wait` holds for moments; a handler that runs in one would wait for ever for the thread it
+    interrupted.
+    """
+    _thread.start_new_thread(event.set, ())

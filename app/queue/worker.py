@@ -33,7 +33,7 @@ from app.queue.process import ProcessId, let_pages_go_first, orphaned, this_proc
 from app.queue.reports import REPORT_SECONDS, WORKER, key_of, write_report
 from app.settings import Settings
 from engine.errors import SprocketError
-from engine.lifeline import die_with_parent
+from engine.lifeline import die_with_parent, set_in_handler
 
 log = logging.getLogger(__name__)
 CHORES_SECONDS = 2.0
@@ -116,7 +116,7 @@ def _opened(settings: Settings, stopping: threading.Event, parent: int | None) -
 def stop_on_signals(stopping: threading.Event, seconds: float) -> None:
     """SIGTERM sets `stopping`, and ends this process by force so many `seconds` later; SIGINT is nothing to it."""
     def stop(number: int, frame: Any) -> None:
-        stopping.set()
+        set_in_handler(stopping)
         if hasattr(signal, "setitimer"):  # the kernel ends a worker that does not come to its end
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, seconds)

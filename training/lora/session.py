@@ -22,6 +22,7 @@ from typing import Any
 from engine.digest import file_sha256
 from engine.errors import Cancelled, InvalidRequest, SprocketError, StorageBlocked
 from engine.hardware import Hardware
+from engine.lifeline import set_in_handler
 from engine.spec import ModelSpec
 from engine.video.publish import write_atomic
 from training.lora import evaluate, export
@@ -331,4 +332,4 @@ def notes_of(config: TrainConfig, spec: ModelSpec, step: int, digest: str) -> di
 def stop_on_signals(session: Session) -> None:
     """SIGTERM and SIGINT pause: the present step is finished and saved."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: session.stopping.set())
+        signal.signal(number, lambda *_: set_in_handler(session.stopping))
