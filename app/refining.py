@@ -83,12 +83,8 @@ class Refining:
         self._turns = threading.Semaphore(settings.refiner_limit)
         self._local_turn = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting = 0
-        self._each: Counter[str] = Counter()
-        """Turns of each owner that were not stopped."""
-        self._all: Counter[str] = Counter()
-        self._taken: dict[threading.Event, _Turn] = {}
-        """Those that count, by what stops them."""
+        self._entered: set[_Turn] = set()
+        """Turns that are held or waited for."""
         self._kept: dict[str, tuple[str, Progress, threading.Event]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = threading.Event()
@@ -182,7 +178,7 @@ class Refining:
             while len(self._kept) >= MOST_KEPT:
                 (most, _), = Counter(whose for whose, _, _ in self._kept.values()).most_common(1)
                 _, _, oldest = self._kept.pop(next(each for each, (whose, _, _) in self._kept.items() if whose == most))
-                self._give_up(oldest)
+                oldest.set()
             self._kept[key] = (owner, first, stop)
         if chosen == "pocket":
             self._run(key, text, count, version, stop, how)
@@ -202,7 +198,7 @@ class Refining:
         """Gives up a refinement; its connection is closed at the next piece that comes."""
         self.look(key, owner=owner)
         with self._lock:
-            self._give_up(self._kept[key][2])
+            self._kept[key][2].set()
         self._tell(key, error=STOPPED)
 
     # ---- inside
@@ -236,12 +232,6 @@ class Refining:
     def _turn(self, owner: str, stop: threading.Event | None = None) -> _Turn:
         return _Turn(self, owner, stop or threading.Event())
 
-    def _give_up(self, stop: threading.Event) -> None:
-        """Under the lock."""
-        stop.set()
-        if stop in self._taken:
-            self._taken[stop].uncount()
-
     def _triggers(self, names: Sequence[str]) -> list[str]:
         cards = {card.name: card.trigger for card in self._loras.cards()} if names else {}
         return [cards[name] for name in names if cards.get(name)]
@@ -251,47 +241,35 @@ class _Turn:
     """One of the installation's slots, for as long as it is held. Raises RefinerFailed where too many wait, or for too long."""
 
     def __init__(self, desk: Refining, owner: str, stop: threading.Event) -> None:
-        self._desk, self._owner, self._stop = desk, owner, stop
+        self._desk, self.owner, self.stop = desk, owner, stop
 
     def __enter__(self) -> None:
         desk, limit = self._desk, self._desk._settings.refiner_limit
         with desk._lock:
-            if self._owner != LOCAL and desk._each[self._owner] >= MOST_EACH:
+            own = [turn for turn in desk._entered if turn.owner == self.owner != LOCAL]
+            if sum(not turn.stop.is_set() for turn in own) >= MOST_EACH:
                 raise RefinerFailed(f"{MOST_EACH} texts of yours are being refined already, the most at once for one person. Wait for "
                                     "them, or stop one.")
-            if self._owner != LOCAL and desk._all[self._owner] > MOST_EACH:
+            if len(own) > MOST_EACH:
                 raise RefinerFailed("The refiner has yet to take note of the texts that you stopped. Try again in a moment.")
-            if desk._waiting >= 5 * limit:
+            if len(desk._entered) >= 5 * limit:
                 raise RefinerFailed(f"Too many texts are being refined: {limit} at a time, and {4 * limit} wait already. Try again in a "
                                     "moment.")
-            desk._waiting += 1
-            desk._each[self._owner] += 1
-            desk._all[self._owner] += 1
-            desk._taken[self._stop] = self
+            desk._entered.add(self)
         end = time.monotonic() + WAIT_SECONDS
         while not desk._turns.acquire(timeout=0.5):
-            if time.monotonic() > end or desk._closed.is_set() or self._stop.is_set():
+            if time.monotonic() > end or desk._closed.is_set() or self.stop.is_set():
                 self._leave()
-                raise RefinerFailed(STOPPED if self._stop.is_set() else f"{limit} texts were being refined all the while, and this one got "
+                raise RefinerFailed(STOPPED if self.stop.is_set() else f"{limit} texts were being refined all the while, and this one got "
                                     f"no turn in {WAIT_SECONDS:g} s. Try again in a moment.")
 
     def __exit__(self, *_: object) -> None:
         self._desk._turns.release()
         self._leave()
 
-    def uncount(self) -> None:
-        """It is no turn of its owner's any more; asking twice changes nothing. Under the desk's lock."""
-        if self._desk._taken.pop(self._stop, None) is not None:
-            self._desk._each[self._owner] -= 1
-            self._desk._each += Counter()  # keeps none that has no turn
-
     def _leave(self) -> None:
-        desk = self._desk
-        with desk._lock:
-            self.uncount()
-            desk._waiting -= 1
-            desk._all[self._owner] -= 1
-            desk._all += Counter()
+        with self._desk._lock:
+            self._desk._entered.discard(self)
 
 
 def _counter(spec: Any) -> Callable[[str], int] | None:

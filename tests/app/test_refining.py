@@ -174,7 +174,7 @@ def test_what_was_stopped_is_no_turn_any_more(named: Studio) -> None:
                 _Turn(desk, "user:a", threading.Event()).__enter__()
             with desk._turn("user:b"), pytest.raises(RefinerFailed, match="was stopped"):
                 _Turn(desk, "user:b", stops[0]).__enter__()  # waits for the fourth, and was given up
-    assert not desk._each and not desk._all and not desk._taken and desk._waiting == 0
+    assert not desk._entered
     with desk._turn("user:a"), desk._turn("user:a"):
         pass
 
