@@ -10,7 +10,6 @@ Files of the user are named by path and checksum; nothing ever writes there.
 
 from __future__ import annotations
 
-import errno
 import secrets
 import shutil
 import threading
@@ -30,7 +29,7 @@ from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError, StorageBlocked
 from engine.lines import one_line
 from engine.spec import ModelSpec
-from engine.video.publish import storage_errors, write_atomic
+from engine.video.publish import FULL_ERRORS, storage_errors, write_atomic
 from training.data import archive, edits, hub
 from training.data.buckets import Rules, rules_of
 from training.data.checks import Report, check
@@ -386,7 +385,7 @@ def _source_errors(wanted: Import) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno in FULL_ERRORS:
             raise
         at = error.filename or wanted.source
         raise InvalidRequest("source", f"cannot be read: {str(at)[:200]!r} ({error.strerror or error}).") from error

@@ -38,7 +38,7 @@ from app.queue.devices import KEY as DEVICES
 from app.queue.process import from_json, seen_from_here, surely_dead
 from app.settings import Settings
 from engine.errors import InvalidRequest, SprocketError, StorageBlocked
-from engine.video.publish import publish
+from engine.video.publish import FULL_ERRORS, publish
 
 log = logging.getLogger(__name__)
 LOCAL = "local"
@@ -251,7 +251,7 @@ def write_stale_sidecars(settings: Settings, store: Store) -> None:
 def _takes_nothing(error: Exception) -> bool:
     """Is it the whole disk's fault?"""
     cause = error.__cause__ if isinstance(error, StorageBlocked) else error
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(cause, OSError) and cause.errno in FULL_ERRORS
 
 
 def to_trash(settings: Settings, path: Path) -> None:

@@ -132,6 +132,10 @@ def _phase(event: Event) -> str | None:
 def _tell(attempt: Attempt, work: Work, event: Event) -> None:
     """Writes what the work said where a page can read it."""
     beat = attempt.beat
+
+    def noted(*more: str) -> str:
+        return json.dumps([*work.notes, *attempt.restarts, *more])
+
     if isinstance(event, StageStarted):
         log.info("stage %s", event.stage.value)
         steps = work.steps if event.stage in (Stage.SAMPLE, Stage.INTERPOLATE) else 0
@@ -141,15 +145,15 @@ def _tell(attempt: Attempt, work: Work, event: Event) -> None:
     elif isinstance(event, Resumed):
         log.info("resumed from step %d of %d", event.step, event.steps)
         note = f"Resumed from step {event.step} of {event.steps}."
-        beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=json.dumps([*work.notes, *attempt.restarts, note]))
+        beat.note(step=event.step, steps=event.steps, resumed_from=event.step, notes=noted(note))
     elif isinstance(event, RanksRestarted):
         log.warning("restarted, because %s. Its last lines:\n%s", event.why, event.log)
         attempt.restarts.append(f"Started again, because {event.why}.")
-        beat.note(notes=json.dumps([*work.notes, *attempt.restarts]))
+        beat.note(notes=noted())
     elif isinstance(event, SoundLeftOut):
-        beat.note(notes=json.dumps([*work.notes, *attempt.restarts]))  # by now it is among the work's
+        beat.note(notes=noted())  # by now it is among the work's
     elif isinstance(event, CutsFound):
-        beat.note(notes=json.dumps([*work.notes, *attempt.restarts, cuts_note(event.seconds, event.faded)]))
+        beat.note(notes=noted(cuts_note(event.seconds, event.faded)))
     elif isinstance(event, Preview):
         path = attempt.settings.job_dir(attempt.job.id) / "preview.webp"
         part = path.with_suffix(".part")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from engine.errors import StorageBlocked
 
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Of a disk that takes nothing, whichever file it is."""
+STORAGE_ERRORS = (*FULL_ERRORS, errno.EACCES)
 
 
 def publish(part: Path, final: Path) -> bool:
